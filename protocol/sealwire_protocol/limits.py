@@ -1,0 +1,80 @@
+"""Every limit of the protocol, with its unit and what it buys. WELCOME tells a device the relay's own."""
+
+from typing import Final, NamedTuple
+
+VERSION_MIN: Final = 1
+VERSION_MAX: Final = 1
+"""Protocol versions spoken. Fields are appended within a version; a new version changes meaning."""
+
+PLAINTEXT_BYTES_MAX: Final = 65_536
+"""Key and value of one entry, encoded and padded. Sealwire is for tiny entities: one record must never hold
+up a stream for long on a phone's link (64 KiB is half a second at 1 Mbit/s)."""
+
+RECORD_BYTES_MAX: Final = PLAINTEXT_BYTES_MAX + 64
+"""One record: header, salt, ciphertext and MAC."""
+
+SEGMENT_BYTES_MAX: Final = 262_144
+"""One segment, and one stream's part of a push. Must fit into the smallest credit, else a stream could stall."""
+
+FRAME_BYTES_MAX: Final = 1_048_576
+"""One WebSocket message. Bounds what a peer can make us hold before anything is checked."""
+
+PUSH_RECORDS_MAX: Final = 4_096
+"""Records in one push: bounds the time that one push can occupy the relay's group commit."""
+
+PUSH_GROUPS_MAX: Final = 16
+"""Streams touched by one push: bounds the heads that one transaction locks."""
+
+PUSH_WINDOW: Final = 8
+"""Pushes of one device and vault that may be unanswered: hides a round trip without letting work pile up."""
+
+CREDIT_BYTES_MIN: Final = 2 * SEGMENT_BYTES_MAX
+"""The smallest credit a relay may grant, in bytes of DELIVER frames not yet acknowledged."""
+
+CREDIT_BYTES_DEFAULT: Final = 2_097_152
+"""Credit granted by default: covers 100 ms at 20 MB/s, and is the most that one device can make us send ahead."""
+
+SUBSCRIBE_STREAMS_MAX: Final = 256
+"""Streams in one SUBSCRIBE: bounds the answer. More streams take more SUBSCRIBEs."""
+
+STREAMS_PER_SESSION_MAX: Final = 4_096
+"""Streams one connection may be subscribed to: bounds the relay's memory for one connection (about 1 MiB)."""
+
+ACK_STREAMS_MAX: Final = 256
+"""Positions in one ACK."""
+
+TERMS_TOLD_MAX: Final = 4_096
+"""Terms of one stream in SUBSCRIBED: a stream gains at most one for each start of a relay."""
+
+LINK_BYTES_MAX: Final = 8_192
+"""One membership link of the kinds defined so far."""
+
+MAILBOX_BYTES_MAX: Final = 1_024
+"""One sealed message in an invite's mailbox: device keys, a name and a MAC."""
+
+MAILBOX_SECONDS_MAX: Final = 86_400
+"""The longest life of an invite: 24 hours, enough to reach another person."""
+
+TEXT_BYTES_MAX: Final = 1_024
+"""Human-readable text in a message: agents, origins and fault messages."""
+
+LOGIN_SECONDS_MAX: Final = 10.0
+"""From accepting a socket to a valid PROVE. A captured proof is of no use after it."""
+
+ACK_DELAY_SECONDS: Final = 1.0
+"""The longest time that credit is kept back before an ACK returns it."""
+
+VERSION_STEP_MAX: Final = 2**32
+"""A record's version may exceed the stream's `top` by this much: nobody can poison a key (R3)."""
+
+
+class Limits(NamedTuple):
+    """What WELCOME tells: a relay's own limits, never above the protocol's."""
+
+    credit_bytes: int = CREDIT_BYTES_DEFAULT
+    frame_bytes: int = FRAME_BYTES_MAX
+    segment_bytes: int = SEGMENT_BYTES_MAX
+    record_bytes: int = RECORD_BYTES_MAX
+    push_records: int = PUSH_RECORDS_MAX
+    push_window: int = PUSH_WINDOW
+    ping_seconds: int = 25

@@ -1,0 +1,226 @@
+"""Records and segments: the bytes that are stored, and sent as they are stored.
+
+A segment is a run of records of one stream. Each is preceded by a varint that says how many seqs before it have
+no record any more (0 in fresh segments). A record comes in two widths; the compact one is used iff all of
+its numbers fit, so that one record has exactly one encoding and a replica can reproduce it:
+
+    kind u8 = format<<4 | wide<<3 | flags      flags: 1 tombstone, 2 signed
+    compact:  tag 16  version u32  author u8   epoch u8   key_id 4  salt 8  units u8
+    wide:     tag 16  version u64  author u32  epoch u16  key_id 4  salt 8  units u16
+    body:     units x 16 bytes of ciphertext, then 16 bytes of MAC
+
+53 bytes a record beside the padded plaintext, its skip count included.
+"""
+
+from collections.abc import Iterable, Iterator
+from struct import Struct
+from struct import error as StructError
+from typing import Final, NamedTuple
+
+from sealwire_protocol.errors import CloseCode, DecodeError, LocalMisuse
+from sealwire_protocol.ids import KEY_ID_BYTES, TAG_BYTES, Author, KeyId, Tag
+from sealwire_protocol.limits import PLAINTEXT_BYTES_MAX
+
+FORMAT: Final = 1
+"""The format of the seal itself: cipher, nonce, context. Bound into every seal."""
+
+TOMBSTONE: Final = 1
+SIGNED: Final = 2
+FLAGS_KNOWN: Final = TOMBSTONE | SIGNED
+
+SALT_BYTES: Final = 8
+MAC_BYTES: Final = 16
+UNIT_BYTES: Final = 16
+"""Padded plaintexts are multiples of this, up to 256 in single steps, then by Padmé, which keeps to it."""
+
+_WIDE: Final = 8
+_COMPACT_HEADER: Final = Struct(f">B{TAG_BYTES}sIBB{KEY_ID_BYTES}s{SALT_BYTES}sB")
+_WIDE_HEADER: Final = Struct(f">B{TAG_BYTES}sQIH{KEY_ID_BYTES}s{SALT_BYTES}sH")
+_RANK: Final = Struct(f">QHI{SALT_BYTES}s")
+_KIND_COMPACT: Final = FORMAT << 4
+_VARINT_BYTES_MAX: Final = 9
+
+RANK_BYTES: Final = _RANK.size
+HEADER_BYTES_MIN: Final = _COMPACT_HEADER.size
+OVERHEAD_BYTES_MIN: Final = 1 + HEADER_BYTES_MIN + MAC_BYTES
+
+
+class Rank(NamedTuple):
+    """The one order between two records of a tag (R1). Tuples of it compare as ranks do."""
+
+    version: int
+    epoch: int
+    author: int
+    salt: bytes
+
+    def pack(self) -> bytes:
+        """22 bytes that compare, byte by byte, as ranks do."""
+        return _RANK.pack(*self)
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> "Rank":
+        """The inverse of `pack`."""
+        return cls(*_RANK.unpack(packed))
+
+
+class Record(NamedTuple):
+    """One sealed version of one entry. `body` is ciphertext and MAC, as the cipher gives them."""
+
+    tag: Tag
+    version: int
+    author: Author
+    epoch: int
+    key_id: KeyId
+    flags: int
+    salt: bytes
+    body: bytes
+
+    @property
+    def rank(self) -> Rank:
+        """Which record of this tag wins: the one of greatest rank."""
+        return Rank(self.version, self.epoch, self.author, self.salt)
+
+    def __repr__(self) -> str:
+        return f"<Record v{self.version} author={self.author} epoch={self.epoch} {len(self.body)} B>"
+
+
+class Placed(NamedTuple):
+    """A record and its sequence id."""
+
+    seq: int
+    record: Record
+
+
+def encode_varint(value: int) -> bytes:
+    """Unsigned LEB128, shortest form, below 2^63."""
+    if not 0 <= value < 1 << 63:
+        raise LocalMisuse(f"a varint holds 0 to 2^63-1, not {value}")
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def decode_varint(data: bytes, at: int) -> tuple[int, int]:
+    """The number at `at`, and where the next field begins. Refuses what is not the shortest form."""
+    value = shift = 0
+    for count in range(_VARINT_BYTES_MAX):
+        if at >= len(data):
+            raise DecodeError("a number is cut off")
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            if byte == 0 and count:
+                raise DecodeError("a number is not in its shortest form")
+            return value, at
+        shift += 7
+    raise DecodeError("a number is longer than 63 bits")
+
+
+def encode_record(record: Record, skip: int = 0) -> bytes:
+    """The one encoding of a record, preceded by its skip count."""
+    tag, version, author, epoch, key_id, flags, salt, body = record
+    units, rest = divmod(len(body) - MAC_BYTES, UNIT_BYTES)
+    if rest or units < 1 or units * UNIT_BYTES > PLAINTEXT_BYTES_MAX:
+        raise LocalMisuse(f"a body of {len(body)} bytes is not padded, or too large")
+    kind = _KIND_COMPACT | flags
+    head = encode_varint(skip)
+    if version < 1 << 32 and author < 256 and epoch < 256 and units < 256:
+        return head + _COMPACT_HEADER.pack(kind, tag, version, author, epoch, key_id, salt, units) + body
+    return head + _WIDE_HEADER.pack(kind | _WIDE, tag, version, author, epoch, key_id, salt, units) + body
+
+
+def encode_segment(records: Iterable[Record]) -> bytes:
+    """A fresh segment: consecutive records, nothing skipped."""
+    return b"".join([encode_record(record) for record in records])
+
+
+def read_record(data: bytes, at: int) -> tuple[int, Record, int]:
+    """(skip, record, where the next begins). Raises DecodeError on anything but canonical bytes."""
+    try:
+        skip = data[at]
+        if skip < 0x80:
+            at += 1
+        else:
+            skip, at = decode_varint(data, at)
+        kind = data[at]
+        if kind & _WIDE:
+            fields = _WIDE_HEADER.unpack_from(data, at)
+            at += _WIDE_HEADER.size
+        else:
+            fields = _COMPACT_HEADER.unpack_from(data, at)
+            at += _COMPACT_HEADER.size
+    except (IndexError, StructError) as error:
+        raise DecodeError("a record is cut off") from error
+    _, tag, version, author, epoch, key_id, salt, units = fields
+    end = at + units * UNIT_BYTES + MAC_BYTES
+    if kind & ~(_WIDE | FLAGS_KNOWN) != _KIND_COMPACT:
+        raise DecodeError(f"record kind {kind:#04x} is not known; it may need a newer version")
+    if kind & _WIDE and version < 1 << 32 and author < 256 and epoch < 256 and units < 256:
+        raise DecodeError("a record is wider than its numbers need")
+    if not units or units * UNIT_BYTES > PLAINTEXT_BYTES_MAX:
+        raise DecodeError("a record's size is not allowed", CloseCode.TOO_LARGE)
+    if end > len(data):
+        raise DecodeError("a record is cut off")
+    record = Record(tag, version, author, epoch, key_id, kind & FLAGS_KNOWN, salt, data[at:end])
+    return skip, record, end
+
+
+def read_segment(data: bytes, prev: int) -> Iterator[Placed]:
+    """The records of a segment that covers seqs from `prev + 1`, each with its seq."""
+    at, seq, end = 0, prev, len(data)
+    while at < end:
+        skip, record, at = read_record(data, at)
+        seq += skip + 1
+        yield Placed(seq, record)
+
+
+class Survey(NamedTuple):
+    """What the relay must know of a pushed group before it may append it."""
+
+    records: int
+    top: int
+    lowest: int
+    author: int
+    epoch: int
+    key_id: bytes
+
+
+def survey(data: bytes) -> Survey:
+    """Walk a pushed group: all records fresh (no skips), of one author and one key. Raises DecodeError.
+
+    `top` and `lowest` are the greatest and smallest version in it.
+    """
+    at, count, top, lowest, end = 0, 0, 0, 1 << 64, len(data)
+    first: Record | None = None
+    while at < end:
+        skip, record, at = read_record(data, at)
+        if skip:
+            raise DecodeError("a pushed record skips a place")
+        if first is None:
+            first = record
+        elif record.author != first.author or record.epoch != first.epoch or record.key_id != first.key_id:
+            raise DecodeError("the records of one group name different authors or keys")
+        count += 1
+        top = max(top, record.version)
+        lowest = min(lowest, record.version)
+    if first is None:
+        raise DecodeError("a pushed group is empty")
+    return Survey(count, top, lowest, first.author, first.epoch, first.key_id)
+
+
+def padded_bytes(length: int) -> int:
+    """The size to which `length` bytes and their one-byte end mark are padded: steps of 16 to 256, then Padmé.
+
+    Padmé (Nikitin et al., "Reducing Metadata Leakage from Encrypted Files and Communication with PURBs",
+    2019) lets at most 12% be wasted and leaks O(log log) of the length.
+    """
+    needed = max(length + 1, UNIT_BYTES)
+    if needed <= 256:
+        return -(-needed // UNIT_BYTES) * UNIT_BYTES
+    exponent = needed.bit_length() - 1
+    step = 1 << (exponent - exponent.bit_length())
+    return -(-needed // step) * step
