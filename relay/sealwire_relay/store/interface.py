@@ -1,0 +1,243 @@
+"""What the relay asks of its storage. One interface, two implementations, one conformance suite for both.
+
+A store keeps the compacted logs of DESIGN's words: vaults, streams, segments, terms, the outcomes of pushes and
+the mailboxes of invites. It decides nothing: ingest decides, the store writes on condition.
+
+Every method is a whole transaction. What a method returned is durable. Cancelling a call leaves its outcome
+unknown; callers that must know shield it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from enum import Enum, auto
+from typing import NamedTuple
+
+from sealwire_protocol.ids import Author, DeviceKey, KeyId, MailboxId, StreamId, Term, VaultId
+from sealwire_protocol.membership import Role
+from sealwire_protocol.messages import StreamKind, StreamState
+
+OUTCOMES_KEPT = 64
+"""Outcomes kept for each device of a vault: eight windows of unanswered pushes, so a repeat always finds its own."""
+
+
+class StoreError(Exception):
+    """The store could not do what was asked. The message says what to do next."""
+
+
+class StoreDownError(StoreError):
+    """The database is not reachable now; nothing was written. Try again later."""
+
+
+class OutcomeUnknownError(StoreError):
+    """The connection was lost while a commit was under way: it may or may not have happened."""
+
+
+class DiskFullError(StoreError):
+    """The database has no room left; nothing was written."""
+
+
+class SchemaError(StoreError):
+    """The database's schema does not fit this relay; `sealwire-relay migrate` or a newer relay is needed."""
+
+
+class VaultState(NamedTuple):
+    """A vault's present key: records of another one are refused."""
+
+    epoch: int
+    key_id: KeyId
+
+
+class MemberState(NamedTuple):
+    """A member of a vault as the relay's index of the membership log has it."""
+
+    author: Author
+    device: DeviceKey
+    role: Role
+
+
+class KeptOutcome(NamedTuple):
+    """The verdict on one batch: `digest` tells a repeat from a clone, `answer` is the encoded PUSHED."""
+
+    batch: int
+    digest: bytes
+    answer: bytes
+
+
+class PusherState(NamedTuple):
+    """Where a device stands with its batches in a vault: (0, number 0) when it never pushed."""
+
+    member: MemberState
+    last_batch: int
+    last_term: int
+    outcomes: tuple[KeptOutcome, ...]
+
+
+class Subscription(NamedTuple):
+    """One consistent view for SUBSCRIBED."""
+
+    term: Term
+    vault: VaultState
+    member: MemberState
+    last_batch: int
+    streams: tuple[StreamState, ...]
+
+
+class StoredSegment(NamedTuple):
+    """One row: records of `(prev, last]`."""
+
+    prev: int
+    last: int
+    body: bytes
+
+
+class Page(NamedTuple):
+    """Consecutive segments after a cursor, in order, with the stream's state in the same snapshot.
+
+    The first segment may begin before the cursor. Empty iff the cursor is at (or past) the head.
+    `term` is the newest one written in the stream.
+    """
+
+    term: Term
+    head: int
+    floor: int
+    floor_head: int
+    purged: int
+    cleaned_to: int
+    segments: tuple[StoredSegment, ...]
+
+
+class StreamWrite(NamedTuple):
+    """New segments at the end of one stream; they tile `(expected_head, new_head]`."""
+
+    stream: StreamId
+    expected_head: int
+    new_head: int
+    new_top: int
+    segments: tuple[StoredSegment, ...]
+
+
+class BatchWrite(NamedTuple):
+    """One batch's verdict, on condition that the device's last batch is still `expected_last`."""
+
+    author: Author
+    expected_last: int
+    outcome: KeptOutcome
+
+
+class VaultWrite(NamedTuple):
+    """All that one group commit writes to one vault: all of it or nothing.
+
+    Conditions: the term is current, the vault's epoch is `epoch`, every stream's head is its `expected_head`,
+    every author is a member still, with its `expected_last` batch.
+    """
+
+    vault: VaultId
+    term: Term
+    epoch: int
+    streams: tuple[StreamWrite, ...]
+    batches: tuple[BatchWrite, ...]
+
+
+class NewLink(NamedTuple):
+    """A verified link to be appended at `seq`, and the member that it adds (None: it adds nobody)."""
+
+    seq: int
+    raw: bytes
+    member: MemberState | None
+
+
+class MailboxVerdict(Enum):
+    """What became of a mailbox operation."""
+
+    DONE = auto()
+    ABSENT = auto()
+    """No such mailbox, or it has expired."""
+    USED = auto()
+    """Another device's request lies in it."""
+
+
+class Mailbox(NamedTuple):
+    """A mailbox that has not expired. Empty bytes: not there yet."""
+
+    vault: VaultId
+    inviter: DeviceKey
+    joiner: DeviceKey | None
+    request: bytes
+    answer: bytes
+
+
+class Store(ABC):
+    """Vaults, streams, segments, terms, outcomes, mailboxes. See the module's text for what every method promises."""
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connect and check the schema. Raises StoreDownError or SchemaError."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Give up all connections. Safe to call twice."""
+
+    @abstractmethod
+    async def ping(self) -> None:
+        """One cheap round trip; raises StoreDownError."""
+
+    @abstractmethod
+    async def open_term(self) -> Term:
+        """Begin the next term (R7): number + 1, a random id. Done by every relay process when it starts."""
+
+    @abstractmethod
+    async def current_term(self) -> Term:
+        """The present term."""
+
+    @abstractmethod
+    async def create_vault(self, vault: VaultId, state: VaultState, link: NewLink, term: Term) -> bool:
+        """Register a vault with its genesis link as seq 1 of stream 0. False: it exists already."""
+
+    @abstractmethod
+    async def append_link(self, vault: VaultId, link: NewLink, term: Term) -> bool:
+        """Append to stream 0. False: its head is not `link.seq - 1`, or `term` is not current. Nothing written then."""
+
+    @abstractmethod
+    async def links(self, vault: VaultId) -> tuple[bytes, ...]:
+        """The whole membership log in order; empty for a vault that does not exist."""
+
+    @abstractmethod
+    async def create_stream(self, vault: VaultId, stream: StreamId, kind: StreamKind) -> StreamKind:
+        """Create an empty stream, or leave the one that is there. Returns the kind it has."""
+
+    @abstractmethod
+    async def subscription(
+        self, vault: VaultId, device: DeviceKey, streams: Sequence[StreamId]
+    ) -> Subscription | None:
+        """The states of these streams in their order. None: no such vault, or the device is no member of it."""
+
+    @abstractmethod
+    async def read(self, vault: VaultId, stream: StreamId, after: int, bytes_max: int) -> Page | None:
+        """Segments with `last > after`, in order: at least one if there is any, then as many as fit into
+        `bytes_max` body bytes. None: no such stream."""
+
+    @abstractmethod
+    async def pusher(self, vault: VaultId, device: DeviceKey) -> PusherState | None:
+        """None: the device is no member."""
+
+    @abstractmethod
+    async def append(self, writes: Sequence[VaultWrite]) -> list[bool]:
+        """Commit each vault's write whole or not at all, in one transaction. False: a condition did not hold."""
+
+    @abstractmethod
+    async def open_mailbox(
+        self, mailbox: MailboxId, vault: VaultId, inviter: DeviceKey, seconds: int
+    ) -> MailboxVerdict:
+        """Open, or leave open, a mailbox. ABSENT: the inviter is no admin of the vault, or it belongs to another."""
+
+    @abstractmethod
+    async def deposit(self, mailbox: MailboxId, joiner: DeviceKey, request: bytes) -> MailboxVerdict:
+        """Leave a request. The same joiner may replace its own until it is answered."""
+
+    @abstractmethod
+    async def answer(self, mailbox: MailboxId, inviter: DeviceKey, answer: bytes) -> MailboxVerdict:
+        """Leave the answer; only the inviter may."""
+
+    @abstractmethod
+    async def mailbox(self, mailbox: MailboxId) -> Mailbox | None:
+        """A mailbox that has not expired."""
