@@ -45,7 +45,7 @@ def main(arguments: List[str]) -> None:  # noqa: UP006
 
 
 class OneAtATime:
-    """Lets only one process at a time set up this checkout; others wait. The system ends it with the process."""
+    """Lets only one process at a time set up this checkout; others wait. It ends with the process."""
 
     def __enter__(self) -> None:
         import fcntl  # not on every system that can read this file
@@ -88,8 +88,8 @@ def stamped(name: str) -> str:
 def make_venv() -> None:
     """Make a bare environment, replacing one that was made elsewhere or by another Python."""
     try:
-        import ensurepip  # noqa: F401, PLC0415 - Debian leaves it out of Python
-        import venv  # noqa: F401, PLC0415
+        import ensurepip  # noqa: F401 - Debian leaves it out of Python
+        import venv  # noqa: F401
     except ImportError:
         give_up(
             f"{sys.executable} comes without the venv module: install it (on Debian and Ubuntu: "
@@ -97,7 +97,11 @@ def make_venv() -> None:
         )
     shutil.rmtree(VENV, ignore_errors=True)
     # Not yet there, so the log of this step is its message.
-    run("an environment in .venv", [sys.executable, "-m", "venv", str(VENV)], "is there room, and the right to write")
+    run(
+        "an environment in .venv",
+        [sys.executable, "-m", "venv", str(VENV)],
+        "is there room, and the right to write",
+    )
     stamp_file("base").write_text(base_stamp())
 
 
@@ -124,7 +128,7 @@ def version_of_uv() -> str:
         answer = subprocess.run([str(VENV / "bin" / "uv"), "--version"], stdout=subprocess.PIPE, check=True)
     except (OSError, subprocess.CalledProcessError):
         return "no uv"
-    return "uv=={} ".format(answer.stdout.decode().split()[1])
+    return f"uv=={answer.stdout.decode().split()[1]} "
 
 
 def run(what: str, command: List[str], missing: str) -> None:  # noqa: UP006
