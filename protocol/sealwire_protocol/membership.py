@@ -16,8 +16,16 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 from sealwire_protocol.errors import DecodeError
-from sealwire_protocol.ids import DEVICE_KEY_BYTES, KEY_ID_BYTES, SIGNATURE_BYTES, VAULT_ID_BYTES
-from sealwire_protocol.ids import Author, DeviceKey, KeyId, VaultId
+from sealwire_protocol.ids import (
+    DEVICE_KEY_BYTES,
+    KEY_ID_BYTES,
+    SIGNATURE_BYTES,
+    VAULT_ID_BYTES,
+    Author,
+    DeviceKey,
+    KeyId,
+    VaultId,
+)
 from sealwire_protocol.limits import LINK_BYTES_MAX
 
 LINK_VERSION: Final = 1
@@ -141,9 +149,7 @@ def _take(data: bytes, at: int, most: int) -> tuple[bytes, int]:
 def encode_body(body: Genesis | AddDevice) -> bytes:
     """The body's layout: its fixed fields, then the two sealed ones with a u16 length each."""
     if isinstance(body, Genesis):
-        fixed = _GENESIS.pack(
-            body.device, body.box_key, body.nonce, body.epoch, body.commitment, body.tag_commitment
-        )
+        fixed = _GENESIS.pack(body.device, body.box_key, body.nonce, body.epoch, body.commitment, body.tag_commitment)
     else:
         fixed = _ADD.pack(body.device, body.box_key, body.role)
     return fixed + _with_length(body.sealed_keys) + _with_length(body.sealed_name)
@@ -157,7 +163,7 @@ def _decode_body(kind: LinkType, data: bytes) -> Genesis | AddDevice:
     keys, at = _take(data, fixed.size, SEALED_BYTES_MAX)
     name, _ = _take(data, at, SEALED_BYTES_MAX)
     if kind is LinkType.GENESIS:
-        return Genesis(*fields, keys, name)
+        return Genesis(*(*fields, keys, name))
     device, box_key, role = fields
     if role not in Role.__members__.values():
         raise LinkError(f"role {role} is not known; it may need a newer version")
@@ -254,7 +260,5 @@ class Membership:
             role = Role.ADMIN
         else:
             role = body.role
-        self.members[author] = Member(
-            author, body.device, body.box_key, role, body.sealed_keys, body.sealed_name
-        )
+        self.members[author] = Member(author, body.device, body.box_key, role, body.sealed_keys, body.sealed_name)
         self.head, self.last_hash = link.seq, link.hash

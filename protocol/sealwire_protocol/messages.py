@@ -31,8 +31,17 @@ from sealwire_protocol.fields import (
     Row,
     Text,
 )
-from sealwire_protocol.ids import VAULT_ID_BYTES, DeviceKey, KeyId, MailboxId, Position
-from sealwire_protocol.ids import StreamId, Term, TermStart, VaultId
+from sealwire_protocol.ids import (
+    VAULT_ID_BYTES,
+    DeviceKey,
+    KeyId,
+    MailboxId,
+    Position,
+    StreamId,
+    Term,
+    TermStart,
+    VaultId,
+)
 
 CRITICAL: Final = 0x80
 """The lowest message type that must not be ignored."""
@@ -117,9 +126,7 @@ _STATE: Final = Row(
     (FIXED8, _KIND, VARINT, VARINT, VARINT, VARINT, VARINT, VARINT, TERM_STARTS),
 )
 _ACKED: Final = Row("acked", Acked, (FIXED16, FIXED8, POSITION))
-_GROUP: Final = Row(
-    "group", Group, (FIXED8, Bytes32(limits.SEGMENT_BYTES_MAX), Bytes32(limits.SEGMENT_BYTES_MAX))
-)
+_GROUP: Final = Row("group", Group, (FIXED8, Bytes32(limits.SEGMENT_BYTES_MAX), Bytes32(limits.SEGMENT_BYTES_MAX)))
 _APPENDED: Final = Row("appended", Appended, (FIXED8, TERM, VARINT, VARINT))
 _REFUSED: Final = Row(
     "refused", Refused, (U8, U16, Enumerated(1, Refusal), VARINT, Bytes32(limits.RECORD_BYTES_MAX + 16))

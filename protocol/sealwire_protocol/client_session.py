@@ -1,0 +1,376 @@
+"""The device's end of one connection, as a pure state machine: `handle(event) -> effects`.
+
+It logs in, keeps subscriptions, admits deliveries by the one rule (R8), counts credit, and matches nothing else:
+what an answer means is for the parts above. A session lives as long as one connection.
+"""
+
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Any, Final
+
+from sealwire_protocol import codec, limits
+from sealwire_protocol.errors import Action, CloseCode, FaultCode, LocalMisuse, RemoteFault, may_come_back
+from sealwire_protocol.events import (
+    Applied,
+    Apply,
+    Arrived,
+    ClientEffect,
+    ClientEvent,
+    Close,
+    HistoryLost,
+    Listen,
+    Lost,
+    Opened,
+    Received,
+    Request,
+    Send,
+    Sign,
+    Signed,
+    Stop,
+    Submit,
+    Ticked,
+)
+from sealwire_protocol.ids import NO_TERM, DeviceKey, Position, StreamId, Term, VaultId
+from sealwire_protocol.login import login_payload
+from sealwire_protocol.messages import (
+    Ack,
+    Acked,
+    Challenge,
+    Deliver,
+    Done,
+    Fault,
+    Hello,
+    Joined,
+    Joining,
+    Message,
+    Prove,
+    Push,
+    Pushed,
+    StreamState,
+    Subscribe,
+    Subscribed,
+    Wanted,
+    Welcome,
+)
+
+
+class ClientState(Enum):
+    """Where a connection stands, seen from the device."""
+
+    IDLE = auto()
+    GREETED = auto()
+    SIGNING = auto()
+    PROVED = auto()
+    READY = auto()
+    CLOSED = auto()
+
+
+class _Listening:
+    """One subscribed stream: the position up to which records were admitted, and the term they came under."""
+
+    __slots__ = ("awaiting", "position", "served", "term")
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.position = wanted.cursor
+        self.served = wanted.served
+        self.term: Term | None = None
+        self.awaiting = True
+
+
+class ClientSession:
+    """One connection of one device. Not for use by two tasks at once.
+
+    `nonce` is 32 fresh random bytes; `origin` is the normal form of the address dialled.
+    Raises LocalMisuse if an event does not fit the state; never raises on what the relay sends.
+    """
+
+    def __init__(self, device: DeviceKey, origin: str, nonce: bytes, agent: str = "") -> None:
+        self.device, self.origin, self.nonce, self.agent = device, origin, nonce, agent
+        self.state = ClientState.IDLE
+        self.limits = limits.Limits()
+        self._deadline: float | None = None
+        self._version = 0
+        self._streams: dict[tuple[VaultId, StreamId], _Listening] = {}
+        self._terms: dict[VaultId, Term] = {}
+        self._outstanding: dict[VaultId, set[int]] = {}
+        self._credit_due = 0
+        self._acked: dict[tuple[VaultId, StreamId], Position] = {}
+        self._ack_at: float | None = None
+
+    # --- what a driver may ask
+
+    @property
+    def deadline(self) -> float | None:
+        """When the driver must send `Ticked` at the latest; None: no need."""
+        times = [at for at in (self._deadline, self._ack_at) if at is not None]
+        return min(times, default=None)
+
+    def term_of(self, vault: VaultId) -> Term | None:
+        """The relay's term for pushes to this vault, once it is subscribed."""
+        return self._terms.get(vault)
+
+    def outstanding(self, vault: VaultId) -> frozenset[int]:
+        """Batches sent on this connection and not answered yet."""
+        return frozenset(self._outstanding.get(vault, ()))
+
+    def may_push(self, vault: VaultId) -> bool:
+        """True if a `Submit` for this vault is allowed now."""
+        return (
+            self.state is ClientState.READY
+            and vault in self._terms
+            and len(self._outstanding.get(vault, ())) < self.limits.push_window
+        )
+
+    def handle(self, event: ClientEvent) -> list[ClientEffect]:
+        """Take one event in. Effects are to be carried out in order."""
+        if isinstance(event, Received):
+            return self._receive(event)
+        handler = CLIENT_EVENTS.get((self.state, type(event)))
+        if handler is not None:
+            return handler(self, event)
+        if self.state is ClientState.CLOSED and isinstance(event, Ticked | Lost | Stop | Applied):
+            return []
+        raise LocalMisuse(f"{type(event).__name__} does not fit a session that is {self.state.name}")
+
+    # --- receiving
+
+    def _receive(self, event: Received) -> list[ClientEffect]:
+        if self.state is ClientState.CLOSED:
+            return []
+        try:
+            message = codec.decode(event.data)
+            if message is None:
+                return []
+            handler = CLIENT_MESSAGES.get((self.state, type(message)))
+            if handler is None:
+                raise RemoteFault(f"the relay sent {type(message).__name__} while {self.state.name}")
+            return handler(self, message, event)
+        except RemoteFault as fault:
+            return self._close(fault.code, str(fault))
+
+    def _close(self, code: CloseCode, reason: str) -> list[ClientEffect]:
+        self._end()
+        return [Close(code, reason, may_come_back(code))]
+
+    def _end(self) -> None:
+        self.state = ClientState.CLOSED
+        self._deadline = self._ack_at = None
+
+    # --- login
+
+    def _opened(self, event: Opened) -> list[ClientEffect]:
+        self.state = ClientState.GREETED
+        self._deadline = event.now + limits.LOGIN_SECONDS_MAX
+        hello = Hello(limits.VERSION_MIN, limits.VERSION_MAX, self.device, self.nonce, self.agent)
+        return [Send(codec.encode(hello))]
+
+    def _challenged(self, message: Challenge, event: Received) -> list[ClientEffect]:
+        if not limits.VERSION_MIN <= message.version <= limits.VERSION_MAX:
+            raise RemoteFault(
+                f"the relay speaks version {message.version}, this device {limits.VERSION_MIN} to "
+                f"{limits.VERSION_MAX}; update whichever is older",
+                CloseCode.VERSION_UNSUPPORTED,
+            )
+        self.state = ClientState.SIGNING
+        versions = (limits.VERSION_MIN, limits.VERSION_MAX, message.version)
+        return [Sign(login_payload(versions, self.origin, self.device, self.nonce, message.nonce))]
+
+    def _signed(self, event: Signed) -> list[ClientEffect]:
+        self.state = ClientState.PROVED
+        return [Send(codec.encode(Prove(self.origin, event.signature)))]
+
+    def _welcomed(self, message: Welcome, event: Received) -> list[ClientEffect]:
+        if message.credit_bytes < limits.CREDIT_BYTES_MIN:
+            raise RemoteFault("the relay grants less credit than one segment needs")
+        self.state = ClientState.READY
+        self._deadline = None
+        self.limits = limits.Limits(
+            message.credit_bytes,
+            message.frame_bytes,
+            message.segment_bytes,
+            message.record_bytes,
+            message.push_records,
+            message.push_window,
+            message.ping_seconds,
+        )
+        return [Arrived(message)]
+
+    # --- subscriptions
+
+    def _listen(self, event: Listen) -> list[ClientEffect]:
+        for wanted in event.streams:
+            self._streams[event.vault, wanted.stream] = _Listening(wanted)
+        return [Send(codec.encode(Subscribe(event.vault, event.streams)))]
+
+    def _resubscribe(self, vault: VaultId, streams: list[StreamId]) -> list[ClientEffect]:
+        wanted = []
+        for stream in streams:
+            listening = self._streams[vault, stream]
+            listening.awaiting = True
+            wanted.append(Wanted(stream, listening.position, listening.served))
+        step = limits.SUBSCRIBE_STREAMS_MAX
+        return [
+            Send(codec.encode(Subscribe(vault, tuple(wanted[at : at + step])))) for at in range(0, len(wanted), step)
+        ]
+
+    def _subscribed(self, message: Subscribed, event: Received) -> list[ClientEffect]:
+        effects: list[ClientEffect] = [Arrived(message)]
+        if self._terms.get(message.vault) != message.term:
+            self._terms[message.vault] = message.term
+            self._outstanding[message.vault] = set()
+        for state in message.streams:
+            listening = self._streams.get((message.vault, state.stream))
+            if listening is None:
+                continue
+            lost = why_history_is_lost(state, listening.position, listening.served)
+            if lost is not None:
+                del self._streams[message.vault, state.stream]
+                effects.append(HistoryLost(message.vault, state.stream, lost))
+                continue
+            listening.awaiting = False
+            listening.term = newest_term(state)
+            listening.position = Position(listening.term, listening.position.seq)
+        return effects
+
+    def _delivered(self, message: Deliver, event: Received) -> list[ClientEffect]:
+        size = len(event.data)
+        listening = self._streams.get((message.vault, message.stream))
+        if listening is None or listening.awaiting or message.last <= listening.position.seq:
+            return self._give_back(size, event.now)
+        if message.term != listening.term or message.prev > listening.position.seq:
+            back = self._give_back(size, event.now)
+            return back + self._resubscribe(message.vault, [message.stream])
+        if message.prev >= message.last:
+            raise RemoteFault("a delivery covers nothing")
+        listening.position = Position(message.term, message.last)
+        listening.served = max(listening.served, Position(message.term, message.cleaned_to), key=_by_number)
+        return [Apply(message, size)]
+
+    # --- credit and acknowledgements
+
+    def _give_back(self, size: int, now: float) -> list[ClientEffect]:
+        self._credit_due += size
+        if self._ack_at is None:
+            self._ack_at = now + limits.ACK_DELAY_SECONDS
+        if self._credit_due * 2 >= self.limits.credit_bytes or len(self._acked) >= limits.ACK_STREAMS_MAX:
+            return self._ack()
+        return []
+
+    def _ack(self) -> list[ClientEffect]:
+        positions = tuple(Acked(vault, stream, at) for (vault, stream), at in self._acked.items())
+        ack = Ack(self._credit_due, positions)
+        self._credit_due, self._ack_at = 0, None
+        self._acked.clear()
+        return [Send(codec.encode(ack))]
+
+    def _applied(self, event: Applied) -> list[ClientEffect]:
+        self._acked[event.vault, event.stream] = event.position
+        return self._give_back(event.frame_bytes, event.now)
+
+    def _ticked(self, event: Ticked) -> list[ClientEffect]:
+        if self._deadline is not None and event.now >= self._deadline:
+            return self._close(CloseCode.TOO_SLOW, "the relay did not finish the login in time")
+        if self._ack_at is not None and event.now >= self._ack_at:
+            return self._ack()
+        return []
+
+    # --- pushing and requests
+
+    def _request(self, event: Request) -> list[ClientEffect]:
+        return [Send(codec.encode(event.message))]
+
+    def _submit(self, event: Submit) -> list[ClientEffect]:
+        push: Push = event.push
+        if not self.may_push(push.vault):
+            raise LocalMisuse("a push needs a subscribed vault and an open window")
+        self._outstanding.setdefault(push.vault, set()).add(push.batch)
+        return [Send(codec.encode(push))]
+
+    def _pushed(self, message: Pushed, event: Received) -> list[ClientEffect]:
+        self._outstanding.get(message.vault, set()).discard(message.batch)
+        return [Arrived(message)]
+
+    def _faulted(self, message: Fault, event: Received) -> list[ClientEffect]:
+        effects: list[ClientEffect] = [Arrived(message)]
+        if message.action is not Action.RESUBSCRIBE or message.vault not in self._terms:
+            return effects
+        if message.code in (FaultCode.TERM_CHANGED, FaultCode.BATCH_GAP, FaultCode.NOT_SUBSCRIBED):
+            del self._terms[message.vault]
+            self._outstanding.pop(message.vault, None)
+        streams = [stream for vault, stream in self._streams if vault == message.vault]
+        return effects + self._resubscribe(message.vault, streams)
+
+    def _arrived(self, message: Message, event: Received) -> list[ClientEffect]:
+        return [Arrived(message)]
+
+    # --- the end
+
+    def _stop(self, event: Stop) -> list[ClientEffect]:
+        return self._close(event.code, event.reason)
+
+    def _lost(self, event: Lost) -> list[ClientEffect]:
+        self._end()
+        return []
+
+
+def _by_number(position: Position) -> tuple[int, int]:
+    return position.term.number, position.seq
+
+
+def newest_term(state: StreamState) -> Term:
+    """The newest term in which the stream was written."""
+    return state.terms[-1].term if state.terms else NO_TERM
+
+
+def end_of(term: Term, state: StreamState) -> int | None:
+    """The known end of a term in a stream (R7), or None for a term that the relay does not know there."""
+    for place, (known, _) in enumerate(state.terms):
+        if known == term:
+            return state.terms[place + 1].start if place + 1 < len(state.terms) else state.head
+    return None
+
+
+def why_history_is_lost(state: StreamState, cursor: Position, served: Position) -> str | None:
+    """R9 and R10: None if the replica may simply go on, else what is wrong, in words."""
+    for name, position in (("stands at", cursor), ("was served a log cleaned to", served)):
+        if position.seq == 0:
+            continue
+        end = end_of(position.term, state)
+        if end is None:
+            return f"this device {name} {position.seq} of a history that the relay does not know"
+        if position.seq > end:
+            return f"this device {name} {position.seq}, but that history ends at {end} on the relay"
+    if state.floor > cursor.seq:
+        return f"the relay has purged deletions up to {state.floor}, this device stands at {cursor.seq}"
+    return None
+
+
+_S = ClientState
+_Handler = Callable[[ClientSession, Any], list[ClientEffect]]
+_MessageHandler = Callable[[ClientSession, Any, Received], list[ClientEffect]]
+
+CLIENT_EVENTS: Final[dict[tuple[ClientState, type[Any]], _Handler]] = {
+    (_S.IDLE, Opened): ClientSession._opened,
+    (_S.SIGNING, Signed): ClientSession._signed,
+    (_S.READY, Request): ClientSession._request,
+    (_S.READY, Listen): ClientSession._listen,
+    (_S.READY, Submit): ClientSession._submit,
+    (_S.READY, Applied): ClientSession._applied,
+    **{(state, Ticked): ClientSession._ticked for state in (_S.GREETED, _S.SIGNING, _S.PROVED, _S.READY)},
+    **{(state, Stop): ClientSession._stop for state in _S if state is not _S.CLOSED},
+    **{(state, Lost): ClientSession._lost for state in _S if state is not _S.CLOSED},
+}
+"""Which event is legal in which state. Anything else is LocalMisuse, save late echoes in CLOSED."""
+
+CLIENT_MESSAGES: Final[dict[tuple[ClientState, type[Message]], _MessageHandler]] = {
+    (_S.GREETED, Challenge): ClientSession._challenged,
+    (_S.PROVED, Welcome): ClientSession._welcomed,
+    (_S.READY, Subscribed): ClientSession._subscribed,
+    (_S.READY, Deliver): ClientSession._delivered,
+    (_S.READY, Pushed): ClientSession._pushed,
+    (_S.READY, Done): ClientSession._arrived,
+    (_S.READY, Joining): ClientSession._arrived,
+    (_S.READY, Joined): ClientSession._arrived,
+    **{(state, Fault): ClientSession._faulted for state in (_S.GREETED, _S.SIGNING, _S.PROVED, _S.READY)},
+}
+"""Which message a relay may send in which state. Anything else ends the connection."""

@@ -1,0 +1,222 @@
+"""What sessions take in (events) and give out (effects). All frozen; a driver only carries them to and fro.
+
+`now` is seconds of any steady clock; a session never reads one itself.
+"""
+
+from dataclasses import dataclass
+
+from sealwire_protocol.errors import Action, CloseCode, FaultCode
+from sealwire_protocol.ids import DeviceKey, Position, StreamId, Term, VaultId
+from sealwire_protocol.messages import NO_REQUEST, NO_VAULT, Acked, Deliver, Message, Push, Wanted
+
+# --- events of both sides
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The transport is open: WebSocket handshake done."""
+
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One whole binary message came in."""
+
+    data: bytes
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ticked:
+    """Time has passed; sent at the latest at the session's `deadline`."""
+
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The transport is gone, for whatever reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """This side wants to end the connection."""
+
+    code: CloseCode
+    reason: str
+
+
+# --- events of the device's side
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """The signature that a `Sign` effect asked for."""
+
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Send a message that is answered by DONE or FAULT under its request number."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Subscribe to streams of a vault at these positions."""
+
+    vault: VaultId
+    streams: tuple[Wanted, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Push a batch; the vault must be subscribed and its window open."""
+
+    push: Push
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The device has durably applied (or deliberately dropped) what an `Apply` effect gave it."""
+
+    vault: VaultId
+    stream: StreamId
+    position: Position
+    frame_bytes: int
+    now: float
+
+
+# --- events of the relay's side
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Tell the device this: the answer to something that a `Do` effect asked for, or news for it."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Something that a `Do` effect asked for cannot be done."""
+
+    code: FaultCode
+    action: Action
+    message: str
+    request: int = NO_REQUEST
+    vault: VaultId = NO_VAULT
+    batch: int | None = None
+    retry_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PageRead:
+    """Stored segments for a lagging subscription: encoded DELIVERs in order, as (last, frame).
+
+    `head` is the greatest head of the stream that the driver knows at this moment, which may be above the one
+    read with the page: else a commit between the read and this event would be missed.
+    """
+
+    vault: VaultId
+    stream: StreamId
+    frames: tuple[tuple[int, bytes], ...]
+    head: int
+
+
+@dataclass(frozen=True, slots=True)
+class TermChanged:
+    """The relay's database has begun another term."""
+
+    term: Term
+
+
+# --- effects of both sides
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send one binary message."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close the connection with this code; `come_back` says whether trying again makes sense."""
+
+    code: CloseCode
+    reason: str
+    come_back: bool
+
+
+# --- effects of the device's side
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """Sign these bytes with the device's key and answer with `Signed`."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A message for the parts above: WELCOME, DONE, SUBSCRIBED, PUSHED, JOINING, JOINED or FAULT."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """Records to apply, in order and without a gap. Answer with `Applied` when they are durable."""
+
+    deliver: Deliver
+    frame_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryLost:
+    """The relay no longer knows the history this replica stands in (R9), or has purged past it (R10)."""
+
+    vault: VaultId
+    stream: StreamId
+    reason: str
+
+
+# --- effects of the relay's side
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedIn:
+    """The device has proved that it holds this key."""
+
+    device: DeviceKey
+
+
+@dataclass(frozen=True, slots=True)
+class Do:
+    """A device asks for this; answer with `Answer` or `Refuse`."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """The device has durably applied these positions."""
+
+    positions: tuple[Acked, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pump:
+    """There is credit and something to deliver from storage: ask the session's `lagging`."""
+
+
+ClientEvent = Opened | Received | Ticked | Lost | Stop | Signed | Request | Listen | Submit | Applied
+ClientEffect = Send | Close | Sign | Arrived | Apply | HistoryLost
+RelayEvent = Opened | Received | Ticked | Lost | Stop | Answer | Refuse | PageRead | TermChanged
+RelayEffect = Send | Close | LoggedIn | Do | Noted | Pump
