@@ -1,7 +1,9 @@
 """What holds for every test: under `CI=true` a skipped test is a failed one, named with its reason."""
 
 import os
-from collections.abc import Generator
+import tempfile
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +26,18 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
         report.longrepr = _sentence(report.nodeid, report.longrepr)
         report.outcome = "failed"
     return report
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A temporary folder with a short path that other users can reach into, which they cannot with `tmp_path`.
+
+    For servers that hand their work to another user when they are started by root, and for unix sockets, whose
+    paths may have some 100 bytes only.
+    """
+    with tempfile.TemporaryDirectory(prefix="sealwire-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o711)
+        yield Path(folder)
 
 
 def _sentence(nodeid: str, longrepr: object) -> str:
