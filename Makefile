@@ -2,7 +2,6 @@
 # PYTHON names the Python to build it from.
 
 PYTHON ?= python3
-MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 RUN := .venv/bin/python
 PIN = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \

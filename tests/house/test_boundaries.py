@@ -10,7 +10,7 @@ import pytest
 
 from tests.house.repository import PACKAGES, ROOT, files, imported, parsed, told
 
-SECRETS_OF_CLIENT = {"sealing", "keyring", "keystore", "identity"}
+SECRETS_OF_CLIENT = {"cipher", "sealing", "keyring", "keystore", "identity"}
 """Rooms of the client that may see keys."""
 
 SIGNATURES_OF_RELAY = {"signatures"}
