@@ -10,7 +10,7 @@ vault id is BLAKE2b-128 of the genesis link.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import IntEnum
 from struct import Struct
 from typing import Final, NamedTuple
@@ -262,3 +262,24 @@ class Membership:
             role = body.role
         self.members[author] = Member(author, body.device, body.box_key, role, body.sealed_keys, body.sealed_name)
         self.head, self.last_hash = link.seq, link.hash
+
+
+def encode_links(links: Iterable[bytes]) -> bytes:
+    """A segment of stream 0: each link preceded by its skip count, always 0 here, and its length as u16."""
+    return b"".join([b"\0" + _with_length(raw) for raw in links])
+
+
+def decode_links(segment: bytes) -> list[bytes]:
+    """The links of a segment of stream 0, in order, none of them parsed. Raises DecodeError on anything else.
+
+    Stream 0 is never compacted, so a link that skips a place is refused.
+    """
+    at, links = 0, list[bytes]()
+    while at < len(segment):
+        if segment[at]:
+            raise LinkError("a link skips a place")
+        raw, at = _take(segment, at + 1, LINK_BYTES_MAX)
+        if not raw:
+            raise LinkError("a link is empty")
+        links.append(raw)
+    return links
