@@ -1,0 +1,61 @@
+"""What a relay counts. One instance for each relay in a process, with a registry of its own; names as Prometheus
+has them, without anything that a device sent: labels are closed sets."""
+
+from collections.abc import Callable
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, Info, ProcessCollector
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from sealwire_protocol import __version__
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+
+SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+"""Buckets of durations: from a commit to a disk with a battery, to a database in trouble."""
+
+
+class Metrics:
+    """Counters, gauges and histograms by the names that the parts of the relay use. Not for other threads' loops."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"sealwire_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"sealwire_{name}", text, registry=registry)
+
+        def histogram(name: str, text: str) -> Histogram:
+            return Histogram(f"sealwire_{name}", text, buckets=SECONDS, registry=registry)
+
+        self.connections = gauge("connections", "Open connections, logged in or not")
+        self.logins = counter("logins", "Logins that were accepted")
+        self.login_failures = counter("login_failures", "Logins that were refused, or not made in time")
+        self.closes = counter("closes", "Connections closed by the relay, by close code", "code")
+        self.pushes = counter("pushes", "Pushes that were answered")
+        self.records = counter("records", "Records that were committed")
+        self.commits = counter("commits", "Group commits")
+        self.commit_seconds = histogram("commit_seconds", "From beginning a group commit until it is durable")
+        self.push_seconds = histogram("push_seconds", "From receiving a push until its verdict is sent")
+        self.deliveries = counter("deliveries", "DELIVER frames sent, live and catching up")
+        self.delivered_bytes = counter("delivered_bytes", "Bytes of DELIVER frames sent")
+        self.pages = counter("pages", "Pages read from the database for those who catch up")
+        self.faults = counter("faults", "FAULT messages sent, by wire code", "code")
+        self.lagging = gauge("lagging_streams", "Subscriptions that are behind their stream's head")
+        self.store_errors = counter("store_errors", "Calls to the database that failed")
+        self.unknown_outcomes = counter("unknown_outcomes", "Commits whose outcome was lost with the connection")
+        self.term = gauge("term", "Number of the present term")
+        self._ready = gauge("ready", "1 when the relay serves devices, else 0")
+        Info("sealwire_build", "Version of the relay", registry=registry).info({"version": __version__})
+        ProcessCollector(registry=registry)
+        GCCollector(registry=registry)
+
+    def follow(self, ready: Callable[[], bool]) -> None:
+        """From now on `sealwire_ready` says what `ready` returns when it is asked."""
+        self._ready.set_function(lambda: float(ready()))
+
+    def text(self) -> bytes:
+        """All of it in the text format, whose name is `CONTENT_TYPE`."""
+        return generate_latest(self.registry)

@@ -1,0 +1,326 @@
+"""Every setting of a relay: one frozen object, read once at the start.
+
+A value comes from a command-line option (`--credit-bytes`), else from the environment (`SEALWIRE_CREDIT_BYTES`),
+else from a file that the environment names (`SEALWIRE_CREDIT_BYTES_FILE`), else it is the default.
+"""
+
+import dataclasses
+import difflib
+import ipaddress
+import os
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
+
+from sealwire_protocol import limits
+from sealwire_protocol.errors import LocalMisuse
+from sealwire_protocol.login import normal_origin
+
+PREFIX: Final = "SEALWIRE_"
+
+NOT_OURS: Final = frozenset({"SEALWIRE_RELAY", "SEALWIRE_HOME", "SEALWIRE_PROOF"})
+"""Variables of the `sealwire` command and of long proofs: they may stand in a relay's environment."""
+
+LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
+LogFormat: TypeAlias = Literal["text", "json"]
+
+
+class SettingsError(Exception):
+    """A setting is unknown, malformed, out of range, or does not go with another one."""
+
+
+class Secret:
+    """A text that prints as nothing, wherever it is printed; `reveal` is the only way to it."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text itself, to be handed to what needs it and to nothing else."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+class About(NamedTuple):
+    """What is known of a setting beside its type: what it is for, and the values that it may have."""
+
+    text: str
+    low: float | None = None
+    high: float | None = None
+
+
+def _setting(default: object, text: str, low: float | None = None, high: float | None = None) -> Any:
+    return dataclasses.field(default=default, metadata=_about(text, low, high))
+
+
+def _about(text: str, low: float | None = None, high: float | None = None) -> dict[str, About]:
+    return {"about": About(text, low, high)}
+
+
+def default_folder() -> Path:
+    """Where `up` keeps its database: below XDG_DATA_HOME, or below the home folder.
+
+    For root it is /var/lib, since root's home is closed to the unprivileged user that Postgres runs as.
+    """
+    data = os.environ.get("XDG_DATA_HOME", "")
+    if not Path(data).is_absolute():
+        data = "/var/lib" if os.geteuid() == 0 else str(Path.home() / ".local" / "share")
+    return Path(data) / "sealwire-relay"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings of a relay. The last word of a name is its unit; a limit's text says what it buys.
+
+    Raises SettingsError when a value is out of range or two of them do not go together.
+    """
+
+    host: str = _setting("127.0.0.1", "Address that the data port listens on; 0.0.0.0 or :: for every one.")
+    port: int = _setting(7800, "The data port, which devices dial; 0 takes any that is free.", 0, 65_535)
+    control_host: str = _setting(
+        "127.0.0.1", "Address that the control port listens on; not meant for the open internet."
+    )
+    control_port: int = _setting(7801, "The control port: health and metrics; 0 takes any that is free.", 0, 65_535)
+    origins: tuple[str, ...] = _setting(
+        (),
+        "Names under which devices dial this relay, such as wss://relay.example.org; a login counts for one name "
+        "only. Needed unless the data port listens on loopback, where its ws:// names are the default.",
+    )
+    database_url: Secret | None = dataclasses.field(
+        default=None,
+        metadata=_about("The Postgres to store in, postgresql://user:password@host:port/name (not for `up`)."),
+    )
+    folder: Path = dataclasses.field(
+        default_factory=default_folder,
+        metadata=_about("Folder of the database that `up` starts; made if it is missing."),
+    )
+    credit_bytes: int = _setting(
+        limits.CREDIT_BYTES_DEFAULT,
+        "Most bytes sent ahead to one device before it acknowledges: covers 100 ms at 20 MB/s.",
+        limits.CREDIT_BYTES_MIN,
+        67_108_864,
+    )
+    ping_seconds: int = _setting(
+        25, "Silence after which a connection is pinged: proxies cut idle sockets at 60 seconds.", 1, 3_600
+    )
+    idle_seconds: float = _setting(
+        75.0, "Silence after which a connection is given up: three pings without an answer.", 1, 86_400
+    )
+    login_seconds: float = _setting(
+        limits.LOGIN_SECONDS_MAX,
+        "From accepting a socket to a valid login: who never logs in holds nothing for long.",
+        0.1,
+        limits.LOGIN_SECONDS_MAX,
+    )
+    connections_max: int = _setting(
+        10_000, "Connections at once; each costs a socket and some 10 KiB of memory.", 1, 1_000_000
+    )
+    handshakes_max: int = _setting(
+        256, "Connections that have not logged in yet, at once: strangers cannot crowd out devices.", 1, 1_000_000
+    )
+    frame_bytes_max: int = _setting(
+        limits.FRAME_BYTES_MAX,
+        "Largest WebSocket message taken: what a device can make the relay hold unchecked.",
+        limits.SEGMENT_BYTES_MAX + 65_536,
+        limits.FRAME_BYTES_MAX,
+    )
+    unsent_bytes_max: int = _setting(
+        4_194_304,
+        "Bytes waiting in one connection's socket buffer before it is cut off: it does not read.",
+        1,
+        268_435_456,
+    )
+    backlog: int = _setting(
+        4_096, "Connections that the kernel holds until they are accepted: a fleet that returns at once.", 1, 65_535
+    )
+    commit_records_max: int = _setting(
+        32_768,
+        "Records in one group commit: some 40 ms of writing, so that nobody waits longer for a verdict.",
+        limits.PUSH_RECORDS_MAX,
+        1_048_576,
+    )
+    commit_bytes_max: int = _setting(
+        8_388_608,
+        "Record bytes in one group commit: bounds the memory of one, and its time on a slow disk.",
+        limits.FRAME_BYTES_MAX,
+        268_435_456,
+    )
+    read_pages_max: int = _setting(
+        4, "Catch-up reads of the database at once: leaves connections of the pool to writers.", 1, 256
+    )
+    pool_size: int = _setting(8, "Connections to Postgres.", 2, 512)
+    drain_seconds: float = _setting(
+        10.0, "When stopping, the longest wait for commits under way before connections are cut.", 0, 600
+    )
+    log_level: LogLevel = dataclasses.field(
+        default="info", metadata=_about("Least weight of what is logged, on stderr.")
+    )
+    log_format: LogFormat = dataclasses.field(
+        default="text", metadata=_about("`text` for people, `json` for one object a line.")
+    )
+
+    def __post_init__(self) -> None:
+        for field, about in fields():
+            value = getattr(self, field.name)
+            if isinstance(value, int | float):
+                _within(field.name, field.name, value, about)
+        _check_together(self)
+        object.__setattr__(self, "origins", tuple(_origin(name) for name in self.origins))
+
+    def origins_at(self, port: int) -> frozenset[str]:
+        """The names under which devices dial, now that the data port is known to be `port`."""
+        names = self.origins or tuple(f"ws://{host}:{port}" for host in ("127.0.0.1", "localhost", "[::1]"))
+        return frozenset(normal_origin(name) for name in names)
+
+
+def fields() -> Iterator[tuple["dataclasses.Field[Any]", About]]:
+    """Every setting with what is known of it, in order."""
+    for field in dataclasses.fields(Settings):
+        yield field, field.metadata["about"]
+
+
+def load(environ: Mapping[str, str], options: Mapping[str, str]) -> Settings:
+    """Settings from command-line options (by field name, unparsed) and the environment, as the module's text says.
+
+    Raises SettingsError, which names the option or variable at fault and never shows a secret.
+    """
+    known = {field.name: field for field, _ in fields()}
+    _refuse_unknown(environ, {f"{PREFIX}{name.upper()}{end}" for name in known for end in ("", "_FILE")})
+    values: dict[str, Any] = {}
+    for name in known:
+        found = _written(name, environ, options)
+        if found is not None:
+            values[name] = _parsed(name, *found)
+    return Settings(**values)
+
+
+def choices(name: str) -> tuple[str, ...]:
+    """The values that a setting may have, if they are few; else nothing."""
+    kind = _KINDS[name]
+    return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+
+
+def option(name: str) -> str:
+    """The command-line option of a setting. Origins are given one at a time."""
+    return "--origin" if name == "origins" else "--" + name.replace("_", "-")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _written(name: str, environ: Mapping[str, str], options: Mapping[str, str]) -> tuple[str, str] | None:
+    """Where a setting's text was found, and the text."""
+    variable = f"{PREFIX}{name.upper()}"
+    file = f"{variable}_FILE"
+    if name in options:
+        return option(name), options[name]
+    if variable in environ and file in environ:
+        raise SettingsError(f"Both {variable} and {file} are set: unset one of them.")
+    if variable in environ:
+        return variable, environ[variable]
+    if file in environ:
+        try:
+            return file, Path(environ[file]).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
+            raise SettingsError(f"{file} names {environ[file]}, which cannot be read: {reason}.") from error
+    return None
+
+
+def _refuse_unknown(environ: Mapping[str, str], known: set[str]) -> None:
+    for variable in sorted(environ):
+        if variable.startswith(PREFIX) and variable not in known and variable not in NOT_OURS:
+            near = difflib.get_close_matches(variable, sorted(known), 1)
+            hint = f"did you mean {near[0]}?" if near else "`sealwire-relay up --help` lists all of them."
+            raise SettingsError(f"{variable} is no setting of the relay: {hint}")
+
+
+_KINDS: Final[dict[str, Any]] = typing.get_type_hints(Settings)
+
+
+def _parsed(name: str, source: str, text: str) -> object:
+    kind = _KINDS[name]
+    if kind is int or kind is float:
+        return _number(name, source, text, kind)
+    if isinstance(kind, types.UnionType):
+        return Secret(text) if text else None
+    if typing.get_origin(kind) is tuple:
+        return tuple(part for part in re.split(r"[,\s]+", text) if part)
+    if kind is Path:
+        if not text:
+            raise SettingsError(f"{source} is empty: it names a folder.")
+        return Path(text).expanduser().absolute()
+    if (allowed := choices(name)) and text not in allowed:
+        raise SettingsError(f"{source} is {text!r}; it is one of {', '.join(allowed)}.")
+    return text
+
+
+def _number(name: str, source: str, text: str, kind: Callable[[str], float]) -> float:
+    about = next(about for field, about in fields() if field.name == name)
+    try:
+        value = kind(text)
+    except ValueError as error:
+        raise SettingsError(f"{source} is {text!r}; it is {_range(name, about)}.") from error
+    _within(name, source, value, about)
+    return value
+
+
+def _within(name: str, source: str, value: float, about: About) -> None:
+    # Written so that "not a number" fails too.
+    if not ((about.low is None or value >= about.low) and (about.high is None or value <= about.high)):
+        raise SettingsError(f"{source} is {value}; it is {_range(name, about)}.")
+
+
+def _range(name: str, about: About) -> str:
+    return f"a {'whole ' if _KINDS[name] is int else ''}number from {about.low} to {about.high}"
+
+
+def _origin(name: str) -> str:
+    try:
+        return normal_origin(name)
+    except LocalMisuse as error:
+        raise SettingsError(f"An origin is wrong: {error}.") from error
+
+
+def _check_together(settings: Settings) -> None:
+    if not settings.origins and not is_loopback(settings.host):
+        raise SettingsError(
+            f"The data port is to listen on {settings.host}, but no origin is set: name the address that devices "
+            "dial, as in --origin wss://relay.example.org, since a login counts for one name only."
+        )
+    if settings.idle_seconds <= settings.ping_seconds:
+        raise SettingsError(
+            f"idle_seconds is {settings.idle_seconds}, which must be more than ping_seconds ({settings.ping_seconds}): "
+            "else connections end before they are pinged."
+        )
+    needed = settings.credit_bytes + settings.frame_bytes_max
+    if settings.unsent_bytes_max < needed:
+        raise SettingsError(
+            f"unsent_bytes_max is {settings.unsent_bytes_max}, which must be at least credit_bytes + frame_bytes_max "
+            f"({needed}): else a device that uses its credit is cut off."
+        )
+    if settings.read_pages_max >= settings.pool_size:
+        raise SettingsError(
+            f"read_pages_max is {settings.read_pages_max}, which must be less than pool_size ({settings.pool_size}): "
+            "else catching up keeps every connection to Postgres from those that write."
+        )
