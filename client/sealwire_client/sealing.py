@@ -1,0 +1,393 @@
+"""Sealing and opening records: from an entry's key and value to the bytes that a relay sees, and back.
+
+    plaintext = varint key length, key (UTF-8), value      (a tombstone has no value)
+    padded    = plaintext, 0x80, zeros up to `padded_bytes`
+    context   = format u8, vault 16, stream 8, epoch u16, key_id 4, flags u8, author u32, version u64, tag 16
+    salt      = BLAKE2b-64(hedge key of the device, 16 random bytes ‖ context ‖ padded)
+    nonce     = BLAKE2b-96(nonce key, context ‖ salt)
+    body      = ChaCha20-Poly1305(record key, nonce, padded, associated data = context)
+
+The context is bound to the seal as associated data, so a record moved to another vault, stream, entry, version,
+author or epoch does not open. The tag is computed again from the key inside. Given context, salt and plaintext
+the bytes are determined: whoever holds an opened record can make them again (RULES: R17).
+
+`open_segment` is the hottest loop of the client, and is written for speed: what a record has in common with its
+neighbours is prepared once, and a record costs one tuple.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from struct import Struct
+from struct import error as StructError
+from typing import Final, NamedTuple
+
+from sealwire_client.cipher import (
+    NONCE_BYTES,
+    Open,
+    Purpose,
+    Random,
+    Seal,
+    Secret,
+    derive,
+    keyed_hash,
+    keyed_state,
+    record_open,
+    record_seal,
+)
+from sealwire_protocol.errors import DecodeError
+from sealwire_protocol.ids import TAG_BYTES, Author, KeyId, StreamId, Tag, VaultId
+from sealwire_protocol.limits import PLAINTEXT_BYTES_MAX
+from sealwire_protocol.segment import (
+    FORMAT,
+    MAC_BYTES,
+    SALT_BYTES,
+    SIGNED,
+    TOMBSTONE,
+    UNIT_BYTES,
+    Record,
+    decode_varint,
+    encode_record,
+    encode_varint,
+    padded_bytes,
+    read_record,
+)
+
+CONTEXT_COMMON: Final = Struct(">B16s8sH4s")
+CONTEXT_OWN: Final = Struct(">BIQ16s")
+"""What the records of one stream and key share, and what each has for itself. Together they are the context."""
+
+RANDOM_BYTES: Final = 16
+"""Fresh randomness that goes into one salt."""
+
+_HEADER: Final = Struct(">BB16sIBB4s8sB")
+"""A one-byte skip count and a compact record header, which is nearly every record."""
+
+_RANK: Final = Struct(">QHI8s")
+_KIND: Final = FORMAT << 4
+_WRITABLE: Final = {_KIND, _KIND | TOMBSTONE}
+_END_MARK: Final = 0x80
+_SINGLE_STEPS: Final = 16
+"""Up to so many units a plaintext is padded to the next unit; beyond, `padded_bytes` says to what."""
+
+
+class ValueTooLargeError(ValueError):
+    """An entry that does not fit into one record."""
+
+
+class StreamKeys(NamedTuple):
+    """What opens and seals the records of one stream in one epoch."""
+
+    epoch: int
+    key_id: KeyId
+    record_key: Secret
+    nonce_key: Secret
+
+
+class Stream(NamedTuple):
+    """Which stream, and the key of its tags, which lives as long as the vault."""
+
+    vault: VaultId
+    id: StreamId
+    tag_key: Secret
+
+
+class Draft(NamedTuple):
+    """A write that is to be sealed now."""
+
+    key: str
+    value: bytes
+    version: int
+    flags: int = 0
+
+
+class SealedRecord(NamedTuple):
+    """A record that is ready to be sent, once it is on disk. `encoded` is as it stands in a fresh segment."""
+
+    tag: Tag
+    rank: bytes
+    encoded: bytes
+
+
+class Opened(NamedTuple):
+    """A record that is authentic. `rank` is 22 bytes that compare as ranks do (version, epoch, author, salt)."""
+
+    seq: int
+    tag: Tag
+    rank: bytes
+    flags: int
+    key: str
+    value: bytes
+    mac: bytes
+
+
+class Reason(Enum):
+    """Why a record did not open."""
+
+    NO_KEY = "it was sealed under a key that this device does not have"
+    NOT_AUTHENTIC = "its seal is broken: it was changed, moved, or made with another key"
+    WRONG_TAG = "the key inside is not the entry that it claims to be"
+    MALFORMED = "what is inside is not laid out as an entry"
+    UNKNOWN_KIND = "it is of a kind that needs a newer version of this program"
+
+
+class Unopened(NamedTuple):
+    """A record that did not open, set aside as it came; it stops no other."""
+
+    seq: int
+    tag: Tag
+    rank: bytes
+    reason: Reason
+    encoded: bytes
+
+
+class OpenedSegment(NamedTuple):
+    """All records of one segment, in the order of their seqs."""
+
+    opened: list[Opened]
+    unopened: list[Unopened]
+
+
+def stream_keys(epoch_key: Secret, epoch: int, key_id: KeyId, vault: VaultId, stream: StreamId) -> StreamKeys:
+    """The keys of one stream, derived from the key of an epoch."""
+    data = vault + stream
+    record_key, nonce_key = derive(epoch_key, Purpose.RECORD_KEY, data), derive(epoch_key, Purpose.NONCE_KEY, data)
+    return StreamKeys(epoch, key_id, record_key, nonce_key)
+
+
+def tag_of(stream: Stream, key: str) -> Tag:
+    """The tag under which the relay knows an entry."""
+    return Tag(keyed_hash(stream.tag_key, Purpose.TAG, stream.id + key.encode(), TAG_BYTES))
+
+
+def check_fits(key: str, value: bytes) -> None:
+    """Raises ValueTooLargeError if an entry is too large for one record, so that a write can fail at once."""
+    pad(key.encode(), value)
+
+
+def pad(key: bytes, value: bytes) -> bytes:
+    """The plaintext of an entry, padded. Raises ValueTooLargeError."""
+    size = len(key)
+    if size < 0x80:
+        plain = b"%c%b%b" % (size, key, value)
+    else:
+        plain = b"%b%b%b" % (encode_varint(size), key, value)
+    used = len(plain)
+    if used < UNIT_BYTES * _SINGLE_STEPS:
+        return (plain + b"\x80").ljust(used + UNIT_BYTES & -UNIT_BYTES, b"\0")
+    if used >= PLAINTEXT_BYTES_MAX:
+        raise ValueTooLargeError(
+            f"an entry of {used:,} bytes (key {size:,}, value {len(value):,}) does not fit into one record of"
+            f" {PLAINTEXT_BYTES_MAX - 1:,} bytes; split it into several entries"
+        )
+    return (plain + b"\x80").ljust(padded_bytes(used), b"\0")
+
+
+def unpad(padded: bytes) -> tuple[bytes, bytes] | None:
+    """(key, value) of a padded plaintext, or None unless it is exactly what `pad` would make of them."""
+    used = len(padded.rstrip(b"\0")) - 1
+    if used < 1 or padded[used] != _END_MARK or padded_bytes(used) != len(padded):
+        return None
+    try:
+        size, at = decode_varint(padded[:used], 0)
+    except DecodeError:
+        return None
+    return (padded[at : at + size], padded[at + size : used]) if at + size <= used else None
+
+
+def _common(stream: Stream, keys: StreamKeys) -> bytes:
+    return CONTEXT_COMMON.pack(FORMAT, stream.vault, stream.id, keys.epoch, keys.key_id)
+
+
+class _Ready(NamedTuple):
+    """The keys of one epoch, with all that its records have in common worked in."""
+
+    common: bytes
+    nonce_state: "hashlib.blake2b"
+    open: Open
+
+
+class Opener:
+    """Opens the segments of one stream with the keys of all epochs that the device knows.
+
+    It holds buffers, so it serves one thread at a time.
+    """
+
+    __slots__ = ("_keys", "_ready", "_stream", "_tag_state")
+
+    def __init__(self, stream: Stream, keys: Iterable[StreamKeys]) -> None:
+        self._stream = stream
+        self._tag_state = keyed_state(stream.tag_key, Purpose.TAG, TAG_BYTES, stream.id)
+        self._keys = {(k.epoch, bytes(k.key_id)): k for k in keys}
+        self._ready: dict[tuple[int, bytes], _Ready] = {}
+
+    def open_segment(self, data: bytes, prev: int) -> OpenedSegment:
+        """Open every record of a segment that covers seqs from `prev + 1`.
+
+        A record that does not open is returned with its reason, and stops no other. Raises DecodeError, and
+        returns nothing, if the bytes are not a segment.
+
+        The loop opens what is compact, authentic and well laid out, which is nearly every record, and leaves
+        the rest to `open_record`, which would open these just the same.
+        """
+        unpack, pack_own, pack_rank, new = _HEADER.unpack_from, CONTEXT_OWN.pack, _RANK.pack, tuple.__new__
+        copy_tag, writable, header = self._tag_state.copy, _WRITABLE, _HEADER.size
+        opened: list[Opened] = []
+        unopened: list[Unopened] = []
+        add = opened.append
+        at, seq, size = 0, prev, len(data)
+        epoch_now, key_now = -1, b""
+        while at < size:
+            try:
+                skip, kind, tag, version, author, epoch, key_id, salt, units = unpack(data, at)
+                if key_id != key_now or epoch != epoch_now:
+                    common, nonce_state, open_ = self._prepare(epoch, key_id)
+                    copy_nonce, key_now, epoch_now = nonce_state.copy, key_id, epoch
+                if kind in writable and skip < 0x80 and units:
+                    body_at = at + header
+                    end = body_at + (units << 4) + MAC_BYTES
+                    own = pack_own(kind & TOMBSTONE, author, version, tag)
+                    state = copy_nonce()
+                    state.update(own + salt)
+                    padded = open_(data[body_at:end], common + own, state.digest())
+                    if padded is not None:
+                        used = len(padded.rstrip(b"\0")) - 1
+                        key_end = padded[0] + 1
+                        fits = key_end <= used < 256 and key_end <= 0x80 and used + 16 & -16 == len(padded)
+                        if fits and padded[used] == _END_MARK and (kind == _KIND or key_end == used):
+                            key = padded[1:key_end]
+                            state = copy_tag()
+                            state.update(key)
+                            if state.digest() == tag:
+                                rank, text = pack_rank(version, epoch, author, salt), key.decode()
+                                value, mac = padded[key_end:used], data[end - MAC_BYTES : end]
+                                seq += skip + 1
+                                add(new(Opened, (seq, tag, rank, kind & TOMBSTONE, text, value, mac)))
+                                at = end
+                                continue
+            except (StructError, LookupError, UnicodeDecodeError):
+                pass  # what follows finds out what it is
+            one, at = self.open_record(data, at, seq)
+            seq = one.seq
+            if isinstance(one, Opened):
+                add(one)
+            else:
+                unopened.append(one)
+        return OpenedSegment(opened, unopened)
+
+    def open_record(self, data: bytes, at: int, seq: int) -> tuple[Opened | Unopened, int]:
+        """One record of any kind, `seq` being the seq before it, and where the next begins. Raises DecodeError."""
+        skip, record, end = read_record(data, at)
+        seq += skip + 1
+        rank = _RANK.pack(record.version, record.epoch, record.author, record.salt)
+        inside = self._look_inside(record)
+        if isinstance(inside, Reason):
+            return Unopened(seq, record.tag, rank, inside, encode_record(record)), end
+        key, value = inside
+        return Opened(seq, record.tag, rank, record.flags, key, value, record.body[-MAC_BYTES:]), end
+
+    def _prepare(self, epoch: int, key_id: bytes) -> _Ready:
+        ready = self._ready.get((epoch, key_id))
+        if ready is None:
+            keys = self._keys[epoch, key_id]
+            common = _common(self._stream, keys)
+            state = keyed_state(keys.nonce_key, Purpose.NONCE, NONCE_BYTES, common)
+            ready = self._ready[epoch, key_id] = _Ready(common, state, record_open(keys.record_key))
+        return ready
+
+    def _look_inside(self, record: Record) -> tuple[str, bytes] | Reason:
+        tag, version, author, epoch, key_id, flags, salt, body = record
+        try:
+            common, nonce_state, open_ = self._prepare(epoch, key_id)
+        except LookupError:
+            return Reason.NO_KEY
+        own = CONTEXT_OWN.pack(flags, author, version, tag)
+        state = nonce_state.copy()
+        state.update(own + salt)
+        padded = open_(body, common + own, state.digest())
+        if padded is None:
+            return Reason.NOT_AUTHENTIC
+        if flags & SIGNED:
+            return Reason.UNKNOWN_KIND
+        inside = unpad(padded)
+        if inside is None or (flags & TOMBSTONE and inside[1]):
+            return Reason.MALFORMED
+        state = self._tag_state.copy()
+        state.update(inside[0])
+        if state.digest() != tag:
+            return Reason.WRONG_TAG
+        try:
+            return inside[0].decode(), inside[1]
+        except UnicodeDecodeError:
+            return Reason.MALFORMED
+
+
+class Sealer:
+    """Seals records of one stream, in one epoch, in the name of one device.
+
+    It holds buffers, so it serves one thread at a time.
+    """
+
+    __slots__ = ("_author", "_common", "_keys", "_nonce_state", "_random", "_salt_state", "_seal", "_tag_state")
+
+    def __init__(
+        self, stream: Stream, keys: StreamKeys, author: Author, hedge_key: Secret, random: Random = os.urandom
+    ) -> None:
+        self._keys, self._author, self._random = keys, author, random
+        self._common = _common(stream, keys)
+        self._tag_state = keyed_state(stream.tag_key, Purpose.TAG, TAG_BYTES, stream.id)
+        self._nonce_state = keyed_state(keys.nonce_key, Purpose.NONCE, NONCE_BYTES, self._common)
+        self._salt_state = keyed_state(hedge_key, Purpose.SALT, SALT_BYTES)
+        self._seal: Seal = record_seal(keys.record_key)
+
+    def seal_many(self, drafts: Sequence[Draft]) -> list[SealedRecord]:
+        """Seal writes, in their order, each with a salt of its own.
+
+        The same bytes must be sent until there is a verdict, so they belong on disk before the first is sent.
+        Raises ValueTooLargeError, and seals none, if one is too large.
+        """
+        pack_own, pack_rank, new, common = CONTEXT_OWN.pack, _RANK.pack, tuple.__new__, self._common
+        copy_tag, copy_salt, finish = self._tag_state.copy, self._salt_state.copy, self._finish
+        author, epoch = self._author, self._keys.epoch
+        randomness = self._random(RANDOM_BYTES * len(drafts))
+        sealed: list[SealedRecord] = []
+        at = 0
+        for key, value, version, flags in drafts:
+            raw_key = key.encode()
+            padded = pad(raw_key, value)
+            state = copy_tag()
+            state.update(raw_key)
+            tag = state.digest()
+            own = pack_own(flags, author, version, tag)
+            context = common + own
+            state = copy_salt()
+            state.update(randomness[at : at + RANDOM_BYTES] + context + padded)
+            salt = state.digest()
+            at += RANDOM_BYTES
+            encoded = finish(own, context, flags, tag, version, author, salt, padded)
+            sealed.append(new(SealedRecord, (tag, pack_rank(version, epoch, author, salt), encoded)))
+        return sealed
+
+    def seal_with_salt(self, draft: Draft, author: Author, salt: bytes) -> SealedRecord:
+        """The very bytes that `author` once made of this entry with this salt, in this sealer's epoch."""
+        key, value, version, flags = draft
+        raw_key = key.encode()
+        state = self._tag_state.copy()
+        state.update(raw_key)
+        tag = Tag(state.digest())
+        own = CONTEXT_OWN.pack(flags, author, version, tag)
+        encoded = self._finish(own, self._common + own, flags, tag, version, author, salt, pad(raw_key, value))
+        return SealedRecord(tag, _RANK.pack(version, self._keys.epoch, author, salt), encoded)
+
+    def _finish(
+        self, own: bytes, context: bytes, flags: int, tag: bytes, version: int, author: int, salt: bytes, padded: bytes
+    ) -> bytes:
+        state = self._nonce_state.copy()
+        state.update(own + salt)
+        body = self._seal(padded, context, state.digest())
+        epoch, key_id = self._keys.epoch, self._keys.key_id
+        units = len(padded) >> 4
+        if version < 1 << 32 and author < 256 and epoch < 256 and units < 256:
+            return _HEADER.pack(0, _KIND | flags, tag, version, author, epoch, key_id, salt, units) + body
+        return encode_record(Record(Tag(tag), version, Author(author), epoch, key_id, flags, salt, body))
