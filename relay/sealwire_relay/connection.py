@@ -1,0 +1,241 @@
+"""One socket: moves bytes between a transport and a `RelaySession`, and carries out the session's effects.
+
+No task, no timer and no compressor of its own. What is written in one turn of the event loop leaves in one write.
+"""
+
+import asyncio
+import os
+import socket
+from http import HTTPStatus
+from typing import Any, Final
+
+from websockets.frames import Opcode
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
+
+from sealwire_protocol.errors import CloseCode, RemoteFault
+from sealwire_protocol.events import (
+    Close,
+    Do,
+    LoggedIn,
+    Lost,
+    Noted,
+    Opened,
+    Pump,
+    Received,
+    Refuse,
+    RelayEffect,
+    RelayEvent,
+    Send,
+    Stop,
+    Ticked,
+)
+from sealwire_protocol.ids import NONCE_BYTES, DeviceKey
+from sealwire_protocol.relay_session import RelaySession, RelayState
+from sealwire_relay.frames import PING_FRAME, FrameReader, binary_frame, close_frame, pong_frame
+from sealwire_relay.peer import Host
+
+CLOSE_SECONDS: Final = 2.0
+"""After a close frame: how long the peer has to take it before the socket is aborted."""
+
+REQUEST_BYTES_MAX: Final = 16_384
+"""The HTTP request that opens a WebSocket: more is not one of our clients."""
+
+
+class Connection(asyncio.Protocol):
+    """One device's socket, from accept to close. Made by the gateway for every accepted connection."""
+
+    __slots__ = ("_accepted", "_closing", "_handshake", "_heard", "_host", "_out", "_reader", "_transport", "session")
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._transport: asyncio.Transport | None = None
+        self._handshake: ServerProtocol | None = ServerProtocol(max_size=host.granted.frame_bytes)
+        self._reader: FrameReader | None = None
+        self._out: list[bytes] = []
+        self._heard = self._accepted = 0.0
+        self._closing = False
+        self.session = RelaySession(host.origins, os.urandom(NONCE_BYTES), host.verify, host.granted)
+
+    @property
+    def device(self) -> DeviceKey | None:
+        """The device that has logged in here, if any has."""
+        return self.session.device
+
+    # --- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket is open; the gateway decides whether it may stay."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._heard = self._accepted = asyncio.get_running_loop().time()
+        self._host.accepted(self, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came in."""
+        self._heard = asyncio.get_running_loop().time()
+        try:
+            if self._reader is None:
+                self._shake_hands(data)
+            else:
+                self._read(data)
+        except RemoteFault as fault:
+            self.handle(Stop(fault.code, str(fault)))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The socket is gone."""
+        self._transport = None
+        self._closing = True
+        self._out.clear()
+        self.session.handle(Lost())
+        self._host.lost(self)
+
+    # --- coming in
+
+    def _shake_hands(self, data: bytes) -> None:
+        handshake = self._handshake
+        if handshake is None or self._transport is None:
+            return
+        handshake.receive_data(data)
+        for event in handshake.events_received():
+            if isinstance(event, Request):
+                self._answer_request(handshake, event)
+                return
+        if handshake.handshake_exc is not None or len(handshake.reader.buffer) > REQUEST_BYTES_MAX:
+            self._end(b"".join(handshake.data_to_send()))
+
+    def _answer_request(self, handshake: ServerProtocol, request: Request) -> None:
+        if request.path == "/livez":
+            response = handshake.reject(HTTPStatus.OK, "alive\n")
+        else:
+            response = handshake.accept(request)
+        handshake.send_response(response)
+        answer = b"".join(handshake.data_to_send())
+        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+            self._end(answer)
+            return
+        rest = bytes(handshake.reader.buffer)
+        self._handshake = None
+        self._reader = FrameReader(self._host.granted.frame_bytes)
+        self.send_frame(answer)
+        self.handle(Opened(asyncio.get_running_loop().time()))
+        if rest:
+            self._read(rest)
+
+    def _read(self, data: bytes) -> None:
+        reader = self._reader
+        if reader is None or self._closing:
+            return
+        for opcode, payload in reader.feed(data):
+            if opcode is Opcode.BINARY:
+                self.handle(Received(payload, self._heard))
+            elif opcode is Opcode.PING:
+                self.send_frame(pong_frame(payload))
+            elif opcode is Opcode.CLOSE:
+                self._end(close_frame(CloseCode.NORMAL, ""))
+            if self.session.state is RelayState.CLOSED:
+                return
+
+    # --- going out
+
+    def handle(self, event: RelayEvent) -> None:
+        """Give an event to the session and carry out its effects. Late events after the end do nothing."""
+        if self.session.state is RelayState.CLOSED:
+            return
+        if isinstance(event, Refuse):
+            self._host.metrics.faults.labels(event.code.name.lower()).inc()
+        self.carry_out(self.session.handle(event))
+
+    def carry_out(self, effects: list[RelayEffect]) -> None:
+        """Carry out a session's effects in order."""
+        for effect in effects:
+            if isinstance(effect, Send):
+                self.send_frame(binary_frame(effect.data))
+            elif isinstance(effect, Do):
+                self._host.do(self, effect.message)
+            elif isinstance(effect, Pump):
+                self._host.pump(self)
+            elif isinstance(effect, Noted):
+                self._host.noted(self, effect.positions)
+            elif isinstance(effect, LoggedIn):
+                self._host.logged_in(self)
+            elif isinstance(effect, Close):
+                self._host.metrics.closes.labels(str(int(effect.code))).inc()
+                if self.device is None:
+                    self._host.metrics.login_failures.inc()
+                self._end(close_frame(effect.code, effect.reason))
+
+    def send_frame(self, frame: bytes) -> None:
+        """Send an encoded WebSocket frame. What is sent in one turn of the loop is joined into one write."""
+        if self._closing:
+            return
+        if not self._out:
+            self._host.flush_soon(self)
+        self._out.append(frame)
+
+    def flush(self) -> None:
+        """Hand what has gathered to the transport; abort a peer that lets too much pile up."""
+        out, transport = self._out, self._transport
+        if transport is None or not out:
+            return
+        transport.write(out[0] if len(out) == 1 else b"".join(out))
+        self._out = []
+        if transport.get_write_buffer_size() > self._host.settings.unsent_bytes_max:
+            self._closing = True
+            transport.abort()
+
+    def _end(self, last_words: bytes) -> None:
+        if self._closing or self._transport is None:
+            return
+        self._closing = True
+        self.session.handle(Lost())
+        self._out.append(last_words)
+        self.flush()
+        transport = self._transport
+        if transport is not None:
+            transport.close()
+            asyncio.get_running_loop().call_later(CLOSE_SECONDS, transport.abort)
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        """End the connection from the relay's side."""
+        if self._reader is None:
+            self._end(b"")
+        else:
+            self.handle(Stop(code, reason))
+
+    # --- time
+
+    def on_time(self, now: float) -> float | None:
+        """Called by the wheel: deadlines, pings, silence."""
+        if self._closing:
+            return None
+        settings = self._host.settings
+        if self.session.state is not RelayState.READY:
+            if now - self._accepted >= settings.login_seconds and self._reader is None:
+                self._end(b"")
+                return None
+            self.handle(Ticked(now))
+            return now + 1.0
+        silent = now - self._heard
+        if silent >= settings.idle_seconds:
+            self.close(CloseCode.IDLE, "nothing was heard for too long")
+            return None
+        if silent >= settings.ping_seconds:
+            self.send_frame(PING_FRAME)
+        return now + settings.ping_seconds - (silent if silent < settings.ping_seconds else 0.0)
+
+    def abort(self) -> None:
+        """Cut the socket at once."""
+        if self._transport is not None:
+            self._closing = True
+            self._transport.abort()
+
+
+def tune(transport: asyncio.Transport, user_timeout_ms: int) -> None:
+    """No Nagle delay; and a peer that stops taking bytes is given up by the kernel after the timeout."""
+    sock: Any = transport.get_extra_info("socket")
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, user_timeout_ms)

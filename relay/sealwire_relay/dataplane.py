@@ -1,0 +1,93 @@
+"""The data plane: gateway, ingest and fan-out around one store, started and stopped as one."""
+
+import asyncio
+import logging
+
+from sealwire_protocol.errors import CloseCode
+from sealwire_protocol.ids import Term
+from sealwire_protocol.membership import Verify
+from sealwire_relay.fanout import Fanout
+from sealwire_relay.gateway import Gateway
+from sealwire_relay.ingest import Ingest
+from sealwire_relay.metrics import Metrics
+from sealwire_relay.requests import Requests
+from sealwire_relay.settings import Settings
+from sealwire_relay.store.interface import Store, StoreError
+from sealwire_relay.terms import Terms
+
+_log = logging.getLogger("sealwire.dataplane")
+
+
+class DataPlane:
+    """What devices talk to. `start` once, `stop` once."""
+
+    def __init__(self, store: Store, settings: Settings, metrics: Metrics, verify: Verify) -> None:
+        self._settings, self._store = settings, store
+        self._terms = Terms(store, metrics, self._new_term)
+        self._fanout = Fanout(store, metrics, settings.read_pages_max)
+        self._ingest = Ingest(store, self._fanout, settings, metrics, self._terms)
+        requests = Requests(store, self._fanout, self._ingest, self._terms, verify)
+        self._gateway = Gateway(settings, metrics, verify, self._fanout, self._ingest, requests)
+        metrics.lagging.set_function(self._fanout.lagging)
+        self._why_not: str | None = "the relay is starting"
+
+    @property
+    def ready(self) -> str | None:
+        """None: ready; else the reason why not."""
+        if self._terms.doubtful:
+            return "the database came back changed; a new term is not open yet"
+        return self._why_not
+
+    @property
+    def connections(self) -> int:
+        """Sockets open now."""
+        return self._gateway.connections
+
+    async def start(self) -> int:
+        """Open the next term and listen. Returns the port. Raises StoreError, or OSError if the port is taken."""
+        await self._terms.open()
+        self._ingest.start()
+        self._fanout.start()
+        try:
+            port = await self._gateway.start(self._settings.host, self._settings.port)
+        except OSError:
+            await self._ingest.stop()
+            await self._fanout.stop()
+            raise
+        self._gateway.origins = origins_of(self._settings, port)
+        self._why_not = None
+        return port
+
+    async def stop(self) -> None:
+        """Close every connection with 1012, let the commits under way finish, and stop."""
+        self._why_not = "the relay is stopping"
+        await self._gateway.stop(CloseCode.RESTARTING, "the relay is stopping; come back")
+        try:
+            async with asyncio.timeout(self._settings.drain_seconds):
+                await self._ingest.stop()
+        except TimeoutError:
+            _log.warning("pushes were left unanswered: the database did not finish in time; devices send them again")
+        await self._fanout.stop()
+
+    def server_changed(self) -> None:
+        """The database shows another start, timeline or identity: the next term must be opened (R7)."""
+        self._terms.doubt()
+        self._ingest.forget_all()
+
+    async def settle(self) -> None:
+        """Open the next term now if the database came back changed. Errors are logged and tried again later."""
+        try:
+            await self._terms.now()
+        except StoreError as error:
+            _log.warning("a new term could not be opened yet: %s", error)
+
+    def _new_term(self, term: Term) -> None:
+        self._ingest.forget_all()
+        self._gateway.new_term(term)
+
+
+def origins_of(settings: Settings, port: int) -> frozenset[str]:
+    """The names under which devices may dial: those set, or the loopback ones of this port."""
+    if settings.origins:
+        return frozenset(settings.origins)
+    return frozenset(f"ws://{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]"))

@@ -1,0 +1,187 @@
+"""Who listens to which stream. Offers committed frames to the live ones; pumps the lagging from storage.
+
+One rule keeps live delivery and catching up in agreement: a listener is live only when it has been sent all up to
+the greatest head known here, and both happen on one event loop.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterable
+from typing import Final
+
+from sealwire_protocol import codec
+from sealwire_protocol.events import PageRead
+from sealwire_protocol.ids import StreamId, VaultId
+from sealwire_protocol.limits import SEGMENT_BYTES_MAX
+from sealwire_protocol.messages import Deliver
+from sealwire_protocol.relay_session import Listener, RelayState
+from sealwire_relay.frames import binary_frame
+from sealwire_relay.metrics import Metrics
+from sealwire_relay.peer import Peer
+from sealwire_relay.store.interface import Page, Store, StoredSegment, StoreError
+
+PAGE_BYTES_MAX: Final = 1_048_576
+"""Segment bytes of one catch-up read: large enough that the query's cost vanishes, small enough to take turns."""
+
+RETRY_SECONDS: Final = 1.0
+"""Pause before a catch-up read is tried again after the database failed it."""
+
+_log = logging.getLogger("sealwire.fanout")
+
+Name = tuple[VaultId, StreamId]
+
+
+def deliver_frames(vault: VaultId, stream: StreamId, page: Page) -> tuple[tuple[int, bytes], ...]:
+    """A page as encoded DELIVERs, as (last, payload). Small neighbouring segments that the cleaner has not
+    touched (so that they skip nothing) are sent as one."""
+    frames = []
+    for prev, last, body in _joined(page):
+        message = Deliver(
+            vault, stream, page.term, page.floor, page.floor_head, page.purged, page.cleaned_to, prev, last, body
+        )
+        frames.append((last, codec.encode(message)))
+    return tuple(frames)
+
+
+def _joined(page: Page) -> list[StoredSegment]:
+    joined: list[StoredSegment] = []
+    parts: list[bytes] = []
+    prev = last = size = 0
+    for segment in page.segments:
+        fresh = segment.prev >= page.cleaned_to
+        if parts and fresh and prev >= page.cleaned_to and size + len(segment.body) <= SEGMENT_BYTES_MAX:
+            parts.append(segment.body)
+        else:
+            if parts:
+                joined.append(StoredSegment(prev, last, b"".join(parts)))
+            parts, prev, size = [segment.body], segment.prev, 0
+        last, size = segment.last, size + len(segment.body)
+    if parts:
+        joined.append(StoredSegment(prev, last, b"".join(parts)))
+    return joined
+
+
+class Fanout:
+    """Listeners by stream, heads as committed here, and the readers that pump lagging connections."""
+
+    def __init__(self, store: Store, metrics: Metrics, readers: int) -> None:
+        self._store, self._metrics, self._readers_max = store, metrics, readers
+        self._listeners: dict[Name, dict[Listener, Peer]] = {}
+        self._by_peer: dict[Peer, list[Listener]] = {}
+        self._heads: dict[Name, int] = {}
+        self._queue: deque[Peer] = deque()
+        self._queued: set[Peer] = set()
+        self._wake = asyncio.Event()
+        self._readers: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Start the readers; their number bounds the catch-up reads under way."""
+        self._readers = [asyncio.create_task(self._read_pages()) for _ in range(self._readers_max)]
+
+    async def stop(self) -> None:
+        """Stop the readers. Connections keep their cursors."""
+        for task in self._readers:
+            task.cancel()
+        await asyncio.gather(*self._readers, return_exceptions=True)
+        self._readers = []
+
+    # --- listeners
+
+    def sync(self, peer: Peer, vault: VaultId) -> None:
+        """Take in the peer's present listeners of a vault."""
+        for name, listener in peer.session.listeners.items():
+            if name[0] == vault and listener not in self._listeners.setdefault(name, {}):
+                self._listeners[name][listener] = peer
+                self._by_peer.setdefault(peer, []).append(listener)
+
+    def forget(self, peer: Peer) -> None:
+        """The connection is gone: forget all its listeners."""
+        self.leave(peer, self._by_peer.pop(peer, []))
+
+    def leave(self, peer: Peer, listeners: Iterable[Listener]) -> None:
+        """Forget these listeners; a stream without any is forgotten too."""
+        for listener in listeners:
+            name = (listener.vault, listener.stream)
+            others = self._listeners.get(name)
+            if others is not None:
+                others.pop(listener, None)
+                if not others:
+                    del self._listeners[name]
+                    self._heads.pop(name, None)
+        self._queued.discard(peer)
+
+    def lagging(self) -> int:
+        """Subscriptions to existing streams that are behind the head."""
+        return sum(1 for peers in self._listeners.values() for x in peers if x.exists and not x.live)
+
+    # --- live
+
+    def offer(self, vault: VaultId, stream: StreamId, message: Deliver) -> None:
+        """A segment is committed: send it to whoever is live and has credit. Everyone else lags from here."""
+        name = (vault, stream)
+        listeners = self._listeners.get(name)
+        if not listeners:
+            return
+        self._heads[name] = max(message.last, self._heads.get(name, 0))
+        payload = codec.encode(message)
+        frame, size, sent = binary_frame(payload), len(payload), 0
+        prev, last = message.prev, message.last
+        for listener, peer in listeners.items():
+            if listener.offer(prev, last, size):
+                peer.send_frame(frame)
+                sent += 1
+            else:
+                self.pump(peer)
+        self._metrics.deliveries.inc(sent)
+        self._metrics.delivered_bytes.inc(sent * size)
+
+    # --- catching up
+
+    def pump(self, peer: Peer) -> None:
+        """The peer lags: serve it from storage when its turn comes. Cheap when it has no credit."""
+        if peer in self._queued:
+            return
+        self._queued.add(peer)
+        self._queue.append(peer)
+        self._wake.set()
+
+    async def _read_pages(self) -> None:
+        while True:
+            while not self._queue:
+                self._wake.clear()
+                await self._wake.wait()
+            peer = self._queue.popleft()
+            try:
+                await self._serve(peer)
+            except StoreError as error:
+                _log.warning("a catch-up read failed and will be tried again: %s", error)
+                self._metrics.store_errors.inc()
+                asyncio.get_running_loop().call_later(RETRY_SECONDS, self._again, peer)
+            except Exception:
+                _log.exception("serving a lagging peer failed; it is closed")
+                peer.abort()
+
+    def _again(self, peer: Peer) -> None:
+        self._queued.discard(peer)
+        if peer.session.state is RelayState.READY:
+            self.pump(peer)
+
+    async def _serve(self, peer: Peer) -> None:
+        session = peer.session
+        listener = session.lagging() if session.state is RelayState.READY else None
+        if listener is None:
+            self._queued.discard(peer)
+            return
+        vault, stream = name = (listener.vault, listener.stream)
+        page = await self._store.read(vault, stream, listener.cursor, min(PAGE_BYTES_MAX, session.credit))
+        self._queued.discard(peer)
+        if page is None:
+            listener.exists = False
+            return
+        frames = deliver_frames(vault, stream, page)
+        head = max(page.head, self._heads.get(name, 0))
+        self._metrics.pages.inc()
+        self._metrics.deliveries.inc(len(frames))
+        self._metrics.delivered_bytes.inc(sum(len(frame) for _, frame in frames))
+        peer.handle(PageRead(vault, stream, frames, head))

@@ -1,0 +1,97 @@
+"""WebSocket frames (RFC 6455) as the relay uses them: parsing by `websockets`, encoding once for many sockets."""
+
+from collections.abc import Generator, Iterator
+from typing import Final
+
+from websockets.exceptions import PayloadTooBig, ProtocolError
+from websockets.frames import Frame, Opcode
+from websockets.streams import StreamReader
+
+from sealwire_protocol.errors import CloseCode, RemoteFault
+
+_BINARY: Final = 0x82
+_CLOSE: Final = 0x88
+_PING: Final = 0x89
+_PONG: Final = 0x8A
+_REASON_BYTES_MAX: Final = 123
+"""RFC 6455 5.5: a control frame's payload is at most 125 bytes, two of which are the code."""
+
+
+def binary_frame(payload: bytes) -> bytes:
+    """One whole unmasked binary message, header included."""
+    size = len(payload)
+    if size < 126:
+        return bytes((_BINARY, size)) + payload
+    if size < 65_536:
+        return b"\x82\x7e" + size.to_bytes(2, "big") + payload
+    return b"\x82\x7f" + size.to_bytes(8, "big") + payload
+
+
+def close_frame(code: int, reason: str) -> bytes:
+    """A close frame; the reason is cut to what fits, at a character."""
+    text = reason.encode()[:_REASON_BYTES_MAX].decode(errors="ignore").encode()
+    return bytes((_CLOSE, 2 + len(text))) + code.to_bytes(2, "big") + text
+
+
+def pong_frame(payload: bytes) -> bytes:
+    """The answer to a ping."""
+    return bytes((_PONG, len(payload))) + payload
+
+
+PING_FRAME: Final = bytes((_PING, 0))
+
+
+class FrameReader:
+    """Bytes in, whole messages and control frames out. Holds memory only while a message is incomplete."""
+
+    __slots__ = ("_bytes_max", "_fragments", "_parser", "_reader")
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._reader: StreamReader | None = None
+        self._parser: Generator[None, None, Frame] | None = None
+        self._fragments: bytearray | None = None
+
+    def feed(self, data: bytes) -> Iterator[tuple[Opcode, bytes]]:
+        """(BINARY, message), (PING | PONG | CLOSE, payload) in order. Raises RemoteFault on what RFC 6455 or the
+        size limit forbids; the length is checked before the payload is waited for."""
+        reader = self._reader or StreamReader()
+        reader.feed_data(data)
+        parser = self._parser
+        while True:
+            if parser is None:
+                if not reader.buffer:
+                    self._reader = self._parser = None
+                    return
+                parser = Frame.parse(reader.read_exact, mask=True, max_size=self._bytes_max)
+            try:
+                next(parser)
+            except StopIteration as done:
+                parser = None
+                whole = self._whole(done.value)
+                if whole is not None:
+                    yield whole
+                continue
+            except PayloadTooBig as error:
+                raise RemoteFault(f"a message is over {self._bytes_max} bytes", CloseCode.TOO_LARGE) from error
+            except ProtocolError as error:
+                raise RemoteFault(f"not WebSocket: {error}") from error
+            self._reader, self._parser = reader, parser
+            return
+
+    def _whole(self, frame: Frame) -> tuple[Opcode, bytes] | None:
+        data = bytes(frame.data)
+        if frame.opcode in (Opcode.PING, Opcode.PONG, Opcode.CLOSE):
+            return frame.opcode, data
+        if frame.opcode is Opcode.TEXT:
+            raise RemoteFault("text messages are not part of this protocol")
+        if (frame.opcode is Opcode.CONT) != (self._fragments is not None):
+            raise RemoteFault("a fragment is out of place")
+        if self._fragments is None and frame.fin:
+            return Opcode.BINARY, data
+        fragments = self._fragments if self._fragments is not None else bytearray()
+        if len(fragments) + len(data) > self._bytes_max:
+            raise RemoteFault(f"a message is over {self._bytes_max} bytes", CloseCode.TOO_LARGE)
+        fragments += data
+        self._fragments = None if frame.fin else fragments
+        return (Opcode.BINARY, bytes(fragments)) if frame.fin else None

@@ -1,0 +1,162 @@
+"""Accepts sockets, keeps the limits on them, and hands what devices ask to the part that does it."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any, Final
+
+from sealwire_protocol.errors import CloseCode, RemoteFault
+from sealwire_protocol.events import Stop, TermChanged
+from sealwire_protocol.ids import Term
+from sealwire_protocol.limits import Limits
+from sealwire_protocol.membership import Verify
+from sealwire_protocol.messages import Acked, Message, Push, Subscribe
+from sealwire_protocol.relay_session import RelayState
+from sealwire_relay.connection import Connection, tune
+from sealwire_relay.fanout import Fanout
+from sealwire_relay.ingest import Ingest
+from sealwire_relay.metrics import Metrics
+from sealwire_relay.peer import Peer
+from sealwire_relay.requests import Requests
+from sealwire_relay.settings import Settings
+from sealwire_relay.view import admit
+from sealwire_relay.wheel import Wheel
+
+CLOSE_WAVE: Final = 500
+"""Connections closed at once when the relay stops; the loop breathes between waves."""
+
+_log = logging.getLogger("sealwire.gateway")
+
+
+class Gateway:
+    """All connections of a relay process. The `Host` of every connection."""
+
+    def __init__(
+        self, settings: Settings, metrics: Metrics, verify: Verify, fanout: Fanout, ingest: Ingest, requests: Requests
+    ) -> None:
+        self.settings, self.metrics, self.verify = settings, metrics, verify
+        self.origins: frozenset[str] = frozenset(settings.origins)
+        self.granted = Limits(
+            credit_bytes=settings.credit_bytes,
+            frame_bytes=settings.frame_bytes_max,
+            ping_seconds=settings.ping_seconds,
+        )
+        self._fanout, self._ingest, self._requests = fanout, ingest, requests
+        self._wheel = Wheel()
+        self._connections: set[Connection] = set()
+        self._handshakes: set[Connection] = set()
+        self._to_flush: list[Connection] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    @property
+    def connections(self) -> int:
+        """Sockets open now, logged in or not."""
+        return len(self._connections)
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen; returns the port. Raises OSError if it is taken."""
+        loop = asyncio.get_running_loop()
+        self._wheel.start()
+        self._server = await loop.create_server(lambda: Connection(self), host, port, backlog=self.settings.backlog)
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def stop(self, code: CloseCode, reason: str) -> None:
+        """Stop accepting, close every connection, and wait for requests under way."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for place, connection in enumerate(list(self._connections)):
+            connection.close(code, reason)
+            if place % CLOSE_WAVE == CLOSE_WAVE - 1:
+                await asyncio.sleep(0)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self.settings.drain_seconds)
+        for task in self._tasks:
+            task.cancel()
+        self._wheel.stop()
+        for connection in list(self._connections):
+            connection.abort()
+
+    def new_term(self, term: Term) -> None:
+        """Tell every connection that the relay's history has a new term."""
+        for connection in list(self._connections):
+            if connection.session.state is RelayState.READY:
+                connection.handle(TermChanged(term))
+
+    # --- Host
+
+    def accepted(self, peer: Peer, transport: asyncio.Transport) -> None:
+        """Admit a socket, or cut it if there are too many."""
+        assert isinstance(peer, Connection)
+        full = len(self._connections) >= self.settings.connections_max
+        if full or len(self._handshakes) >= self.settings.handshakes_max:
+            self.metrics.closes.labels("refused").inc()
+            peer.abort()
+            return
+        tune(transport, int(self.settings.idle_seconds * 1000))
+        self._connections.add(peer)
+        self._handshakes.add(peer)
+        self.metrics.connections.set(len(self._connections))
+        self._wheel.add(peer, asyncio.get_running_loop().time() + 1.0)
+
+    def lost(self, peer: Peer) -> None:
+        """Forget a socket and all it listened to."""
+        assert isinstance(peer, Connection)
+        self._connections.discard(peer)
+        self._handshakes.discard(peer)
+        self._fanout.forget(peer)
+        self._requests.left(peer)
+        self.metrics.connections.set(len(self._connections))
+
+    def logged_in(self, peer: Peer) -> None:
+        """A device is known now."""
+        assert isinstance(peer, Connection)
+        self._handshakes.discard(peer)
+        self.metrics.logins.inc()
+
+    def do(self, peer: Peer, message: Message) -> None:
+        """Route what a device asks for."""
+        device = peer.device
+        if device is None:
+            return
+        if isinstance(message, Push):
+            try:
+                admitted = admit(device, message, sum(len(group.records) for group in message.groups))
+            except RemoteFault as fault:
+                peer.handle(Stop(fault.code, str(fault)))
+                return
+            self._ingest.push(peer, admitted)
+            return
+        if isinstance(message, Subscribe):
+            self._fanout.sync(peer, message.vault)
+        self._spawn(self._requests.carry_out(peer, device, message))
+
+    def noted(self, peer: Peer, positions: tuple[Acked, ...]) -> None:
+        """Positions that a device has durably applied. They steer compaction, which this release does not do."""
+
+    def pump(self, peer: Peer) -> None:
+        """Serve a lagging connection when its turn comes."""
+        self._fanout.pump(peer)
+
+    def flush_soon(self, peer: Peer) -> None:
+        """Join what connections write in this turn of the loop into one write each."""
+        assert isinstance(peer, Connection)
+        if not self._to_flush:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._to_flush.append(peer)
+
+    def _flush(self) -> None:
+        waiting, self._to_flush = self._to_flush, []
+        for connection in waiting:
+            connection.flush()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("a request failed", exc_info=task.exception())

@@ -1,0 +1,236 @@
+"""Group commit: gathers pushes while a commit is under way, decides them in order, writes them at once, answers.
+
+Decisions are made on a cached view of each vault and written on condition that the view still holds; a vault whose
+condition fails is read afresh and decided again, alone. A push is answered only after its commit, and offered to the
+fan-out only after it is answered.
+"""
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+from typing import Final
+
+from sealwire_protocol.errors import Action, CloseCode, FaultCode
+from sealwire_protocol.events import Answer, Refuse
+from sealwire_protocol.ids import DeviceKey, StreamId, VaultId
+from sealwire_protocol.messages import Deliver, StreamKind
+from sealwire_relay.fanout import Fanout
+from sealwire_relay.metrics import Metrics
+from sealwire_relay.peer import Peer
+from sealwire_relay.settings import Settings
+from sealwire_relay.store.interface import DiskFullError, OutcomeUnknownError, Store, StoreError, VaultWrite
+from sealwire_relay.terms import Terms
+from sealwire_relay.view import Admitted, Draft, Head, Pusher, VaultView, no_such_vault
+
+VIEWS_MAX: Final = 10_000
+"""Vaults whose view is kept: some 2 KiB each. The least recently pushed to is forgotten first."""
+
+QUEUE_BYTES_MAX: Final = 67_108_864
+"""Pushes that wait for a commit, in all: beyond it pushers are told to come back later."""
+
+ATTEMPTS_MAX: Final = 5
+"""Times that a vault is decided afresh because another relay process wrote to it meanwhile."""
+
+RETRY_MS: Final = 1_000
+"""When a device may try again after the database failed it."""
+
+_log = logging.getLogger("sealwire.ingest")
+
+Waiting = tuple[Peer, Admitted, float]
+
+
+class Ingest:
+    """The one writer of a relay process."""
+
+    def __init__(
+        self,
+        store: Store,
+        fanout: Fanout,
+        settings: Settings,
+        metrics: Metrics,
+        terms: Terms,
+    ) -> None:
+        self._store, self._fanout, self._settings, self._metrics = store, fanout, settings, metrics
+        self._terms = terms
+        self._views: OrderedDict[VaultId, VaultView] = OrderedDict()
+        self._queue: deque[Waiting] = deque()
+        self._queue_bytes = 0
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Start the committer."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Let what is queued be committed, then stop. A commit under way is never cut."""
+        await self._idle.wait()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    def push(self, peer: Peer, admitted: Admitted) -> None:
+        """Queue a push; it is answered through the peer once it is durable."""
+        if self._queue_bytes + admitted.size > QUEUE_BYTES_MAX:
+            peer.close(CloseCode.OVERLOADED, "the relay has more pushes waiting than it can take")
+            return
+        self._queue.append((peer, admitted, time.perf_counter()))
+        self._queue_bytes += admitted.size
+        self._idle.clear()
+        self._wake.set()
+
+    def forget(self, vault: VaultId) -> None:
+        """Read this vault afresh before the next decision (its members or streams have changed)."""
+        self._views.pop(vault, None)
+
+    def forget_all(self) -> None:
+        """Read every vault afresh (the database's history may have changed)."""
+        self._views.clear()
+
+    # --- the committer
+
+    async def _run(self) -> None:
+        while True:
+            while not self._queue:
+                self._idle.set()
+                self._wake.clear()
+                await self._wake.wait()
+            batch = self._take()
+            try:
+                await self._commit(batch)
+            except StoreError as error:
+                self._give_up(batch, error)
+            except Exception:
+                _log.exception("a group commit failed; its pushers are told to come back")
+                self._views.clear()
+                for peer, _, _ in batch:
+                    peer.close(CloseCode.RELAY_FAULT, "the relay failed; come back")
+
+    def _take(self) -> list[Waiting]:
+        taken: list[Waiting] = []
+        size = records = 0
+        while self._queue and size < self._settings.commit_bytes_max and records < self._settings.commit_records_max:
+            waiting = self._queue.popleft()
+            taken.append(waiting)
+            size += waiting[1].size
+            records += sum(found.records for found in waiting[1].surveys)
+        self._queue_bytes -= size
+        return taken
+
+    def _give_up(self, batch: list[Waiting], error: StoreError) -> None:
+        _log.warning("a group commit of %d pushes was not made: %s", len(batch), error)
+        self._metrics.store_errors.inc()
+        self._views.clear()
+        why = "the relay's database is not available now; nothing was lost, it will be tried again"
+        if isinstance(error, DiskFullError):
+            why = "the relay's disk is full; nothing was lost, what is unsent waits on this device"
+        for peer, admitted, _ in batch:
+            push = admitted.push
+            refuse = Refuse(FaultCode.OVERLOADED, Action.RETRY, why, 0, push.vault, push.batch, RETRY_MS)
+            peer.handle(refuse)
+
+    async def _commit(self, batch: list[Waiting]) -> None:
+        waiting: dict[VaultId, list[Waiting]] = {}
+        for item in batch:
+            waiting.setdefault(item[1].push.vault, []).append(item)
+        for _ in range(ATTEMPTS_MAX):
+            waiting = await self._attempt(waiting)
+            if not waiting:
+                return
+            for vault in waiting:
+                self.forget(vault)
+            await self._terms.refresh()
+        for items in waiting.values():
+            for peer, admitted, _ in items:
+                why = "too many relays write to this vault at once; try again"
+                vault, number = admitted.push.vault, admitted.push.batch
+                peer.handle(Refuse(FaultCode.OVERLOADED, Action.RETRY, why, 0, vault, number, RETRY_MS))
+
+    async def _attempt(self, waiting: dict[VaultId, list[Waiting]]) -> dict[VaultId, list[Waiting]]:
+        """Decide and write these; returns those whose condition did not hold."""
+        term = await self._terms.now()
+        drafts: list[tuple[VaultId, Draft]] = []
+        for vault, items in waiting.items():
+            view = await self._view(vault, [admitted for _, admitted, _ in items])
+            if view is None:
+                for peer, admitted, _ in items:
+                    peer.handle(no_such_vault(vault, admitted.push.batch))
+                continue
+            draft = Draft(vault, view, term)
+            for _, admitted, _ in items:
+                draft.decide(admitted)
+            drafts.append((vault, draft))
+        writes = [(vault, draft, draft.write()) for vault, draft in drafts]
+        kept = await self._write([write for _, _, write in writes if write is not None])
+        again: dict[VaultId, list[Waiting]] = {}
+        for vault, draft, write in writes:
+            if write is not None and vault not in kept:
+                again[vault] = waiting[vault]
+                continue
+            self._finish(draft, write, waiting[vault])
+        return again
+
+    async def _write(self, writes: list[VaultWrite]) -> set[VaultId]:
+        if not writes:
+            return set()
+        began = time.perf_counter()
+        try:
+            done = await self._store.append(writes)
+        except OutcomeUnknownError as error:
+            _log.warning("a commit's outcome is unknown; it is resolved by batch number: %s", error)
+            self._metrics.unknown_outcomes.inc()
+            return set()
+        self._metrics.commits.inc()
+        self._metrics.commit_seconds.observe(time.perf_counter() - began)
+        return {write.vault for write, held in zip(writes, done, strict=True) if held}
+
+    def _finish(self, draft: Draft, write: VaultWrite | None, items: list[Waiting]) -> None:
+        delivers: Iterable[Deliver] = draft.committed(write) if write is not None else ()
+        now = time.perf_counter()
+        for (peer, _, queued), (_, answer) in zip(items, draft.answers, strict=True):
+            peer.handle(answer)
+            if isinstance(answer, Answer):
+                self._metrics.pushes.inc()
+                self._metrics.push_seconds.observe(now - queued)
+        self._metrics.records.inc(draft.records)
+        for deliver in delivers:
+            self._fanout.offer(deliver.vault, deliver.stream, deliver)
+
+    # --- views
+
+    async def _view(self, vault: VaultId, pushes: list[Admitted]) -> VaultView | None:
+        view = self._views.get(vault)
+        if view is not None:
+            self._views.move_to_end(vault)
+        wanted = {group.stream for admitted in pushes for group in admitted.push.groups}
+        devices = {admitted.device for admitted in pushes}
+        missing = [s for s in wanted if view is None or s not in view.heads]
+        for device in devices:
+            if view is not None and device in view.pushers and not missing:
+                continue
+            view = await self._read(vault, view, device, missing)
+            missing = [s for s in wanted if view is None or s not in view.heads]
+        return view
+
+    async def _read(
+        self, vault: VaultId, view: VaultView | None, device: DeviceKey, streams: list[StreamId]
+    ) -> VaultView | None:
+        told = await self._store.subscription(vault, device, streams)
+        pusher = await self._store.pusher(vault, device)
+        if told is None or pusher is None:
+            return view
+        if view is None:
+            view = VaultView(told.vault)
+            self._views[vault] = view
+            while len(self._views) > VIEWS_MAX:
+                self._views.popitem(last=False)
+        for state in told.streams:
+            if state.kind is not StreamKind.ABSENT:
+                view.heads.setdefault(state.stream, Head.of(state))
+        view.pushers[device] = Pusher.of(pusher)
+        return view

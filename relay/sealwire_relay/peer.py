@@ -1,0 +1,69 @@
+"""What the parts below the gateway see of a connected device, and what a connection sees of its gateway."""
+
+import asyncio
+from typing import Protocol
+
+from sealwire_protocol.errors import CloseCode
+from sealwire_protocol.events import RelayEvent
+from sealwire_protocol.ids import DeviceKey
+from sealwire_protocol.limits import Limits
+from sealwire_protocol.membership import Verify
+from sealwire_protocol.messages import Acked, Message
+from sealwire_protocol.relay_session import RelaySession
+from sealwire_relay.metrics import Metrics
+from sealwire_relay.settings import Settings
+
+
+class Peer(Protocol):
+    """A connected device."""
+
+    @property
+    def session(self) -> RelaySession:
+        """Its end of the conversation."""
+
+    @property
+    def device(self) -> DeviceKey | None:
+        """The device that has logged in, if any has."""
+
+    def handle(self, event: RelayEvent) -> None:
+        """Give an event to the session and carry out its effects; does nothing after the end."""
+
+    def send_frame(self, frame: bytes) -> None:
+        """Send an encoded WebSocket frame."""
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        """End the connection."""
+
+    def abort(self) -> None:
+        """Cut the socket at once."""
+
+
+class Host(Protocol):
+    """What a connection asks of the gateway."""
+
+    settings: Settings
+    metrics: Metrics
+    origins: frozenset[str]
+    verify: Verify
+    granted: Limits
+
+    def accepted(self, peer: Peer, transport: asyncio.Transport) -> None:
+        """A socket was accepted; it may be refused by aborting it."""
+
+    def lost(self, peer: Peer) -> None:
+        """A socket is gone."""
+
+    def logged_in(self, peer: Peer) -> None:
+        """A device has proved who it is."""
+
+    def do(self, peer: Peer, message: Message) -> None:
+        """A device asks for this."""
+
+    def noted(self, peer: Peer, positions: tuple[Acked, ...]) -> None:
+        """A device has durably applied these positions."""
+
+    def pump(self, peer: Peer) -> None:
+        """A device lags and has credit."""
+
+    def flush_soon(self, peer: Peer) -> None:
+        """Call `flush` when this turn of the event loop is over."""

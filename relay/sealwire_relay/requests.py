@@ -1,0 +1,219 @@
+"""What devices ask for besides pushing: subscriptions, vaults, streams, links and invites' mailboxes.
+
+Each request is answered by DONE or FAULT; a request repeated after its answer was lost is answered alike.
+"""
+
+import logging
+from typing import Final
+
+from sealwire_protocol.errors import Action, CloseCode, FaultCode
+from sealwire_protocol.events import Answer, Refuse
+from sealwire_protocol.ids import MEMBERSHIP, Author, DeviceKey, MailboxId
+from sealwire_protocol.limits import MAILBOX_SECONDS_MAX
+from sealwire_protocol.membership import (
+    AddDevice,
+    Genesis,
+    Link,
+    LinkError,
+    Membership,
+    Role,
+    Verify,
+    decode_link,
+    encode_links,
+    vault_id_of,
+)
+from sealwire_protocol.messages import (
+    NO_VAULT,
+    AnswerJoin,
+    AppendLink,
+    CreateStream,
+    CreateVault,
+    Deliver,
+    Done,
+    Join,
+    Joined,
+    Joining,
+    Message,
+    OpenMailbox,
+    StreamKind,
+    Subscribe,
+    Subscribed,
+)
+from sealwire_relay.fanout import Fanout
+from sealwire_relay.ingest import Ingest
+from sealwire_relay.peer import Peer
+from sealwire_relay.store.interface import MailboxVerdict, MemberState, NewLink, Store, StoreError, VaultState
+from sealwire_relay.terms import Terms
+from sealwire_relay.view import no_such_vault
+
+RETRY_MS: Final = 1_000
+"""When a device may ask again after the database failed it."""
+
+_log = logging.getLogger("sealwire.requests")
+
+
+class Requests:
+    """Carries out requests against the store, and tells those whom it concerns."""
+
+    def __init__(self, store: Store, fanout: Fanout, ingest: Ingest, terms: Terms, verify: Verify) -> None:
+        self._store, self._fanout, self._ingest, self._terms, self._verify = store, fanout, ingest, terms, verify
+        self._inviters: dict[MailboxId, Peer] = {}
+        self._joiners: dict[MailboxId, Peer] = {}
+
+    def left(self, peer: Peer) -> None:
+        """Forget a connection that has ended."""
+        for waiting in (self._inviters, self._joiners):
+            for mailbox in [mailbox for mailbox, other in waiting.items() if other is peer]:
+                del waiting[mailbox]
+
+    async def carry_out(self, peer: Peer, device: DeviceKey, message: Message) -> None:
+        """Do what the message asks and answer it. Never raises on what a device sent."""
+        request = getattr(message, "request", 0)
+        try:
+            answer = await self._dispatch(peer, device, message)
+        except LinkError as error:
+            answer = Refuse(FaultCode.BAD_LINK, Action.STOP, str(error), request)
+        except StoreError as error:
+            _log.warning("%s could not be carried out: %s", type(message).__name__, error)
+            if isinstance(message, Subscribe):
+                peer.close(CloseCode.RELAY_FAULT, "the relay's database is not available; come back")
+                return
+            why = "the relay's database is not available now; try again"
+            answer = Refuse(FaultCode.OVERLOADED, Action.RETRY, why, request, retry_ms=RETRY_MS)
+        peer.handle(answer)
+        if isinstance(answer, Answer) and isinstance(answer.message, Done):
+            await self._tell(peer, message)
+
+    async def _dispatch(self, peer: Peer, device: DeviceKey, message: Message) -> Answer | Refuse:
+        match message:
+            case Subscribe():
+                return await self._subscribe(peer, device, message)
+            case CreateVault():
+                return await self._create_vault(device, message)
+            case CreateStream():
+                return await self._create_stream(device, message)
+            case AppendLink():
+                return await self._append_link(device, message)
+            case OpenMailbox():
+                return await self._open_mailbox(peer, device, message)
+            case Join():
+                verdict = await self._store.deposit(message.mailbox, device, message.sealed)
+                self._joiners[message.mailbox] = peer
+                return _mailbox_answer(verdict, message.request)
+            case AnswerJoin():
+                verdict = await self._store.answer(message.mailbox, device, message.sealed)
+                return _mailbox_answer(verdict, message.request)
+            case _:
+                return Refuse(FaultCode.UNSUPPORTED, Action.STOP, "this relay does not know how to do that")
+
+    # --- vaults and streams
+
+    async def _subscribe(self, peer: Peer, device: DeviceKey, message: Subscribe) -> Answer | Refuse:
+        told = await self._store.subscription(message.vault, device, [w.stream for w in message.streams])
+        if told is None:
+            self._fanout.leave(peer, [x for n, x in peer.session.listeners.items() if n[0] == message.vault])
+            return no_such_vault(message.vault)
+        vault = told.vault
+        return Answer(Subscribed(message.vault, told.term, vault.epoch, vault.key_id, told.last_batch, told.streams))
+
+    async def _create_vault(self, device: DeviceKey, message: CreateVault) -> Answer | Refuse:
+        membership = Membership()
+        link = membership.apply(message.link, self._verify)
+        if not isinstance(link.body, Genesis) or link.body.device != device:
+            raise LinkError("a vault is created by the device that signs its genesis link")
+        vault = vault_id_of(message.link)
+        member = MemberState(link.signer, device, Role.ADMIN)
+        state = VaultState(membership.epoch, membership.key_id)
+        new = NewLink(link.seq, link.raw, member)
+        await self._store.create_vault(vault, state, new, await self._terms.now())
+        return Answer(Done(message.request))
+
+    async def _create_stream(self, device: DeviceKey, message: CreateStream) -> Answer | Refuse:
+        told = await self._store.subscription(message.vault, device, [])
+        if told is None:
+            return no_such_vault(message.vault, request=message.request)
+        if told.member.role < Role.WRITER:
+            why = "a reader of this vault may not create collections in it"
+            return Refuse(FaultCode.NOT_ALLOWED, Action.STOP, why, message.request, message.vault)
+        if message.kind is not StreamKind.OPEN or message.stream == MEMBERSHIP:
+            why = "this relay keeps open streams only; a newer one is needed for guarded streams"
+            return Refuse(FaultCode.UNSUPPORTED, Action.STOP, why, message.request, message.vault)
+        kind = await self._store.create_stream(message.vault, message.stream, message.kind)
+        if kind is not message.kind:
+            why = f"the stream exists already and is {kind.name.lower()}"
+            return Refuse(FaultCode.STREAM_KIND, Action.STOP, why, message.request, message.vault)
+        self._ingest.forget(message.vault)
+        return Answer(Done(message.request))
+
+    async def _append_link(self, device: DeviceKey, message: AppendLink) -> Answer | Refuse:
+        told = await self._store.subscription(message.vault, device, [])
+        if told is None:
+            return no_such_vault(message.vault, request=message.request)
+        log = await self._store.links(message.vault)
+        if 0 < decode_link(message.link).seq <= len(log):
+            if log[decode_link(message.link).seq - 1] == message.link:
+                return Answer(Done(message.request))
+            return _link_conflict(message)
+        membership = Membership()
+        for raw in log:
+            membership.apply(raw, self._verify)
+        link = membership.apply(message.link, self._verify)
+        new = NewLink(link.seq, link.raw, _added(link))
+        term = await self._terms.now()
+        if not await self._store.append_link(message.vault, new, term):
+            await self._terms.refresh()
+            return _link_conflict(message)
+        self._ingest.forget(message.vault)
+        prev, body = link.seq - 1, encode_links([link.raw])
+        self._fanout.offer(
+            message.vault,
+            MEMBERSHIP,
+            Deliver(message.vault, MEMBERSHIP, term, 0, 0, 0, 0, prev, link.seq, body),
+        )
+        return Answer(Done(message.request))
+
+    # --- mailboxes
+
+    async def _open_mailbox(self, peer: Peer, device: DeviceKey, message: OpenMailbox) -> Answer | Refuse:
+        seconds = min(message.seconds, MAILBOX_SECONDS_MAX)
+        verdict = await self._store.open_mailbox(message.mailbox, message.vault, device, seconds)
+        if verdict is MailboxVerdict.DONE:
+            self._inviters[message.mailbox] = peer
+        return _mailbox_answer(verdict, message.request)
+
+    async def _tell(self, peer: Peer, message: Message) -> None:
+        """After a mailbox changed, tell its two sides what lies in it, as far as they are connected here."""
+        if not isinstance(message, OpenMailbox | Join | AnswerJoin):
+            return
+        try:
+            box = await self._store.mailbox(message.mailbox)
+        except StoreError:
+            return  # both sides ask again when they do not hear
+        if box is None:
+            return
+        inviter, joiner = self._inviters.get(message.mailbox), self._joiners.get(message.mailbox)
+        if box.request and not box.answer and inviter is not None and not isinstance(message, AnswerJoin):
+            inviter.handle(Answer(Joining(message.mailbox, box.request)))
+        if box.answer and joiner is not None and joiner.device == box.joiner:
+            joiner.handle(Answer(Joined(message.mailbox, box.answer)))
+
+
+def _added(link: Link) -> MemberState:
+    body = link.body
+    role = body.role if isinstance(body, AddDevice) else Role.ADMIN
+    return MemberState(Author(link.seq), body.device, role)
+
+
+def _link_conflict(message: AppendLink) -> Refuse:
+    why = "another link was appended meanwhile; read the membership log and sign anew"
+    return Refuse(FaultCode.LINK_CONFLICT, Action.RETRY, why, message.request, message.vault)
+
+
+def _mailbox_answer(verdict: MailboxVerdict, request: int) -> Answer | Refuse:
+    if verdict is MailboxVerdict.DONE:
+        return Answer(Done(request))
+    if verdict is MailboxVerdict.USED:
+        why = "this invite has been used by another device; ask for a new one"
+        return Refuse(FaultCode.MAILBOX_USED, Action.STOP, why, request, NO_VAULT)
+    why = "there is no such invite, or it has expired; ask for a new one"
+    return Refuse(FaultCode.NO_SUCH_MAILBOX, Action.STOP, why, request, NO_VAULT)

@@ -1,0 +1,237 @@
+"""What ingest knows of a vault between commits: a cached view, and the decisions made on a copy of it. Pure.
+
+A decision changes only the working copy (`Draft`); the view takes it over when the store has committed it.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Final
+
+from sealwire_protocol import codec
+from sealwire_protocol.errors import Action, FaultCode, Outcome
+from sealwire_protocol.events import Answer, Refuse
+from sealwire_protocol.ids import Author, DeviceKey, StreamId, Term, VaultId
+from sealwire_protocol.limits import SEGMENT_BYTES_MAX, VERSION_STEP_MAX
+from sealwire_protocol.membership import Role
+from sealwire_protocol.messages import Appended, Deliver, Push, Pushed, StreamKind, StreamState
+from sealwire_protocol.relay_session import term_changed
+from sealwire_protocol.segment import Survey, survey
+from sealwire_relay.store.interface import (
+    OUTCOMES_KEPT,
+    BatchWrite,
+    KeptOutcome,
+    PusherState,
+    StoredSegment,
+    StreamWrite,
+    VaultState,
+    VaultWrite,
+)
+
+DIGEST_BYTES: Final = 16
+
+
+@dataclass(slots=True)
+class Head:
+    """A stream's head as last committed or read."""
+
+    kind: StreamKind
+    head: int
+    top: int
+    floor: int
+    floor_head: int
+    purged: int
+    cleaned_to: int
+
+    @classmethod
+    def of(cls, state: StreamState) -> "Head":
+        """From what the store says of the stream."""
+        return cls(state.kind, state.head, state.top, state.floor, state.floor_head, state.purged, state.cleaned_to)
+
+
+@dataclass(slots=True)
+class Pusher:
+    """A device's batches as last committed or read."""
+
+    author: Author
+    role: Role
+    last_batch: int
+    last_term: int
+    outcomes: dict[int, KeptOutcome]
+
+    @classmethod
+    def of(cls, state: PusherState) -> "Pusher":
+        """From what the store says of the device."""
+        kept = {outcome.batch: outcome for outcome in state.outcomes}
+        return cls(state.member.author, state.member.role, state.last_batch, state.last_term, kept)
+
+
+@dataclass(slots=True)
+class VaultView:
+    """A vault as last committed or read: valid until a conditional write says otherwise."""
+
+    state: VaultState
+    heads: dict[StreamId, Head] = field(default_factory=dict)
+    pushers: dict[DeviceKey, Pusher] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A push whose bytes have been walked: what each group holds, and a digest to know a repeat by."""
+
+    device: DeviceKey
+    push: Push
+    surveys: tuple[Survey, ...]
+    digest: bytes
+    size: int
+
+
+def admit(device: DeviceKey, push: Push, size: int) -> Admitted:
+    """Walk a push's bytes. Raises DecodeError: the sender is no honest client."""
+    surveys = tuple(survey(group.records) for group in push.groups)
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    digest.update(bytes((push.flags,)))
+    for group in push.groups:
+        digest.update(group.stream)
+        for part in (group.conditions, group.records):
+            digest.update(len(part).to_bytes(4, "big"))
+            digest.update(part)
+    return Admitted(device, push, surveys, digest.digest(), size)
+
+
+class Draft:
+    """One vault's part of a group commit: pushes decided in order, and what is to be written if they are."""
+
+    def __init__(self, vault: VaultId, view: VaultView, term: Term) -> None:
+        self.vault, self.view, self.term = vault, view, term
+        self.answers: list[tuple[Admitted, Answer | Refuse]] = []
+        self.records = 0
+        self._heads: dict[StreamId, tuple[int, int]] = {}
+        self._bodies: dict[StreamId, list[tuple[int, list[bytes], int]]] = {}
+        self._last: dict[DeviceKey, int] = {}
+        self._batches: list[BatchWrite] = []
+        self._outcomes: dict[tuple[DeviceKey, int], KeptOutcome] = {}
+
+    def decide(self, admitted: Admitted) -> None:
+        """Judge the next push of this vault."""
+        self.answers.append((admitted, self._judge(admitted)))
+
+    def _judge(self, admitted: Admitted) -> Answer | Refuse:
+        push = admitted.push
+        pusher = self.view.pushers.get(admitted.device)
+        if pusher is None:
+            return no_such_vault(self.vault, push.batch)
+        kept = self._outcomes.get((admitted.device, push.batch)) or pusher.outcomes.get(push.batch)
+        if kept is not None:
+            return self._repeat(admitted, kept)
+        last = self._last.get(admitted.device, pusher.last_batch)
+        if push.batch <= last:
+            return Answer(Pushed(self.vault, push.batch, Outcome.STALE_NUMBER, (), ()))
+        if push.term != self.term:
+            return term_changed(self.vault, push.batch)
+        in_this_term = pusher.last_term == self.term.number or admitted.device in self._last
+        if push.batch != last + 1 and in_this_term:
+            why = f"batch {push.batch} does not follow batch {last}; subscribe again and send what is unanswered"
+            return Refuse(FaultCode.BATCH_GAP, Action.RESUBSCRIBE, why, vault=self.vault, batch=push.batch)
+        outcome = self._outcome(admitted, pusher)
+        appended = self._append(admitted) if outcome is Outcome.DONE else ()
+        answer = Pushed(self.vault, push.batch, outcome, appended, ())
+        self._keep(admitted, pusher, last, KeptOutcome(push.batch, admitted.digest, codec.encode(answer)))
+        return Answer(answer)
+
+    def _repeat(self, admitted: Admitted, kept: KeptOutcome) -> Answer:
+        if kept.digest != admitted.digest:
+            return Answer(Pushed(self.vault, admitted.push.batch, Outcome.CLONED, (), ()))
+        answer = codec.decode(kept.answer)
+        assert isinstance(answer, Pushed)
+        return Answer(answer)
+
+    def _outcome(self, admitted: Admitted, pusher: Pusher) -> Outcome:
+        if pusher.role < Role.WRITER:
+            return Outcome.NOT_A_WRITER
+        state = self.view.state
+        for group, found in zip(admitted.push.groups, admitted.surveys, strict=True):
+            head = self.view.heads.get(group.stream)
+            if head is None or head.kind is not StreamKind.OPEN or group.conditions:
+                return Outcome.MALFORMED
+            _, top = self._heads.get(group.stream, (head.head, head.top))
+            if found.author != pusher.author or found.top > top + VERSION_STEP_MAX:
+                return Outcome.MALFORMED
+            if found.epoch != state.epoch or found.key_id != state.key_id:
+                return Outcome.EPOCH_STALE
+            if found.lowest <= head.purged:
+                return Outcome.SEAL_AGAIN
+        return Outcome.DONE
+
+    def _append(self, admitted: Admitted) -> tuple[Appended, ...]:
+        appended = []
+        for group, found in zip(admitted.push.groups, admitted.surveys, strict=True):
+            known = self.view.heads[group.stream]
+            head, top = self._heads.get(group.stream, (known.head, known.top))
+            self._heads[group.stream] = (head + found.records, max(top, found.top))
+            segments = self._bodies.setdefault(group.stream, [])
+            if segments and segments[-1][2] + len(group.records) <= SEGMENT_BYTES_MAX:
+                prev, parts, size = segments[-1]
+                parts.append(group.records)
+                segments[-1] = (prev, parts, size + len(group.records))
+            else:
+                segments.append((head, [group.records], len(group.records)))
+            appended.append(Appended(group.stream, self.term, head + 1, found.records))
+            self.records += found.records
+        return tuple(appended)
+
+    def _keep(self, admitted: Admitted, pusher: Pusher, last: int, outcome: KeptOutcome) -> None:
+        self._last[admitted.device] = outcome.batch
+        self._outcomes[admitted.device, outcome.batch] = outcome
+        self._batches.append(BatchWrite(pusher.author, last, outcome))
+
+    # --- what to write, and after it is written
+
+    def write(self) -> VaultWrite | None:
+        """The conditional write of all decisions; None: nothing to write (repeats and refusals only)."""
+        if not self._batches:
+            return None
+        streams = []
+        for stream, segments in self._bodies.items():
+            new_head, new_top = self._heads[stream]
+            ends = [prev for prev, _, _ in segments[1:]] + [new_head]
+            stored = tuple(
+                StoredSegment(prev, last, b"".join(parts))
+                for (prev, parts, _), last in zip(segments, ends, strict=True)
+            )
+            streams.append(StreamWrite(stream, self.view.heads[stream].head, new_head, new_top, stored))
+        return VaultWrite(self.vault, self.term, self.view.state.epoch, tuple(streams), tuple(self._batches))
+
+    def committed(self, write: VaultWrite) -> list[Deliver]:
+        """Take the decisions over into the view. Returns the frames to offer, in order within each stream."""
+        delivers = []
+        for stream in write.streams:
+            head = self.view.heads[stream.stream]
+            head.head, head.top = stream.new_head, stream.new_top
+            for segment in stream.segments:
+                delivers.append(
+                    Deliver(
+                        self.vault,
+                        stream.stream,
+                        self.term,
+                        head.floor,
+                        head.floor_head,
+                        head.purged,
+                        head.cleaned_to,
+                        *segment,
+                    )
+                )
+        for device, last in self._last.items():
+            pusher = self.view.pushers[device]
+            pusher.last_batch, pusher.last_term = last, self.term.number
+        for (device, batch), outcome in self._outcomes.items():
+            outcomes = self.view.pushers[device].outcomes
+            outcomes[batch] = outcome
+            for old in [number for number in outcomes if number <= batch - OUTCOMES_KEPT]:
+                del outcomes[old]
+        return delivers
+
+
+def no_such_vault(vault: VaultId, batch: int | None = None, request: int = 0) -> Refuse:
+    """The one answer for vaults that do not exist and vaults of which the device is no member."""
+    why = "there is no such vault here for this device"
+    return Refuse(FaultCode.NO_SUCH_VAULT, Action.STOP, why, request=request, vault=vault, batch=batch)
