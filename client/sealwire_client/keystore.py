@@ -1,0 +1,252 @@
+"""The file that makes a device the same device tomorrow: its seed, mode 0600, in a folder of mode 0700.
+
+JSON, for people who must find out what is in it. Without a passphrase it holds the seed in clear; with one, the
+seed sealed under a key that Argon2id makes of the passphrase. What Argon2id costs is written in the file, and is
+never believed below the floor (a changed file could make guessing cheap) or above the ceiling (or hang us).
+
+Creating is durable and atomic: when `create` returns, the file is on disk, whole; a file that is there is never
+replaced, also when two processes create it at once.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from sealwire_client import cipher
+from sealwire_client.cipher import (
+    INTERACTIVE,
+    MODERATE,
+    PASSPHRASE_SALT_BYTES,
+    SENSITIVE,
+    CipherError,
+    Effort,
+    Random,
+    Secret,
+)
+from sealwire_client.identity import SEED_BYTES, DeviceIdentity
+
+FORMAT: Final = 1
+FILE_BYTES_MAX: Final = 4_096
+"""A keystore has a few hundred bytes; a larger file is something else."""
+
+EFFORT_FLOOR: Final = INTERACTIVE
+EFFORT_CEILING: Final = SENSITIVE
+
+_FILE_MODE: Final = 0o600
+_FOLDER_MODE: Final = 0o700
+_OTHERS: Final = 0o077
+_CONTEXT: Final = b"sealwire keystore v1\0"
+
+
+class KeystoreError(Exception):
+    """The keystore cannot be used as it is."""
+
+
+class KeystoreMissingError(KeystoreError):
+    """There is no keystore at this place."""
+
+
+class KeystoreExistsError(KeystoreError):
+    """There is a keystore already; it was not touched."""
+
+
+class PassphraseError(KeystoreError):
+    """The passphrase is missing or wrong."""
+
+
+def create(
+    path: Path,
+    passphrase: str | None = None,
+    *,
+    effort: Effort = MODERATE,
+    random: Random = os.urandom,
+) -> DeviceIdentity:
+    """Make a new device, and keep it at `path`. Durable when it returns.
+
+    Raises KeystoreExistsError, and leaves what is there, if a keystore exists; KeystoreError if the folder is open
+    to others or the file cannot be written; PassphraseError for an empty passphrase.
+    """
+    identity = DeviceIdentity.generate(random)
+    content = _encoded(identity, passphrase, effort, random)
+    with _folder(path, make=True) as folder:
+        if os.access(path.name, os.F_OK, dir_fd=folder, follow_symlinks=False):
+            raise KeystoreExistsError(f"The keystore {path} exists already; it was left as it is. Open it instead.")
+        try:
+            _write(folder, path.name, content)
+        except OSError as error:
+            raise KeystoreError(
+                f"The keystore {path} could not be written ({error.strerror}): no device was made; see to that and"
+                " try again."
+            ) from error
+    return identity
+
+
+def load(path: Path, passphrase: str | None = None) -> DeviceIdentity:
+    """The device that is kept at `path`.
+
+    Raises KeystoreMissingError if there is none, PassphraseError if it needs one or another, and KeystoreError if
+    file or folder are open to others, belong to another user, or are damaged.
+    """
+    with _folder(path, make=False) as folder:
+        content = _read(folder, path)
+    try:
+        fields = json.loads(content)
+        known = fields["sealwire_keystore"]
+        device = bytes.fromhex(fields["device"])
+    except (ValueError, LookupError, TypeError):
+        raise _damaged(path) from None
+    if known != FORMAT:
+        raise KeystoreError(
+            f"The keystore {path} is of format {known!r}, which this version does not know; update this program."
+        )
+    identity = _identity(path, fields, passphrase)
+    if identity.device_key != device:
+        raise _damaged(path)
+    return identity
+
+
+def load_or_create(path: Path, passphrase: str | None = None, *, effort: Effort = MODERATE) -> DeviceIdentity:
+    """The device at `path`, made if there is none. Of processes that do so at once, all get the same device."""
+    try:
+        return load(path, passphrase)
+    except KeystoreMissingError:
+        with contextlib.suppress(KeystoreExistsError):
+            return create(path, passphrase, effort=effort)
+    return load(path, passphrase)
+
+
+def _damaged(path: Path) -> KeystoreError:
+    return KeystoreError(
+        f"The keystore {path} is damaged: this device cannot be recovered from it; restore the file from a backup, or"
+        " move it away and join again as a new device."
+    )
+
+
+def _encoded(identity: DeviceIdentity, passphrase: str | None, effort: Effort, random: Random) -> bytes:
+    fields: dict[str, Any] = {"sealwire_keystore": FORMAT, "device": identity.device_key.hex()}
+    if passphrase is None:
+        return json.dumps(fields | {"seed": identity.seed.reveal().hex()}, indent=1).encode()
+    if not passphrase:
+        raise PassphraseError("The passphrase is empty: give one, or none at all.")
+    _check_effort(effort)
+    salt = random(PASSPHRASE_SALT_BYTES)
+    key = cipher.stretch(passphrase, salt, effort)
+    context = _context(identity.device_key, salt, effort)
+    sealed = cipher.private_seal(key, identity.seed.reveal(), context, random(SEED_BYTES))
+    fields["argon2id"] = {"passes": effort.passes, "memory_bytes": effort.memory_bytes, "salt": salt.hex()}
+    return json.dumps(fields | {"sealed_seed": sealed.hex()}, indent=1).encode()
+
+
+def _identity(path: Path, fields: dict[str, Any], passphrase: str | None) -> DeviceIdentity:
+    try:
+        if "sealed_seed" not in fields:
+            return DeviceIdentity(Secret(bytes.fromhex(fields["seed"])))
+        costs = fields["argon2id"]
+        effort, salt = Effort(int(costs["passes"]), int(costs["memory_bytes"])), bytes.fromhex(costs["salt"])
+        sealed, device = bytes.fromhex(fields["sealed_seed"]), bytes.fromhex(fields["device"])
+        if len(salt) != PASSPHRASE_SALT_BYTES:
+            raise ValueError
+    except (ValueError, LookupError, TypeError, CipherError):
+        raise _damaged(path) from None
+    if passphrase is None:
+        raise PassphraseError(f"The keystore {path} is locked; give its passphrase.")
+    _check_effort(effort)
+    key = cipher.stretch(passphrase, salt, effort)
+    try:
+        return DeviceIdentity(Secret(cipher.private_open(key, sealed, _context(device, salt, effort))))
+    except CipherError:
+        raise PassphraseError(f"The passphrase does not open the keystore {path}; try again.") from None
+
+
+def _check_effort(effort: Effort) -> None:
+    low, high = EFFORT_FLOOR, EFFORT_CEILING
+    if not (
+        low.passes <= effort.passes <= high.passes and low.memory_bytes <= effort.memory_bytes <= high.memory_bytes
+    ):
+        raise KeystoreError(
+            f"A keystore's passphrase would cost {effort.passes} passes over {effort.memory_bytes:,} bytes to try, which"
+            " is not between Argon2id's interactive and sensitive settings; the file may have been tampered with."
+        )
+
+
+def _context(device: bytes, salt: bytes, effort: Effort) -> bytes:
+    return _CONTEXT + device + salt + effort.passes.to_bytes(4, "big") + effort.memory_bytes.to_bytes(8, "big")
+
+
+@contextlib.contextmanager
+def _folder(path: Path, *, make: bool) -> Iterator[int]:
+    """The checked folder of a keystore, locked against other processes that use keystores in it."""
+    parent = path.parent
+    try:
+        if make:
+            parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+        folder = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise _missing(path) from None
+    except OSError as error:
+        raise KeystoreError(f"The folder {parent} cannot be used for a keystore ({error.strerror}).") from error
+    try:
+        _check_private(os.fstat(folder), parent, "folder", _FOLDER_MODE)
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def _missing(path: Path) -> KeystoreMissingError:
+    return KeystoreMissingError(f"There is no keystore at {path}; make a device first.")
+
+
+def _check_private(found: os.stat_result, path: Path, what: str, mode: int) -> None:
+    if found.st_uid != os.geteuid():
+        raise KeystoreError(
+            f"The {what} {path} belongs to another user, who could read or change this device's keys: run as that user,"
+            " or use a folder of your own."
+        )
+    if stat.S_IMODE(found.st_mode) & _OTHERS:
+        raise KeystoreError(
+            f"The {what} {path} is open to other users (mode {stat.S_IMODE(found.st_mode):04o}), who could read or"
+            f" change this device's keys: run `chmod {mode:o} {path}` and try again."
+        )
+
+
+def _read(folder: int, path: Path) -> bytes:
+    try:
+        file = os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder)
+    except FileNotFoundError:
+        raise _missing(path) from None
+    except OSError as error:
+        raise KeystoreError(f"The keystore {path} cannot be opened ({error.strerror}).") from error
+    try:
+        found = os.fstat(file)
+        _check_private(found, path, "keystore", _FILE_MODE)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > FILE_BYTES_MAX:
+            raise _damaged(path)
+        return os.read(file, FILE_BYTES_MAX)
+    finally:
+        os.close(file)
+
+
+def _write(folder: int, name: str, content: bytes) -> None:
+    """Write, under the folder's lock, so that the file is either whole or not there."""
+    draft = f".{name}.{os.getpid()}.new"
+    file = os.open(
+        draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, _FILE_MODE, dir_fd=folder
+    )
+    try:
+        with os.fdopen(file, "wb") as out:
+            os.fchmod(file, _FILE_MODE)
+            out.write(content)
+            out.flush()
+            os.fsync(file)
+        os.rename(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(draft, dir_fd=folder)
+        raise
+    os.fsync(folder)
