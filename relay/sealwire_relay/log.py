@@ -27,7 +27,7 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, and a traceback below it if there is one."""
-        name = record.name.removeprefix("sealwire_relay.")
+        name = record.name.removeprefix("sealwire.")
         line = f"{_time(record):%H:%M:%S} {record.levelname.lower():<7} {name}: {record.getMessage()}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
@@ -57,7 +57,7 @@ def configure(settings: Settings, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    logging.getLogger("sealwire_relay").setLevel(settings.log_level.upper())
+    logging.getLogger("sealwire").setLevel(settings.log_level.upper())
     logging.captureWarnings(True)
     # A log that cannot be written (a closed terminal, a full disk) must not disturb the relay.
     logging.raiseExceptions = False

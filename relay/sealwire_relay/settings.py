@@ -71,14 +71,10 @@ def _about(text: str, low: float | None = None, high: float | None = None) -> di
 
 
 def default_folder() -> Path:
-    """Where `up` keeps its database: below XDG_DATA_HOME, or below the home folder.
-
-    For root it is /var/lib, since root's home is closed to the unprivileged user that Postgres runs as.
-    """
-    data = os.environ.get("XDG_DATA_HOME", "")
-    if not Path(data).is_absolute():
-        data = "/var/lib" if os.geteuid() == 0 else str(Path.home() / ".local" / "share")
-    return Path(data) / "sealwire-relay"
+    """Where `up` keeps its database: below XDG_DATA_HOME, or else below the home folder."""
+    data = Path(os.environ.get("XDG_DATA_HOME", ""))
+    # A relative path must be ignored, as the XDG specification says.
+    return (data if data.is_absolute() else Path.home() / ".local" / "share") / "sealwire-relay"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +157,7 @@ class Settings:
     read_pages_max: int = _setting(
         4, "Catch-up reads of the database at once: leaves connections of the pool to writers.", 1, 256
     )
-    pool_size: int = _setting(8, "Connections to Postgres.", 2, 512)
+    pool_size: int = _setting(8, "Connections to Postgres; a quarter of them is kept for commits alone.", 2, 512)
     drain_seconds: float = _setting(
         10.0, "When stopping, the longest wait for commits under way before connections are cut.", 0, 600
     )
@@ -179,11 +175,6 @@ class Settings:
                 _within(field.name, field.name, value, about)
         _check_together(self)
         object.__setattr__(self, "origins", tuple(_origin(name) for name in self.origins))
-
-    def origins_at(self, port: int) -> frozenset[str]:
-        """The names under which devices dial, now that the data port is known to be `port`."""
-        names = self.origins or tuple(f"ws://{host}:{port}" for host in ("127.0.0.1", "localhost", "[::1]"))
-        return frozenset(normal_origin(name) for name in names)
 
 
 def fields() -> Iterator[tuple["dataclasses.Field[Any]", About]]:
@@ -319,8 +310,9 @@ def _check_together(settings: Settings) -> None:
             f"unsent_bytes_max is {settings.unsent_bytes_max}, which must be at least credit_bytes + frame_bytes_max "
             f"({needed}): else a device that uses its credit is cut off."
         )
-    if settings.read_pages_max >= settings.pool_size:
+    spare = settings.pool_size - settings.pool_size // 4
+    if settings.read_pages_max >= spare:
         raise SettingsError(
-            f"read_pages_max is {settings.read_pages_max}, which must be less than pool_size ({settings.pool_size}): "
-            "else catching up keeps every connection to Postgres from those that write."
+            f"read_pages_max is {settings.read_pages_max}, which must be less than three quarters of pool_size "
+            f"({settings.pool_size}): else catching up keeps every connection from those that log in."
         )
