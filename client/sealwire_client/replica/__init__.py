@@ -1,0 +1,170 @@
+"""The replica: everything a device holds of its vaults, in one SQLite file, and what it has still to send.
+
+runner → Replica → outbox → entries, positions → database → schema, errors          reading beside them
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sealwire_client.replica.database import Database
+from sealwire_client.replica.entries import (
+    CHANGES_NAMED_MAX,
+    Change,
+    Collection,
+    Column,
+    Edit,
+    Entries,
+    Incoming,
+    Kind,
+    Row,
+    Sight,
+    SqlValue,
+    Unopened,
+)
+from sealwire_client.replica.errors import (
+    ColumnsChangedError,
+    GapError,
+    NotAReplicaError,
+    QueryError,
+    ReplicaClosedError,
+    ReplicaCorruptError,
+    ReplicaError,
+    ReplicaFullError,
+    ReplicaInUseError,
+    ReplicaMisuse,
+    ReplicaTooNewError,
+    ReplicaUnreadableError,
+)
+from sealwire_client.replica.outbox import (
+    Answered,
+    Outbox,
+    SealedGroup,
+    StoredBatch,
+    Stuck,
+    Taken,
+    TakenEdit,
+    TakenGroup,
+    Waiting,
+)
+from sealwire_client.replica.positions import Delivery, Positions, Standing, Verdict
+from sealwire_client.replica.reading import Reader, Rows
+from sealwire_client.replica.runner import InlineWriter, Runner, Writer
+from sealwire_client.replica.vaults import HeldVault, Vaults
+
+
+class Applied(NamedTuple):
+    """What a delivery did. `moved`: False if it was a repeat. `changes` None: more keys than were to be named."""
+
+    moved: bool
+    changes: tuple[Change, ...] | None
+
+
+class Replica:
+    """One device's replica, as the thread that writes it sees it. Each method is one durable transaction."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open, or make, the replica of a folder: see Database for the errors."""
+        self.database = Database(folder)
+        self.vaults = Vaults(self.database)
+        self.entries = Entries(self.database)
+        self.positions = Positions(self.database)
+        self.outbox = Outbox(self.database, self.entries, self.positions)
+
+    def transaction(self) -> AbstractContextManager[Any]:
+        """Several calls as one: durable together when the outermost one ends, or not at all."""
+        return self.database.transaction()
+
+    def in_transaction(self) -> bool:
+        """False also after SQLite has given up a transaction by itself."""
+        return self.database.in_transaction
+
+    def close(self) -> None:
+        """Close the file and let other processes open it."""
+        self.database.close()
+
+    def apply(
+        self,
+        collection: Collection,
+        delivery: Delivery,
+        records: Sequence[Incoming],
+        unopened: Sequence[Unopened] = (),
+        changes_max: int = CHANGES_NAMED_MAX,
+    ) -> Applied:
+        """Apply the records of a DELIVER and move the cursor, in one transaction.
+
+        `records` in the order of their seqs; those at or below the cursor are skipped. A repeat does nothing.
+        `changes_max`: 0 if nobody watches. Raises GapError if the delivery begins after the cursor.
+        """
+        number, table = collection.number, collection.table
+        with self.database.transaction():
+            cursor = self.positions.begin(number, delivery)
+            if cursor is None:
+                return Applied(False, ())
+            if cursor > delivery.prev:
+                records = [record for record in records if record.seq > cursor]
+                unopened = [record for record in unopened if record.seq > cursor]
+            term = self.positions.term_id(delivery.term)
+            named = len(records) <= changes_max
+            keys = list(dict.fromkeys(record.key for record in records)) if named else []
+            before = self.entries.look(table, keys)
+            self.entries.absorb(table, term, records, self.outbox.has_claims(number))
+            if unopened:
+                self.entries.quarantine(collection, term, unopened)
+            ranks = [record.rank for record in records] + [record.rank for record in unopened]
+            self.positions.advance(number, delivery, term, int.from_bytes(max(ranks, default=b"")[:8], "big"))
+            changes = before.changes_to(self.entries.look(table, keys))
+            changes += self.outbox.promote(collection)
+        return Applied(True, tuple(changes) if named else None)
+
+    def edit(self, collection: Collection, edits: Sequence[Edit]) -> None:
+        """Show edits and put them into the outbox, in one transaction: durable when it returns (or its group does)."""
+        with self.database.transaction():
+            self.entries.show(collection, edits)
+            self.outbox.add(collection, edits)
+
+
+__all__ = [
+    "Answered",
+    "Applied",
+    "Change",
+    "Collection",
+    "Column",
+    "ColumnsChangedError",
+    "Delivery",
+    "Edit",
+    "GapError",
+    "HeldVault",
+    "Incoming",
+    "InlineWriter",
+    "Kind",
+    "NotAReplicaError",
+    "QueryError",
+    "Reader",
+    "Replica",
+    "ReplicaClosedError",
+    "ReplicaCorruptError",
+    "ReplicaError",
+    "ReplicaFullError",
+    "ReplicaInUseError",
+    "ReplicaMisuse",
+    "ReplicaTooNewError",
+    "ReplicaUnreadableError",
+    "Row",
+    "Rows",
+    "Runner",
+    "SealedGroup",
+    "Sight",
+    "SqlValue",
+    "Standing",
+    "StoredBatch",
+    "Stuck",
+    "Taken",
+    "TakenEdit",
+    "TakenGroup",
+    "Unopened",
+    "Verdict",
+    "Waiting",
+    "Writer",
+]

@@ -1,0 +1,234 @@
+"""The replica's one file: opened by one process, written through one connection, never silently replaced.
+
+SQLite up to 3.51.2 can corrupt a WAL when two connections checkpoint at once. So there is one writing connection,
+one process (an advisory lock on `replica.lock`), no memory mapping, and readers that cannot checkpoint
+(`mode=ro`). The file must not lie on a network file system.
+"""
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from sealwire_client.replica.errors import (
+    NotAReplicaError,
+    ReplicaError,
+    ReplicaInUseError,
+    ReplicaTooNewError,
+    corrupt,
+    explained,
+)
+from sealwire_client.replica.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
+
+FILE_NAME: Final = "replica.db"
+LOCK_NAME: Final = "replica.lock"
+
+BUSY_MS: Final = 5_000
+"""Longest wait for another program's lock, say of a backup tool that reads the file."""
+
+CACHE_KIB: Final = 16_384
+"""SQLite's page cache of the writer: holds the inner pages of a key index of some ten million entries."""
+
+CHECKPOINT_PAGES: Final = 4_096
+"""WAL pages before a checkpoint: 16 MiB, a bulk load's pages are written several times otherwise."""
+
+WAL_BYTES_KEPT: Final = 33_554_432
+"""What the WAL file is cut back to after a checkpoint, so that a bulk load does not occupy a phone for ever."""
+
+CHECK_BYTES_MAX: Final = 67_108_864
+"""Largest file that is checked as a whole after an unclean end: a fifth of a second. Larger ones on demand."""
+
+_MAGIC: Final = b"SQLite format 3\0"
+_HEADER_BYTES: Final = 100
+_VERSION_AT: Final = 60
+_APPLICATION_AT: Final = 68
+
+
+class FolderLock:
+    """Says that this process, and no other, has the replica of a folder open. Ends with the process."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises ReplicaInUseError, which names the other process."""
+        self._path = folder / LOCK_NAME
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._fd, 32, 0).strip()
+            os.close(self._fd)
+            pid = int(holder) if holder.isdigit() else None
+            who = f"process {pid}" if pid else "another process"
+            raise ReplicaInUseError(
+                f"The replica in {folder} is in use by {who}: two writers would damage it; end that one first, or give "
+                "this one a folder of its own.",
+                pid,
+            ) from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
+
+    def release(self) -> None:
+        """Let others in. The file stays: to delete it would let two processes lock two files of one name."""
+        os.ftruncate(self._fd, 0)
+        os.close(self._fd)
+
+
+class Database:
+    """The writing connection. Belongs to the thread that opened it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open, or make, the replica of a folder.
+
+        Raises ReplicaInUseError, NotAReplicaError, ReplicaTooNewError (the file untouched in all three),
+        ReplicaCorruptError, ReplicaFullError or ReplicaUnreadableError.
+        """
+        self.path = folder / FILE_NAME
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = FolderLock(folder)
+        except OSError as error:
+            raise ReplicaError(f"The folder {folder} cannot hold a replica ({error}): choose another one.") from error
+        self._depth = 0
+        try:
+            unclean = self._inspect()
+            self.connection = self._connect()
+        except BaseException:
+            self._lock.release()
+            raise
+        try:
+            self._prepare(unclean)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, sqlite3.Error) and (meant := explained(error, self.path)):
+                raise meant from error
+            raise
+
+    def _inspect(self) -> bool:
+        """Read the header before SQLite does. True if the last process did not close the file."""
+        if self.path.with_name(FILE_NAME + "-journal").exists():
+            return True  # SQLite must first roll back what the header says
+        try:
+            with self.path.open("rb") as file:
+                header = file.read(_HEADER_BYTES)
+        except FileNotFoundError:
+            os.close(os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+            return False
+        except OSError as error:
+            raise ReplicaError(f"{self.path} cannot be read ({error}): see to its permissions.") from error
+        if header and (len(header) < _HEADER_BYTES or not header.startswith(_MAGIC)):
+            self._refuse("is not an SQLite file")
+        if header and int.from_bytes(header[_APPLICATION_AT : _APPLICATION_AT + 4], "big") != APPLICATION_ID:
+            self._refuse("belongs to another application")
+        self._refuse_newer(int.from_bytes(header[_VERSION_AT : _VERSION_AT + 4], "big"))
+        return bool(header) and self.path.with_name(FILE_NAME + "-wal").exists()
+
+    def _refuse(self, why: str) -> None:
+        raise NotAReplicaError(
+            f"{self.path} {why}: it was left as it is; move it away, or choose another folder for the replica."
+        )
+
+    def _refuse_newer(self, version: int) -> None:
+        if version > SCHEMA_VERSION:
+            raise ReplicaTooNewError(
+                f"{self.path} was written by a newer Sealwire (schema {version}, this one knows {SCHEMA_VERSION}): it "
+                "was left as it is; update this program."
+            )
+
+    def _connect(self) -> sqlite3.Connection:
+        try:
+            return sqlite3.connect(self.path, timeout=BUSY_MS / 1000, isolation_level=None, cached_statements=256)
+        except sqlite3.Error as error:
+            raise explained(error, self.path) or error from error
+
+    def _prepare(self, unclean: bool) -> None:
+        run = self.connection.execute
+        run("PRAGMA mmap_size = 0")
+        version: int = run("PRAGMA user_version").fetchone()[0]
+        application: int = run("PRAGMA application_id").fetchone()[0]
+        if application != APPLICATION_ID and run("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+            self._refuse("belongs to another application")
+        self._refuse_newer(version)
+        run("PRAGMA synchronous = FULL")
+        run("PRAGMA fullfsync = 1")
+        run("PRAGMA checkpoint_fullfsync = 1")
+        if application != APPLICATION_ID:
+            # Before WAL, so that the header of the file itself says whose it is from its first page on.
+            self.connection.executescript(f"BEGIN EXCLUSIVE; PRAGMA application_id = {APPLICATION_ID}; COMMIT")
+        if run("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+            raise ReplicaError(f"{self.path} lies where SQLite cannot keep a WAL: choose a folder on a local disk.")
+        run(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+        run(f"PRAGMA journal_size_limit = {WAL_BYTES_KEPT}")
+        run(f"PRAGMA cache_size = -{CACHE_KIB}")
+        run("PRAGMA temp_store = MEMORY")
+        run("PRAGMA foreign_keys = ON")
+        if unclean and self.path.stat().st_size <= CHECK_BYTES_MAX:
+            self.check()
+        for number in range(version, SCHEMA_VERSION):
+            # One string: executescript() would commit a transaction begun before it.
+            script = f"BEGIN IMMEDIATE; {MIGRATIONS[number]}; PRAGMA user_version = {number + 1}; COMMIT"
+            self.connection.executescript(script)
+
+    def check(self) -> None:
+        """Read the whole file and compare what must agree. Raises ReplicaCorruptError. Seconds for each GB."""
+        try:
+            found = self.connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        except sqlite3.DatabaseError as error:
+            raise explained(error, self.path) or error from error
+        if found != "ok":
+            raise corrupt(self.path, found.splitlines()[0])
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One transaction, durable when the outermost one ends without an error; none of it otherwise.
+
+        Within another it is a savepoint, which fails alone. SQLite's errors come out as replica errors.
+        """
+        connection, name = self.connection, f"s{self._depth}"
+        try:
+            connection.execute(f"SAVEPOINT {name}" if self._depth else "BEGIN IMMEDIATE")
+            self._depth += 1
+            try:
+                yield connection
+                connection.execute(f"RELEASE {name}" if self._depth > 1 else "COMMIT")
+            except BaseException:
+                # A full disk makes SQLite roll back the whole transaction by itself.
+                if connection.in_transaction:
+                    if self._depth > 1:
+                        connection.execute(f"ROLLBACK TO {name}")
+                        connection.execute(f"RELEASE {name}")
+                    else:
+                        connection.execute("ROLLBACK")
+                raise
+            finally:
+                self._depth -= 1
+        except sqlite3.Error as error:
+            raise explained(error, self.path) or error from error
+
+    @property
+    def in_transaction(self) -> bool:
+        """False also after SQLite has given up a transaction by itself, because the disk is full."""
+        return self.connection.in_transaction
+
+    def close(self) -> None:
+        """Checkpoint, close and let other processes in."""
+        try:
+            self.connection.close()
+        finally:
+            self._lock.release()
+
+
+def connect_reader(path: Path) -> sqlite3.Connection:
+    """A connection that can neither write nor checkpoint. Open it only while a Database has the file open."""
+    try:
+        connection = sqlite3.connect(
+            f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None, cached_statements=256
+        )
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
+        connection.execute("PRAGMA mmap_size = 0")
+        connection.execute("PRAGMA temp_store = MEMORY")
+    except sqlite3.Error as error:
+        raise explained(error, path) or error from error
+    return connection

@@ -1,0 +1,90 @@
+"""What can be wrong with a replica. Every message says what happened, what it means and what to do next."""
+
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+
+class ReplicaError(Exception):
+    """Base of everything that a replica raises on purpose."""
+
+
+class NotAReplicaError(ReplicaError):
+    """The file is not SQLite, or is some other application's. It was not touched."""
+
+
+class ReplicaTooNewError(ReplicaError):
+    """The file was written by a newer Sealwire."""
+
+
+class ReplicaInUseError(ReplicaError):
+    """Another process has the replica open."""
+
+    def __init__(self, message: str, pid: int | None) -> None:
+        super().__init__(message)
+        self.pid = pid
+
+
+class ReplicaCorruptError(ReplicaError):
+    """The file is damaged. Nothing was deleted."""
+
+
+class ReplicaFullError(ReplicaError):
+    """The disk is full. The transaction was rolled back; the replica can go on once there is room."""
+
+
+class ReplicaUnreadableError(ReplicaError):
+    """The operating system refused to read, write or lock the file."""
+
+
+class ReplicaClosedError(ReplicaError):
+    """The replica was closed; nothing was done."""
+
+
+class ColumnsChangedError(ReplicaError):
+    """A collection was opened with columns that are not its own, longer or shorter."""
+
+
+class GapError(ReplicaError):
+    """A delivery begins after the cursor: applying it would skip records. Subscribe again at the cursor."""
+
+
+class ReplicaMisuse(ReplicaError):
+    """The caller did something that the present state does not allow. A bug on this side."""
+
+
+class QueryError(ReplicaError):
+    """An app's own SQL was refused: wrong, or not reading only."""
+
+
+_FULL: Final = 13
+_CORRUPT: Final = 11
+_NOT_A_DATABASE: Final = 26
+_OF_THE_SYSTEM: Final = {3: "permission", 5: "a lock", 6: "a lock", 8: "permission", 10: "its disk", 14: "its folder"}
+"""SQLite's primary result codes, https://sqlite.org/rescode.html."""
+
+
+def explained(error: sqlite3.Error, path: Path) -> ReplicaError | None:
+    """The replica error that an error of SQLite means, or None if it is a bug or an app's wrong SQL."""
+    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+    if code == _FULL:
+        return ReplicaFullError(
+            f"The disk that holds {path} is full: this change was not saved, everything before it was; make room and "
+            "try again."
+        )
+    if code in (_CORRUPT, _NOT_A_DATABASE):
+        return corrupt(path, str(error))
+    if code in _OF_THE_SYSTEM:
+        return ReplicaUnreadableError(
+            f"{path} could not be used because of {_OF_THE_SYSTEM[code]} ({error}): nothing was changed; see to that "
+            "and try again."
+        )
+    return None
+
+
+def corrupt(path: Path, found: str) -> ReplicaCorruptError:
+    """The error that says that a replica is damaged, and what to do."""
+    return ReplicaCorruptError(
+        f"The replica {path} is damaged ({found}); nothing was deleted: keep a copy of its folder, which may hold "
+        "edits not yet sent, and let this device join again in a new folder."
+    )

@@ -1,0 +1,154 @@
+"""Positions: how far a replica has come in each stream, under which term, and whether that history still stands."""
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import NamedTuple
+
+from sealwire_client.replica.database import Database
+from sealwire_client.replica.errors import GapError
+from sealwire_protocol.ids import NO_TERM, START, Position, Term, TermStart
+
+
+class Delivery(NamedTuple):
+    """Where the records of a DELIVER belong: seqs `(prev, last]` under `term`, cleaned up to `cleaned_to`."""
+
+    term: Term
+    prev: int
+    last: int
+    cleaned_to: int = 0
+
+
+class Standing(NamedTuple):
+    """How far a stream has come: `served` is the greatest (term, cleaned_to), `whole_from` the floor when the
+    replica was last empty or reconciled (R10), `version_seen` the greatest version received or sealed (R2)."""
+
+    cursor: Position
+    served: Position
+    whole_from: Position
+    version_seen: int
+
+
+class Verdict(Enum):
+    """What the relay's account of a stream means for the replica (R9, R10)."""
+
+    CONTINUE = "continue"
+    LOST = "lost"
+    """The relay lost history that the replica has: reconcile."""
+    INCOMPLETE = "incomplete"
+    """The relay forgot tombstones that the replica never saw: reconcile."""
+
+
+def end_of(term: Term, terms: Sequence[TermStart], head: int) -> int | None:
+    """The last seq of a term's history: the start of the next one written in the stream, or the head."""
+    for place, (told, _) in enumerate(terms):
+        if told == term:
+            return terms[place + 1].start if place + 1 < len(terms) else head
+    return None
+
+
+def is_known(position: Position, terms: Sequence[TermStart], head: int) -> bool:
+    """True if the relay's history contains the position: known term, and not past its end (R9)."""
+    if position.seq == 0:
+        return True
+    end = end_of(position.term, terms, head)
+    return end is not None and position.seq <= end
+
+
+def judge(standing: Standing, terms: Sequence[TermStart], head: int, floor: int) -> Verdict:
+    """Compare what the replica has with what the relay tells of the stream in SUBSCRIBED."""
+    if not is_known(standing.cursor, terms, head) or not is_known(standing.served, terms, head):
+        return Verdict.LOST
+    whole_from = standing.whole_from.seq if is_known(standing.whole_from, terms, head) else 0
+    return Verdict.CONTINUE if floor <= max(standing.cursor.seq, whole_from) else Verdict.INCOMPLETE
+
+
+class Positions:
+    """The positions of a replica's collections, by the collection's number."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def term_id(self, term: Term) -> int:
+        """The local number of a term, given to it now if it is new. Within the caller's transaction."""
+        execute = self._database.connection.execute
+        found = execute("SELECT id FROM _term WHERE number = ? AND name = ?", term).fetchone()
+        if found is None:
+            found = execute("INSERT INTO _term (number, name) VALUES (?, ?) RETURNING id", term).fetchone()
+        return int(found[0])
+
+    def standing(self, collection: int) -> Standing:
+        """Where a collection stands. Seq 0 always comes as START."""
+        found = self._database.connection.execute(
+            "SELECT c.number, c.name, cursor_seq, s.number, s.name, served_seq, f.number, f.name, floor_seq,"
+            " version_seen FROM _collection AS o JOIN _term AS c ON c.id = cursor_term"
+            " JOIN _term AS s ON s.id = served_term"
+            " JOIN _term AS f ON f.id = floor_term WHERE o.id = ?",
+            (collection,),
+        ).fetchone()
+        places = [Position(Term(*found[at : at + 2]), found[at + 2]) if found[at + 2] else START for at in (0, 3, 6)]
+        return Standing(places[0], places[1], places[2], found[9])
+
+    def told(self, collection: int, terms: Sequence[TermStart], head: int, floor: int) -> Verdict:
+        """Take in what SUBSCRIBED tells of a stream, and judge it. One transaction."""
+        with self._database.transaction() as connection:
+            standing = self.standing(collection)
+            if standing.cursor == START and standing.whole_from.seq < floor:
+                # The replica is empty, so that what was forgotten below the floor does not concern it (R10).
+                term = next((told for told, start in reversed(terms) if start < floor), NO_TERM)
+                connection.execute(
+                    "UPDATE _collection SET floor_term = ?, floor_seq = ? WHERE id = ?",
+                    (self.term_id(term), floor, collection),
+                )
+                standing = self.standing(collection)
+            connection.execute("DELETE FROM _told WHERE collection = ?", (collection,))
+            connection.executemany(
+                "INSERT INTO _told (collection, place, term, start) VALUES (?, ?, ?, ?)",
+                [(collection, place, self.term_id(term), start) for place, (term, start) in enumerate(terms)],
+            )
+        return judge(standing, terms, head, floor)
+
+    def begin(self, collection: int, delivery: Delivery) -> int | None:
+        """The cursor before a delivery is applied, or None if it brings nothing new. Raises GapError."""
+        found = self._database.connection.execute("SELECT cursor_seq FROM _collection WHERE id = ?", (collection,))
+        cursor: int = found.fetchone()[0]
+        if delivery.prev > cursor:
+            raise GapError(
+                f"A delivery begins after seq {delivery.prev} and the replica stands at {cursor}: records are missing; "
+                "subscribe again at the cursor."
+            )
+        return cursor if delivery.last > cursor else None
+
+    def advance(self, collection: int, delivery: Delivery, term: int, version: int) -> None:
+        """Move the cursor to the end of a delivery. Within the transaction that applies its records."""
+        execute = self._database.connection.execute
+        execute(
+            "UPDATE _collection SET cursor_term = ?, cursor_seq = ?, version_seen = max(version_seen, ?) WHERE id = ?",
+            (term, delivery.last, version, collection),
+        )
+        if delivery.cleaned_to:
+            served = self.standing(collection).served
+            if (delivery.term.number, delivery.cleaned_to) > (served.term.number, served.seq):
+                execute(
+                    "UPDATE _collection SET served_term = ?, served_seq = ? WHERE id = ?",
+                    (term, delivery.cleaned_to, collection),
+                )
+
+    def raise_version(self, collection: int, version: int) -> None:
+        """Remember a version as seen. Within the caller's transaction."""
+        self._database.connection.execute(
+            "UPDATE _collection SET version_seen = max(version_seen, ?) WHERE id = ?", (version, collection)
+        )
+
+    def passed(self, collection: int) -> list[tuple[int, int]]:
+        """For each term (by local number) the greatest seq of its history that the cursor has passed (R12)."""
+        execute = self._database.connection.execute
+        term, cursor = execute("SELECT cursor_term, cursor_seq FROM _collection WHERE id = ?", (collection,)).fetchone()
+        if not cursor:
+            return []
+        told = execute("SELECT term, start FROM _told WHERE collection = ? ORDER BY place", (collection,)).fetchall()
+        ends = {told[place][0]: told[place + 1][1] for place in range(len(told) - 1)}
+        passed = {number: min(cursor, end) for number, end in ends.items()}
+        if told and told[-1][0] not in passed:
+            passed[told[-1][0]] = cursor
+        passed[term] = min(cursor, ends.get(term, cursor))
+        return list(passed.items())

@@ -1,0 +1,120 @@
+"""Reading: what an app sees of one vault, by connections that can neither write nor checkpoint.
+
+A reader names each collection of its vault by its plain name, a temporary view of `key` and the value columns of
+live entries, so that two vaults with a `todos` each do not meet. It sees every transaction that was durable when
+the call began, and keeps none open between calls, however long an iteration takes.
+"""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from sealwire_client.replica.database import FILE_NAME, connect_reader
+from sealwire_client.replica.entries import Collection, Row, SqlValue
+from sealwire_client.replica.errors import QueryError, explained
+
+PAGE_ENTRIES: Final = 1_000
+"""Entries read at once by `items`: a page is one consistent read of about a millisecond."""
+
+_LAST_CHARACTER: Final = "\U0010ffff"
+
+
+class Rows(NamedTuple):
+    """The answer to a SELECT: names of the columns, and the rows."""
+
+    columns: tuple[str, ...]
+    rows: list[Row]
+
+
+class Reader:
+    """A read-only view of one vault. Belongs to the thread that made it; close it before the writer."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open while a Database has the folder open. Raises ReplicaUnreadableError or ReplicaCorruptError."""
+        self.path = folder / FILE_NAME
+        self.connection = connect_reader(self.path)
+        self.connection.execute("PRAGMA query_only = ON")
+
+    def show(self, collection: Collection) -> None:
+        """Make a collection known under its plain name. Again, if columns were appended since."""
+        columns = "".join(f', "{column.name}"' for column in collection.columns)
+        name = collection.name
+        self.connection.executescript(
+            "PRAGMA query_only = OFF;"
+            f'DROP VIEW IF EXISTS temp."{name}";'
+            f'CREATE TEMP VIEW "{name}" AS SELECT key{columns} FROM main.{collection.table.name} WHERE _live;'
+            "PRAGMA query_only = ON"
+        )
+
+    def _run(self, statement: str, values: Sequence[SqlValue] = ()) -> list[Row]:
+        try:
+            return self.connection.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise explained(error, self.path) or error from error
+
+    def _chosen(self, collection: Collection) -> str:
+        names = [f'"{column.name}"' for column in collection.columns]
+        return f"SELECT {', '.join(['key', *names])} FROM main.{collection.table.name}"
+
+    def get(self, collection: Collection, key: str) -> Row | None:
+        """The value columns of an entry, or None if there is none."""
+        found = self._run(f"{self._chosen(collection)} WHERE key = ? AND _live", (key,))
+        return found[0][1:] if found else None
+
+    def items(self, collection: Collection, prefix: str = "") -> Iterator[tuple[str, Row]]:
+        """Keys and value columns in the order of the keys, of all entries or those whose key begins with `prefix`.
+
+        Read page by page: each page is consistent, and entries changed in between show as they are then.
+        """
+        chosen, beyond = self._chosen(collection), _beyond(prefix)
+        upper = " AND key < ?" if beyond else ""
+        values: list[SqlValue] = [beyond] if beyond else []
+        lower, after = ">=", prefix
+        while True:
+            page = self._run(
+                f"{chosen} WHERE key {lower} ?{upper} AND _live ORDER BY key LIMIT {PAGE_ENTRIES}", [after, *values]
+            )
+            for row in page:
+                key = row[0]
+                assert isinstance(key, str)
+                yield key, row[1:]
+            if len(page) < PAGE_ENTRIES:
+                return
+            lower, after = ">", str(page[-1][0])
+
+    def count(self, collection: Collection) -> int:
+        """How many entries a collection has."""
+        found = self._run(f"SELECT count(*) FROM main.{collection.table.name} WHERE _live")[0][0]
+        assert isinstance(found, int)
+        return found
+
+    def select(self, sql: str, values: Sequence[SqlValue] = ()) -> Rows:
+        """Run an app's own SQL over the collections shown. Raises QueryError if it is wrong, or does more than read."""
+        try:
+            cursor = self.connection.execute(sql, values)
+            rows = cursor.fetchall()
+        except (sqlite3.Error, sqlite3.Warning) as error:
+            meant = explained(error, self.path) if isinstance(error, sqlite3.Error) else None
+            if meant is not None:
+                raise meant from error
+            raise QueryError(
+                f"The query could not be run ({error}): it may only read, and name collections and columns."
+            ) from error
+        finally:
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
+        return Rows(tuple(column[0] for column in cursor.description or ()), rows)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.connection.close()
+
+
+def _beyond(prefix: str) -> str:
+    """The least string above all that begin with `prefix`; empty if there is none."""
+    stem = prefix.rstrip(_LAST_CHARACTER)
+    if not stem:
+        return ""
+    after = ord(stem[-1]) + 1
+    return stem[:-1] + chr(0xE000 if 0xD800 <= after < 0xE000 else after)

@@ -1,0 +1,140 @@
+"""The replica's tables, as migrations. Every name begins with `_`, so that collections can have the others."""
+
+from typing import Final
+
+APPLICATION_ID: Final = 0x53_57_72_31
+"""`PRAGMA application_id` of a replica: "SWr1"."""
+
+MIGRATIONS: Final = (
+    """
+    -- Terms by small local numbers, because every entry names one. 0 is NO_TERM.
+    CREATE TABLE _term (
+        id      INTEGER PRIMARY KEY,
+        number  INTEGER NOT NULL,
+        name    BLOB NOT NULL,
+        UNIQUE (number, name)
+    ) STRICT;
+    INSERT INTO _term VALUES (0, 0, zeroblob(8));
+
+    CREATE TABLE _vault (
+        id          INTEGER PRIMARY KEY,
+        vault       BLOB NOT NULL UNIQUE,
+        name        TEXT NOT NULL,
+        origin      TEXT NOT NULL,
+        author      INTEGER NOT NULL,
+        next_batch  INTEGER NOT NULL DEFAULT 1
+    ) STRICT;
+
+    CREATE TABLE _link (
+        vault  INTEGER NOT NULL REFERENCES _vault,
+        seq    INTEGER NOT NULL,
+        raw    BLOB NOT NULL,
+        PRIMARY KEY (vault, seq)
+    ) STRICT, WITHOUT ROWID;
+
+    -- columns: JSON [[name, type], …], every column the table ever had; opened: how many of them the app knew last.
+    CREATE TABLE _collection (
+        id            INTEGER PRIMARY KEY,
+        vault         INTEGER NOT NULL REFERENCES _vault,
+        name          TEXT NOT NULL,
+        stream        BLOB NOT NULL,
+        kind          INTEGER NOT NULL,
+        policy        TEXT NOT NULL,
+        columns       TEXT NOT NULL,
+        opened        INTEGER NOT NULL,
+        cursor_term   INTEGER NOT NULL DEFAULT 0 REFERENCES _term,
+        cursor_seq    INTEGER NOT NULL DEFAULT 0,
+        served_term   INTEGER NOT NULL DEFAULT 0 REFERENCES _term,
+        served_seq    INTEGER NOT NULL DEFAULT 0,
+        floor_term    INTEGER NOT NULL DEFAULT 0 REFERENCES _term,
+        floor_seq     INTEGER NOT NULL DEFAULT 0,
+        version_seen  INTEGER NOT NULL DEFAULT 0,
+        UNIQUE (vault, name),
+        UNIQUE (vault, stream)
+    ) STRICT;
+
+    -- The terms of a stream, as the relay told them last: place 0 is the oldest.
+    CREATE TABLE _told (
+        collection  INTEGER NOT NULL REFERENCES _collection,
+        place       INTEGER NOT NULL,
+        term        INTEGER NOT NULL REFERENCES _term,
+        start       INTEGER NOT NULL,
+        PRIMARY KEY (collection, place)
+    ) STRICT, WITHOUT ROWID;
+
+    -- Edits not yet sealed, one a key; n grows for ever and is never used twice (AUTOINCREMENT). value NULL: deleted.
+    -- raw: the row alone would not encode to this value again.
+    CREATE TABLE _edit (
+        n           INTEGER PRIMARY KEY AUTOINCREMENT,
+        vault       INTEGER NOT NULL REFERENCES _vault,
+        collection  INTEGER NOT NULL REFERENCES _collection,
+        key         TEXT NOT NULL,
+        value       BLOB,
+        raw         INTEGER NOT NULL,
+        UNIQUE (collection, key)
+    ) STRICT;
+    CREATE INDEX _edit_order ON _edit (vault);
+
+    -- Batches without a verdict, and their groups as they are sent.
+    CREATE TABLE _batch (
+        vault   INTEGER NOT NULL REFERENCES _vault,
+        number  INTEGER NOT NULL,
+        flags   INTEGER NOT NULL,
+        PRIMARY KEY (vault, number)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE _group (
+        vault       INTEGER NOT NULL,
+        batch       INTEGER NOT NULL,
+        place       INTEGER NOT NULL,
+        stream      BLOB NOT NULL,
+        conditions  BLOB NOT NULL,
+        records     BLOB NOT NULL,
+        PRIMARY KEY (vault, batch, place),
+        FOREIGN KEY (vault, batch) REFERENCES _batch
+    ) STRICT;
+
+    -- Sealed writes: unanswered while seq is NULL, then answered at (term, seq) until the cursor passes that.
+    CREATE TABLE _sent (
+        vault       INTEGER NOT NULL,
+        batch       INTEGER NOT NULL,
+        place       INTEGER NOT NULL,
+        at          INTEGER NOT NULL,
+        collection  INTEGER NOT NULL REFERENCES _collection,
+        key         TEXT NOT NULL,
+        rank        BLOB NOT NULL,
+        key_id      BLOB NOT NULL,
+        flags       INTEGER NOT NULL,
+        value       BLOB,
+        raw         INTEGER NOT NULL,
+        term        INTEGER REFERENCES _term,
+        seq         INTEGER,
+        PRIMARY KEY (vault, batch, place, at)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX _sent_key ON _sent (collection, key);
+    CREATE INDEX _sent_answered ON _sent (collection, term, seq) WHERE seq IS NOT NULL;
+
+    -- Writes refused for good: kept and shown until they are tried again, replaced or discarded.
+    CREATE TABLE _stuck (
+        collection  INTEGER NOT NULL REFERENCES _collection,
+        key         TEXT NOT NULL,
+        value       BLOB,
+        raw         INTEGER NOT NULL,
+        reason      TEXT NOT NULL,
+        PRIMARY KEY (collection, key)
+    ) STRICT, WITHOUT ROWID;
+
+    -- Records that could not be opened, with their bytes.
+    CREATE TABLE _quarantine (
+        collection  INTEGER NOT NULL REFERENCES _collection,
+        seq         INTEGER NOT NULL,
+        term        INTEGER NOT NULL REFERENCES _term,
+        rank        BLOB NOT NULL,
+        record      BLOB NOT NULL,
+        reason      TEXT NOT NULL,
+        PRIMARY KEY (collection, term, seq)
+    ) STRICT;
+    """,
+)
+"""Script k brings a replica from schema version k to k + 1. Published ones are never changed, only followed."""
+
+SCHEMA_VERSION: Final = len(MIGRATIONS)

@@ -1,0 +1,67 @@
+"""Vaults: which ones a replica holds, and their membership links as they came."""
+
+from typing import NamedTuple
+
+from sealwire_client.replica.database import Database
+from sealwire_client.replica.errors import ReplicaMisuse
+from sealwire_protocol.ids import Author, VaultId
+
+
+class HeldVault(NamedTuple):
+    """A vault of this replica. `number` is its local name, `author` this device's index in its membership log."""
+
+    number: int
+    id: VaultId
+    name: str
+    origin: str
+    author: Author
+    next_batch: int
+
+
+class Vaults:
+    """The vaults of a replica. Each method is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, vault: VaultId, name: str, origin: str, author: Author) -> HeldVault:
+        """Hold a vault from now on; the one held already if it is. Raises ReplicaMisuse if that differs."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT OR IGNORE INTO _vault (vault, name, origin, author) VALUES (?, ?, ?, ?)",
+                (vault, name, origin, author),
+            )
+            held = next(held for held in self.all() if held.id == vault)
+            if (held.origin, held.author) != (origin, author):
+                raise ReplicaMisuse(
+                    f"vault {vault.hex()} is held already, from {held.origin} and as author {held.author}"
+                )
+        return held
+
+    def all(self) -> list[HeldVault]:
+        """Every vault, the oldest first."""
+        found = self._database.connection.execute(
+            "SELECT id, vault, name, origin, author, next_batch FROM _vault ORDER BY id"
+        )
+        return [HeldVault(*row) for row in found]
+
+    def add_links(self, vault: int, first: int, links: list[bytes]) -> None:
+        """Append membership links with seqs from `first`. A link held already must be the same one.
+
+        Raises ReplicaMisuse if they leave a gap or contradict what is held.
+        """
+        with self._database.transaction() as connection:
+            held = self.links(vault)
+            if not 1 <= first <= len(held) + 1 or any(
+                old != new for old, new in zip(held[first - 1 :], links, strict=False)
+            ):
+                raise ReplicaMisuse(f"links from {first} do not continue the {len(held)} links held")
+            connection.executemany(
+                "INSERT OR IGNORE INTO _link (vault, seq, raw) VALUES (?, ?, ?)",
+                [(vault, first + place, raw) for place, raw in enumerate(links)],
+            )
+
+    def links(self, vault: int) -> list[bytes]:
+        """The membership links in order; the first has seq 1."""
+        found = self._database.connection.execute("SELECT raw FROM _link WHERE vault = ? ORDER BY seq", (vault,))
+        return [row[0] for row in found]
