@@ -17,7 +17,11 @@ from sealwire_protocol.membership import Role
 from sealwire_protocol.messages import StreamKind, StreamState
 
 OUTCOMES_KEPT = 64
-"""Outcomes kept for each device of a vault: eight windows of unanswered pushes, so a repeat always finds its own."""
+"""Outcomes kept for each device of a vault: eight windows of unanswered pushes, so a repeat always finds its own.
+A batch lies in the place of its number modulo this, so after a gap older ones stay a little longer."""
+
+PAGE_SEGMENTS_MAX = 2_048
+"""Segments in one page: bounds the rows of one answer where segments hold a record each (about 200 kB then)."""
 
 
 class StoreError(Exception):
@@ -191,7 +195,9 @@ class Store(ABC):
 
     @abstractmethod
     async def create_vault(self, vault: VaultId, state: VaultState, link: NewLink, term: Term) -> bool:
-        """Register a vault with its genesis link as seq 1 of stream 0. False: it exists already."""
+        """Register a vault with its genesis link as seq 1 of stream 0.
+
+        False: it exists already, or `term` is not current. Nothing written then."""
 
     @abstractmethod
     async def append_link(self, vault: VaultId, link: NewLink, term: Term) -> bool:
@@ -203,18 +209,17 @@ class Store(ABC):
 
     @abstractmethod
     async def create_stream(self, vault: VaultId, stream: StreamId, kind: StreamKind) -> StreamKind:
-        """Create an empty stream, or leave the one that is there. Returns the kind it has."""
+        """Create an empty stream, or leave the one that is there. Returns the kind it has; ABSENT if there is no
+        such vault."""
 
     @abstractmethod
-    async def subscription(
-        self, vault: VaultId, device: DeviceKey, streams: Sequence[StreamId]
-    ) -> Subscription | None:
+    async def subscription(self, vault: VaultId, device: DeviceKey, streams: Sequence[StreamId]) -> Subscription | None:
         """The states of these streams in their order. None: no such vault, or the device is no member of it."""
 
     @abstractmethod
     async def read(self, vault: VaultId, stream: StreamId, after: int, bytes_max: int) -> Page | None:
         """Segments with `last > after`, in order: at least one if there is any, then as many as fit into
-        `bytes_max` body bytes. None: no such stream."""
+        `bytes_max` body bytes and PAGE_SEGMENTS_MAX. None: no such stream."""
 
     @abstractmethod
     async def pusher(self, vault: VaultId, device: DeviceKey) -> PusherState | None:
@@ -222,7 +227,10 @@ class Store(ABC):
 
     @abstractmethod
     async def append(self, writes: Sequence[VaultWrite]) -> list[bool]:
-        """Commit each vault's write whole or not at all, in one transaction. False: a condition did not hold."""
+        """Commit each vault's write whole or not at all. False: a condition did not hold, nothing written there.
+
+        Goes on when the caller is cancelled. On an error nothing was written, unless it is an OutcomeUnknownError:
+        then each vault's write was made or not. Raises LocalMisuse if the writes make no sense in themselves."""
 
     @abstractmethod
     async def open_mailbox(
@@ -232,11 +240,11 @@ class Store(ABC):
 
     @abstractmethod
     async def deposit(self, mailbox: MailboxId, joiner: DeviceKey, request: bytes) -> MailboxVerdict:
-        """Leave a request. The same joiner may replace its own until it is answered."""
+        """Leave a request. The same joiner may replace its own until it is answered; later ones change nothing."""
 
     @abstractmethod
     async def answer(self, mailbox: MailboxId, inviter: DeviceKey, answer: bytes) -> MailboxVerdict:
-        """Leave the answer; only the inviter may."""
+        """Leave the answer; only the inviter may. ABSENT: no mailbox of this inviter has a request in it."""
 
     @abstractmethod
     async def mailbox(self, mailbox: MailboxId) -> Mailbox | None:

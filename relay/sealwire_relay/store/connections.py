@@ -1,0 +1,109 @@
+"""Connections to Postgres: what each must be before the store uses it, and how it is told that the server changed."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+import asyncpg  # type: ignore[import-untyped]
+
+from sealwire_relay.store.interface import StoreError
+from sealwire_relay.store.queries import QUERIES
+from sealwire_relay.store.rows import from_bits, to_bits
+
+CONNECT_SECONDS_MAX: Final = 10.0
+"""To connect and log in: a server that takes longer is overloaded or out of reach, and waiting would pile up work."""
+
+COMMAND_SECONDS_MAX: Final = 30.0
+"""For one statement: far above any lock wait or disk stall that heals itself, far below a person's patience."""
+
+ACQUIRE_SECONDS_MAX: Final = 10.0
+"""To wait for a free connection of a pool: beyond it callers are better told that the database is too busy."""
+
+STATEMENTS_CACHED: Final = 64
+"""Prepared statements kept by a connection: more than there are queries, so each is prepared once."""
+
+SESSION: Final = {
+    "application_name": "sealwire-relay",
+    "synchronous_commit": "on",  # an ack means durable
+    "plan_cache_mode": "force_generic_plan",  # plan each statement once, not at every call
+    "enable_seqscan": "off",  # a plan made while a table was small must not scan it whole when it is large
+    "jit": "off",  # every statement is short; compiling it would take longer than running it
+    "work_mem": "32MB",  # the bodies of one group commit pass through a function scan; keep them off the disk
+}
+"""Session settings of every connection."""
+
+Connection = Any
+"""An asyncpg connection; the library comes without types."""
+
+Pool = Any
+"""An asyncpg pool."""
+
+
+class ServerIdentity(NamedTuple):
+    """Another one means that history may have changed (R7): restarted, restored or failed over."""
+
+    system_identifier: int
+    started: datetime
+    timeline: int
+
+
+class Server:
+    """The server as connections have found it. `changed` stays True until `settle`, called when a term was opened."""
+
+    __slots__ = ("_on_change", "changed", "identity")
+
+    def __init__(self, on_change: Callable[[], None] | None) -> None:
+        self.identity: ServerIdentity | None = None
+        self.changed = False
+        self._on_change = on_change
+
+    async def greet(self, connection: Connection) -> None:
+        """Set a new connection up, and compare its server with the one known. Nothing uses it before that."""
+        for name in ("uuid", "bit"):
+            encoder, decoder = (_same, _same) if name == "uuid" else (to_bits, from_bits)
+            await connection.set_type_codec(
+                name, schema="pg_catalog", format="binary", encoder=encoder, decoder=decoder
+            )
+        row = await connection.fetchrow(QUERIES["server_identity"])
+        if row["synchronous_commit"] != "on":
+            raise StoreError(
+                f"The database runs this relay with synchronous_commit = {row['synchronous_commit']}, so that a commit "
+                "could be lost: remove what sets it for the relay's user or database."
+            )
+        self._compare(ServerIdentity(row["system_identifier"], row["started"], row["timeline"]))
+
+    def _compare(self, found: ServerIdentity) -> None:
+        known, self.identity = self.identity, found
+        if known is not None and known != found:
+            self.changed = True
+            if self._on_change is not None:
+                self._on_change()
+
+    def settle(self) -> None:
+        """A term was opened on the server as it is now."""
+        self.changed = False
+
+
+def _same(data: bytes) -> bytes:
+    return data
+
+
+async def _leave(_: Connection) -> None:
+    """Nothing to reset between two uses: every statement is a transaction of its own. Saves a round trip."""
+
+
+async def connect_pool(dsn: str, server: Server, size: int) -> Pool:
+    """A pool of at most `size` connections, the first of which is made now. Raises what asyncpg raises."""
+    return await asyncpg.create_pool(
+        dsn,
+        min_size=1,
+        max_size=size,
+        init=server.greet,
+        reset=_leave,
+        timeout=CONNECT_SECONDS_MAX,
+        command_timeout=COMMAND_SECONDS_MAX,
+        statement_cache_size=STATEMENTS_CACHED,
+        max_cached_statement_lifetime=0,
+        max_cacheable_statement_size=0,
+        server_settings=SESSION,
+    )

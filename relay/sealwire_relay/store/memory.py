@@ -1,0 +1,323 @@
+"""The store in memory: deterministic, for simulations and for relays inside a test. Durable as long as the process."""
+
+import os
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+
+from sealwire_protocol.ids import (
+    MEMBERSHIP,
+    NO_TERM,
+    TERM_ID_BYTES,
+    Author,
+    DeviceKey,
+    MailboxId,
+    StreamId,
+    Term,
+    TermStart,
+    VaultId,
+)
+from sealwire_protocol.limits import TERMS_TOLD_MAX
+from sealwire_protocol.membership import Role, decode_links, encode_links
+from sealwire_protocol.messages import StreamKind, StreamState
+from sealwire_relay.store.interface import (
+    OUTCOMES_KEPT,
+    PAGE_SEGMENTS_MAX,
+    KeptOutcome,
+    Mailbox,
+    MailboxVerdict,
+    MemberState,
+    NewLink,
+    Page,
+    PusherState,
+    Store,
+    StoreDownError,
+    StoredSegment,
+    Subscription,
+    VaultState,
+    VaultWrite,
+)
+from sealwire_relay.store.rows import check_writes
+
+
+@dataclass(slots=True)
+class _Stream:
+    kind: StreamKind
+    head: int = 0
+    top: int = 0
+    terms: list[TermStart] = field(default_factory=list)
+    segments: list[StoredSegment] = field(default_factory=list)
+    lasts: list[int] = field(default_factory=list)
+
+    @property
+    def term(self) -> Term:
+        return self.terms[-1].term if self.terms else NO_TERM
+
+    def state(self, stream: StreamId) -> StreamState:
+        told = tuple(self.terms[-TERMS_TOLD_MAX:])
+        return StreamState(stream, self.kind, self.head, self.top, 0, 0, 0, 0, told)
+
+    def takes(self, term: Term) -> bool:
+        """A stream's terms ascend."""
+        return self.term == term or self.term.number < term.number
+
+    def append(self, term: Term, segments: Sequence[StoredSegment]) -> None:
+        if self.term != term:
+            self.terms.append(TermStart(term, self.head))
+        self.segments.extend(segments)
+        self.lasts.extend(segment.last for segment in segments)
+        self.head = self.lasts[-1]
+
+
+@dataclass(slots=True)
+class _Member:
+    state: MemberState
+    last_batch: int = 0
+    last_term: int = 0
+    outcomes: dict[int, KeptOutcome] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Vault:
+    state: VaultState
+    streams: dict[StreamId, _Stream]
+    members: dict[Author, _Member]
+
+    def by_device(self, device: DeviceKey) -> _Member | None:
+        return next((m for m in self.members.values() if m.state.device == device), None)
+
+
+@dataclass(slots=True)
+class _Box:
+    expires: float
+    content: Mailbox
+
+
+@dataclass(slots=True)
+class MemoryDatabase:
+    """What a MemoryStore keeps. Several stores may share one, as relay processes share a database."""
+
+    term: Term = NO_TERM
+    vaults: dict[VaultId, _Vault] = field(default_factory=dict)
+    mailboxes: dict[MailboxId, _Box] = field(default_factory=dict)
+
+    def copy(self) -> "MemoryDatabase":
+        """A backup, as it were: nothing that happens to the one shows in the other."""
+        return deepcopy(self)
+
+
+class MemoryStore(Store):
+    """A store in memory. `random_bytes` gives term ids, `clock` (seconds) lets mailboxes expire.
+
+    No method ever waits, so each is atomic, and a run is determined by its calls and these two.
+    """
+
+    def __init__(
+        self,
+        *,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+        clock: Callable[[], float] = time.time,
+        database: MemoryDatabase | None = None,
+    ) -> None:
+        self.database = MemoryDatabase() if database is None else database
+        self._random_bytes, self._clock = random_bytes, clock
+        self._open = False
+
+    async def open(self) -> None:
+        """Nothing can fail here."""
+        self._open = True
+
+    async def close(self) -> None:
+        """What was stored stays in `database`."""
+        self._open = False
+
+    async def ping(self) -> None:
+        """Raises StoreDownError when closed."""
+        self._data()
+
+    def _data(self) -> MemoryDatabase:
+        if not self._open:
+            raise StoreDownError("The store is closed; nothing was done: open it first.")
+        return self.database
+
+    # --- terms
+
+    async def open_term(self) -> Term:
+        """Begin the next term."""
+        data = self._data()
+        data.term = Term(data.term.number + 1, self._random_bytes(TERM_ID_BYTES))
+        return data.term
+
+    async def current_term(self) -> Term:
+        """The present term."""
+        return self._data().term
+
+    # --- vaults and streams
+
+    async def create_vault(self, vault: VaultId, state: VaultState, link: NewLink, term: Term) -> bool:
+        """Register a vault."""
+        data = self._data()
+        if vault in data.vaults or term != data.term:
+            return False
+        data.vaults[vault] = _Vault(state, {MEMBERSHIP: _Stream(StreamKind.MEMBERSHIP)}, {})
+        self._add_link(data.vaults[vault], link, term)
+        return True
+
+    async def append_link(self, vault: VaultId, link: NewLink, term: Term) -> bool:
+        """Append a link."""
+        data = self._data()
+        kept = data.vaults.get(vault)
+        if kept is None or term != data.term:
+            return False
+        log = kept.streams[MEMBERSHIP]
+        if log.head != link.seq - 1 or not log.takes(term):
+            return False
+        self._add_link(kept, link, term)
+        return True
+
+    @staticmethod
+    def _add_link(kept: _Vault, link: NewLink, term: Term) -> None:
+        segment = StoredSegment(link.seq - 1, link.seq, encode_links([link.raw]))
+        kept.streams[MEMBERSHIP].append(term, [segment])
+        if link.member is not None:
+            kept.members[link.member.author] = _Member(link.member)
+
+    async def links(self, vault: VaultId) -> tuple[bytes, ...]:
+        """The membership log."""
+        kept = self._data().vaults.get(vault)
+        segments = kept.streams[MEMBERSHIP].segments if kept else []
+        return tuple(raw for segment in segments for raw in decode_links(segment.body))
+
+    async def create_stream(self, vault: VaultId, stream: StreamId, kind: StreamKind) -> StreamKind:
+        """Create a stream."""
+        kept = self._data().vaults.get(vault)
+        if kept is None:
+            return StreamKind.ABSENT
+        return kept.streams.setdefault(stream, _Stream(kind)).kind
+
+    # --- reading
+
+    async def subscription(self, vault: VaultId, device: DeviceKey, streams: Sequence[StreamId]) -> Subscription | None:
+        """States of streams."""
+        data = self._data()
+        kept = data.vaults.get(vault)
+        member = kept.by_device(device) if kept else None
+        if kept is None or member is None:
+            return None
+        absent = _Stream(StreamKind.ABSENT)
+        states = tuple(kept.streams.get(stream, absent).state(stream) for stream in streams)
+        return Subscription(data.term, kept.state, member.state, member.last_batch, states)
+
+    async def read(self, vault: VaultId, stream: StreamId, after: int, bytes_max: int) -> Page | None:
+        """One page."""
+        kept = self._data().vaults.get(vault)
+        log = kept.streams.get(stream) if kept else None
+        if log is None:
+            return None
+        first = bisect_right(log.lasts, after)
+        page: list[StoredSegment] = []
+        size = 0
+        for segment in log.segments[first : first + PAGE_SEGMENTS_MAX]:
+            size += len(segment.body)
+            if page and size > bytes_max:
+                break
+            page.append(segment)
+        return Page(log.term, log.head, 0, 0, 0, 0, tuple(page))
+
+    async def pusher(self, vault: VaultId, device: DeviceKey) -> PusherState | None:
+        """A device's batches."""
+        kept = self._data().vaults.get(vault)
+        member = kept.by_device(device) if kept else None
+        if member is None:
+            return None
+        outcomes = tuple(sorted(member.outcomes.values()))
+        return PusherState(member.state, member.last_batch, member.last_term, outcomes)
+
+    # --- writing
+
+    async def append(self, writes: Sequence[VaultWrite]) -> list[bool]:
+        """Vault by vault."""
+        check_writes(writes)
+        data = self._data()
+        done = []
+        for write in writes:
+            holds = self._holds(data, write)
+            if holds:
+                self._write(data.vaults[write.vault], write)
+            done.append(holds)
+        return done
+
+    @staticmethod
+    def _holds(data: MemoryDatabase, write: VaultWrite) -> bool:
+        kept = data.vaults.get(write.vault)
+        if kept is None or write.term != data.term or write.epoch != kept.state.epoch:
+            return False
+        for stream in write.streams:
+            log = kept.streams.get(stream.stream)
+            if log is None or log.head != stream.expected_head or not log.takes(write.term):
+                return False
+        expected: dict[Author, int] = {}
+        for batch in write.batches:
+            expected.setdefault(batch.author, batch.expected_last)
+        return all(
+            author in kept.members and kept.members[author].last_batch == last for author, last in expected.items()
+        )
+
+    @staticmethod
+    def _write(kept: _Vault, write: VaultWrite) -> None:
+        for stream in write.streams:
+            log = kept.streams[stream.stream]
+            log.append(write.term, stream.segments)
+            log.top = max(log.top, stream.new_top)
+        for batch in write.batches:
+            member = kept.members[batch.author]
+            member.last_batch, member.last_term = batch.outcome.batch, write.term.number
+            member.outcomes[batch.outcome.batch % OUTCOMES_KEPT] = batch.outcome
+
+    # --- mailboxes
+
+    async def open_mailbox(
+        self, mailbox: MailboxId, vault: VaultId, inviter: DeviceKey, seconds: int
+    ) -> MailboxVerdict:
+        """Open a mailbox."""
+        data = self._data()
+        now = self._clock()
+        data.mailboxes = {name: box for name, box in data.mailboxes.items() if box.expires > now}
+        kept = data.vaults.get(vault)
+        member = kept.by_device(inviter) if kept else None
+        if member is None or member.state.role < Role.ADMIN:
+            return MailboxVerdict.ABSENT
+        fresh = _Box(now + seconds, Mailbox(vault, inviter, None, b"", b""))
+        found = data.mailboxes.setdefault(mailbox, fresh).content
+        own = (found.vault, found.inviter) == (vault, inviter)
+        return MailboxVerdict.DONE if own else MailboxVerdict.ABSENT
+
+    async def deposit(self, mailbox: MailboxId, joiner: DeviceKey, request: bytes) -> MailboxVerdict:
+        """Leave a request."""
+        box = self._box(mailbox)
+        if box is None:
+            return MailboxVerdict.ABSENT
+        if box.content.joiner not in (None, joiner):
+            return MailboxVerdict.USED
+        if not box.content.answer:
+            box.content = box.content._replace(joiner=joiner, request=request)
+        return MailboxVerdict.DONE
+
+    async def answer(self, mailbox: MailboxId, inviter: DeviceKey, answer: bytes) -> MailboxVerdict:
+        """Leave the answer."""
+        box = self._box(mailbox)
+        if box is None or box.content.inviter != inviter or box.content.joiner is None:
+            return MailboxVerdict.ABSENT
+        box.content = box.content._replace(answer=answer)
+        return MailboxVerdict.DONE
+
+    async def mailbox(self, mailbox: MailboxId) -> Mailbox | None:
+        """What lies in it."""
+        box = self._box(mailbox)
+        return box.content if box else None
+
+    def _box(self, mailbox: MailboxId) -> _Box | None:
+        box = self._data().mailboxes.get(mailbox)
+        return box if box is not None and box.expires > self._clock() else None

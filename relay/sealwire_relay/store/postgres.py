@@ -1,0 +1,329 @@
+"""The store on Postgres, through asyncpg. The SQL, and why it is right, is in `sql/`."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from sealwire_protocol.ids import (
+    TERM_ID_BYTES,
+    Author,
+    DeviceKey,
+    MailboxId,
+    StreamId,
+    Term,
+    TermStart,
+    VaultId,
+)
+from sealwire_protocol.limits import TERMS_TOLD_MAX
+from sealwire_protocol.membership import Role, decode_links, encode_links
+from sealwire_protocol.messages import StreamKind, StreamState
+from sealwire_relay.store.connections import ACQUIRE_SECONDS_MAX, Connection, Pool, Server, ServerIdentity, connect_pool
+from sealwire_relay.store.failures import translated, translated_commit
+from sealwire_relay.store.interface import (
+    PAGE_SEGMENTS_MAX,
+    KeptOutcome,
+    Mailbox,
+    MailboxVerdict,
+    MemberState,
+    NewLink,
+    OutcomeUnknownError,
+    Page,
+    PusherState,
+    Store,
+    StoreDownError,
+    StoredSegment,
+    StoreError,
+    Subscription,
+    VaultState,
+    VaultWrite,
+)
+from sealwire_relay.store.migrate import check_schema
+from sealwire_relay.store.queries import QUERIES
+from sealwire_relay.store.rows import (
+    check_writes,
+    key_id_of,
+    many_arguments,
+    one_arguments,
+    signed,
+    term_of,
+)
+
+Row = Mapping[str, Any]
+
+APPEND_CONNECTIONS: Final = 4
+"""Connections kept for appends alone, so that readers never make a commit wait. One group commit uses one."""
+
+OTHER_CONNECTIONS: Final = 8
+"""Connections for everything else: enough for two cores of Postgres, and cheap for it when idle."""
+
+
+class PostgresStore(Store):
+    """A store on any Postgres from 15 on. Needs the schema (`migrate`).
+
+    `on_other_server` is called, on the event loop, when a new connection shows another server, start or timeline
+    than the one before. From then until `open_term` nothing is written under a term: writes answer False.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        append_connections: int = APPEND_CONNECTIONS,
+        other_connections: int = OTHER_CONNECTIONS,
+        one_vault_per_statement: bool = False,
+        on_other_server: Callable[[], None] | None = None,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._dsn = dsn
+        self._sizes = append_connections, other_connections
+        self._one_vault_per_statement = one_vault_per_statement
+        self._random_bytes = random_bytes
+        self._server = Server(on_other_server)
+        self._appenders: Pool | None = None
+        self._others: Pool | None = None
+        self._appending: set[asyncio.Task[list[bool]]] = set()
+
+    @property
+    def server_changed(self) -> bool:
+        """Another server was found, and no term was opened since."""
+        return self._server.changed
+
+    @property
+    def server_identity(self) -> ServerIdentity | None:
+        """The server that the latest connection found."""
+        return self._server.identity
+
+    async def open(self) -> None:
+        """Connect and check the schema. Leaves no connection behind if that fails."""
+        appenders, others = self._sizes
+        try:
+            with translated():
+                self._others = await connect_pool(self._dsn, self._server, others)
+                self._appenders = await connect_pool(self._dsn, self._server, appenders)
+                check_schema(await self._others.fetchrow(QUERIES["schema_state"]))
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Wait for appends under way, then give up all connections."""
+        await asyncio.gather(*self._appending, return_exceptions=True)
+        pools = [pool for pool in (self._appenders, self._others) if pool is not None]
+        self._appenders = self._others = None
+        for pool in pools:
+            pool.terminate()
+
+    @asynccontextmanager
+    async def _connection(self, pool: Pool | None) -> AsyncIterator[Connection]:
+        if pool is None:
+            raise StoreDownError("The store is closed; nothing was done: open it first.")
+        with translated():
+            async with pool.acquire(timeout=ACQUIRE_SECONDS_MAX) as connection:
+                yield connection
+
+    async def _rows(self, query: str, *arguments: object) -> list[Row]:
+        async with self._connection(self._others) as connection:
+            rows: list[Row] = await connection.fetch(QUERIES[query], *arguments)
+            return rows
+
+    async def _found(self, query: str, *arguments: object) -> bool:
+        return bool(await self._rows(query, *arguments))
+
+    async def _under_term(self, query: str, *arguments: object) -> bool:
+        """Run a write that names its term, on a connection that was made to the server the term was opened on."""
+        async with self._connection(self._others) as connection:
+            if self._server.changed:
+                return False
+            return bool(await connection.fetch(QUERIES[query], *arguments))
+
+    async def ping(self) -> None:
+        """One cheap round trip."""
+        await self._rows("ping")
+
+    # --- terms
+
+    async def open_term(self) -> Term:
+        """Begin the next term; what was written under an older one stays as it is."""
+        async with self._connection(self._others) as connection:
+            row = await connection.fetchrow(QUERIES["open_term"], signed(self._random_bytes(TERM_ID_BYTES)))
+            self._server.settle()
+        return term_of(row["term"], row["term_id"])
+
+    async def current_term(self) -> Term:
+        """The present term, as the database has it."""
+        [row] = await self._rows("current_term")
+        return term_of(row["term"], row["term_id"])
+
+    # --- vaults and streams
+
+    async def create_vault(self, vault: VaultId, state: VaultState, link: NewLink, term: Term) -> bool:
+        """Register a vault with its genesis link."""
+        return await self._under_term(
+            "create_vault",
+            vault,
+            link.seq,
+            signed(state.key_id),
+            state.epoch,
+            StreamKind.MEMBERSHIP,
+            term.number,
+            signed(term.id),
+            encode_links([link.raw]),
+            *_member_columns(link),
+        )
+
+    async def append_link(self, vault: VaultId, link: NewLink, term: Term) -> bool:
+        """Append to stream 0."""
+        place = vault, link.seq, term.number, signed(term.id)
+        return await self._under_term("append_link", *place, encode_links([link.raw]), *_member_columns(link))
+
+    async def links(self, vault: VaultId) -> tuple[bytes, ...]:
+        """The whole membership log."""
+        return tuple(raw for row in await self._rows("links", vault) for raw in decode_links(row["body"]))
+
+    async def create_stream(self, vault: VaultId, stream: StreamId, kind: StreamKind) -> StreamKind:
+        """Create an empty stream. A stream's kind never changes, so the one found first is the answer."""
+        rows = await self._rows("stream_kind", vault, signed(stream))
+        if not rows:
+            rows = await self._rows("create_stream", vault, signed(stream), kind)
+        return StreamKind(rows[0]["kind"]) if rows else StreamKind.ABSENT
+
+    # --- reading
+
+    async def subscription(self, vault: VaultId, device: DeviceKey, streams: Sequence[StreamId]) -> Subscription | None:
+        """One statement, so one snapshot."""
+        wanted = [signed(stream) for stream in streams]
+        rows = await self._rows("subscription", vault, device, wanted, TERMS_TOLD_MAX)
+        if not rows:
+            return None
+        first = rows[0]
+        return Subscription(
+            term_of(first["term"], first["term_id"]),
+            VaultState(first["epoch"], key_id_of(first["key_id"])),
+            MemberState(Author(first["author"]), device, Role(first["role"])),
+            first["last_batch"],
+            tuple(_stream_state(stream, row) for stream, row in zip(streams, rows, strict=False)),
+        )
+
+    async def read(self, vault: VaultId, stream: StreamId, after: int, bytes_max: int) -> Page | None:
+        """One statement, so one snapshot."""
+        rows = await self._rows("read", vault, signed(stream), after, bytes_max, PAGE_SEGMENTS_MAX)
+        if not rows:
+            return None
+        first = rows[0]
+        segments = [StoredSegment(row["prev"], row["last"], row["body"]) for row in rows if row["last"] is not None]
+        return Page(
+            term_of(first["term"], first["term_id"]),
+            first["head"],
+            first["floor"],
+            first["floor_head"],
+            first["purged"],
+            first["cleaned_to"],
+            tuple(segments),
+        )
+
+    async def pusher(self, vault: VaultId, device: DeviceKey) -> PusherState | None:
+        """One statement, so one snapshot."""
+        rows = await self._rows("pusher", vault, device)
+        if not rows:
+            return None
+        first = rows[0]
+        return PusherState(
+            MemberState(Author(first["author"]), device, Role(first["role"])),
+            first["last_batch"],
+            first["last_term"],
+            tuple(KeptOutcome(r["batch"], r["digest"], r["answer"]) for r in rows if r["batch"] is not None),
+        )
+
+    # --- appending
+
+    async def append(self, writes: Sequence[VaultWrite]) -> list[bool]:
+        """Commit in one statement, or in one for each vault; a cancelled caller leaves it going on."""
+        check_writes(writes)
+        if not writes:
+            return []
+        task = asyncio.create_task(self._append_each(writes) if self._one_vault_per_statement else self._append(writes))
+        self._appending.add(task)
+        task.add_done_callback(self._appended)
+        return await asyncio.shield(task)
+
+    def _appended(self, task: asyncio.Task[list[bool]]) -> None:
+        self._appending.discard(task)
+        if not task.cancelled():
+            task.exception()  # looked at here, in case that the caller was cancelled and nobody else will
+
+    async def _append(self, writes: Sequence[VaultWrite]) -> list[bool]:
+        async with self._connection(self._appenders) as connection:
+            if self._server.changed:
+                return [False] * len(writes)
+            with translated_commit():
+                refused = set(await connection.fetchval(QUERIES["append_many"], *many_arguments(writes)))
+        return [write.vault not in refused for write in writes]
+
+    async def _append_each(self, writes: Sequence[VaultWrite]) -> list[bool]:
+        results = await asyncio.gather(*[self._append_one(write) for write in writes], return_exceptions=True)
+        errors = [result for result in results if isinstance(result, BaseException)]
+        if errors and (not isinstance(errors[0], StoreError) or len(errors) == len(writes)):
+            raise errors[0]
+        if errors:
+            raise OutcomeUnknownError(
+                f"Only {len(writes) - len(errors)} of {len(writes)} vaults could be written ({errors[0]}); "
+                "look before writing again."
+            ) from errors[0]
+        return [result is True for result in results]
+
+    async def _append_one(self, write: VaultWrite) -> bool:
+        async with self._connection(self._appenders) as connection:
+            if self._server.changed:
+                return False
+            with translated_commit():
+                return bool(await connection.fetchval(QUERIES["append_one"], *one_arguments(write)))
+
+    # --- mailboxes
+
+    async def open_mailbox(
+        self, mailbox: MailboxId, vault: VaultId, inviter: DeviceKey, seconds: int
+    ) -> MailboxVerdict:
+        """Expired ones are swept first, so their ids are free again."""
+        await self._rows("sweep_mailboxes")
+        may = await self._found("open_mailbox", mailbox, vault, inviter, seconds, Role.ADMIN)
+        return MailboxVerdict.DONE if may else MailboxVerdict.ABSENT
+
+    async def deposit(self, mailbox: MailboxId, joiner: DeviceKey, request: bytes) -> MailboxVerdict:
+        """Leave a request."""
+        if await self._found("deposit", mailbox, joiner, request):
+            return MailboxVerdict.DONE
+        return MailboxVerdict.USED if await self._found("mailbox", mailbox) else MailboxVerdict.ABSENT
+
+    async def answer(self, mailbox: MailboxId, inviter: DeviceKey, answer: bytes) -> MailboxVerdict:
+        """Leave the answer."""
+        done = await self._found("answer", mailbox, inviter, answer)
+        return MailboxVerdict.DONE if done else MailboxVerdict.ABSENT
+
+    async def mailbox(self, mailbox: MailboxId) -> Mailbox | None:
+        """What lies in it."""
+        rows = await self._rows("mailbox", mailbox)
+        return Mailbox(*rows[0].values()) if rows else None
+
+
+def _member_columns(link: NewLink) -> tuple[int | None, bytes | None, int | None]:
+    member = link.member
+    return (None, None, None) if member is None else (member.author, member.device, member.role)
+
+
+def _stream_state(stream: StreamId, row: Row) -> StreamState:
+    if row["kind"] is None:
+        return StreamState(stream, StreamKind.ABSENT, 0, 0, 0, 0, 0, 0, ())
+    terms = zip(row["numbers"] or (), row["ids"] or (), row["starts"] or (), strict=True)
+    return StreamState(
+        stream,
+        StreamKind(row["kind"]),
+        row["head"],
+        row["top"],
+        row["floor"],
+        row["floor_head"],
+        row["purged"],
+        row["cleaned_to"],
+        tuple(sorted(TermStart(term_of(number, id_), start) for number, id_, start in terms)),
+    )

@@ -1,0 +1,143 @@
+"""How the protocol's names lie in columns: ids as integers, uuids and bits, writes as parallel arrays."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Final
+
+from sealwire_protocol.errors import LocalMisuse
+from sealwire_protocol.ids import (
+    DEVICE_KEY_BYTES,
+    KEY_ID_BYTES,
+    MEMBERSHIP,
+    TERM_ID_BYTES,
+    KeyId,
+    Term,
+)
+from sealwire_relay.store.interface import OUTCOMES_KEPT, VaultWrite
+
+DEVICE_BITS: Final = 8 * DEVICE_KEY_BYTES
+_BITS: Final = DEVICE_BITS.to_bytes(4, "big")
+
+
+def signed(data: bytes) -> int:
+    """Bytes as the integer that a bigint or integer column holds."""
+    return int.from_bytes(data, "big", signed=True)
+
+
+def term_of(number: int, column: int) -> Term:
+    """A term from its two columns."""
+    return Term(number, column.to_bytes(TERM_ID_BYTES, "big", signed=True))
+
+
+def key_id_of(column: int) -> KeyId:
+    """A key id from its column."""
+    return KeyId(column.to_bytes(KEY_ID_BYTES, "big", signed=True))
+
+
+def to_bits(data: bytes) -> bytes:
+    """bit(256) on the wire: its length in bits, then the bytes."""
+    return _BITS + data
+
+
+def from_bits(data: bytes) -> bytes:
+    """The inverse of `to_bits`."""
+    return data[4:]
+
+
+def check_writes(writes: Sequence[VaultWrite]) -> None:
+    """Raise LocalMisuse unless segments tile, batches ascend, and no vault or stream comes twice.
+
+    A gap between segments would be delivered as if it were no gap, so it is worth the look.
+    """
+    if len({write.vault for write in writes}) < len(writes):
+        raise LocalMisuse("one append writes to a vault twice")
+    for write in writes:
+        if len({stream.stream for stream in write.streams}) < len(write.streams):
+            raise LocalMisuse("one append writes to a stream twice")
+        for stream in write.streams:
+            places = [stream.expected_head, *[segment.last for segment in stream.segments]]
+            if [segment.prev for segment in stream.segments] != places[:-1] or places[-1] != stream.new_head:
+                raise LocalMisuse("the segments of an append do not tile from the old head to the new one")
+            if len(places) < 2 or any(first >= second for first, second in pairwise(places)):
+                raise LocalMisuse("an append to a stream is empty, or a segment of it is")
+        latest: dict[int, int] = {}
+        for batch in write.batches:
+            if batch.expected_last != latest.get(batch.author, batch.expected_last):
+                raise LocalMisuse("a batch does not expect the one before it")
+            if batch.outcome.batch <= batch.expected_last:
+                raise LocalMisuse("a batch is not newer than the one it follows")
+            latest[batch.author] = batch.outcome.batch
+
+
+class Columns:
+    """Rows turned into the arrays that `unnest` takes, one for each column."""
+
+    __slots__ = ("arrays",)
+
+    def __init__(self, width: int) -> None:
+        self.arrays: list[list[object]] = [[] for _ in range(width)]
+
+    def add(self, *row: object) -> None:
+        """Append one row; its width must be that of the columns."""
+        for array, value in zip(self.arrays, row, strict=True):
+            array.append(value)
+
+
+def head_rows(write: VaultWrite) -> list[tuple[int, int | None, int | None, int | None]]:
+    """(stream, expected head, new head, new top) of the heads to lock; without segments stream 0, for the epoch."""
+    if not write.streams:
+        return [(signed(MEMBERSHIP), None, None, None)]
+    return [(signed(s.stream), s.expected_head, s.new_head, s.new_top) for s in write.streams]
+
+
+def pusher_rows(write: VaultWrite) -> list[tuple[int, int, int]]:
+    """(author, expected last batch, new last batch): one row for each author, however many batches it pushed."""
+    ends: dict[int, tuple[int, int]] = {}
+    for batch in write.batches:
+        first, _ = ends.get(batch.author, (batch.expected_last, 0))
+        ends[batch.author] = first, batch.outcome.batch
+    return [(author, first, last) for author, (first, last) in ends.items()]
+
+
+def segment_rows(write: VaultWrite) -> list[tuple[int, int, int, bytes]]:
+    """(stream, last, prev, body)."""
+    return [(signed(s.stream), g.last, g.prev, g.body) for s in write.streams for g in s.segments]
+
+
+def outcome_rows(write: VaultWrite) -> list[tuple[int, int, int, bytes, bytes]]:
+    """(author, slot, batch, digest, answer); where several fall into one slot, the latest."""
+    slots: dict[tuple[int, int], tuple[int, bytes, bytes]] = {}
+    for batch in write.batches:
+        slots[batch.author, batch.outcome.batch % OUTCOMES_KEPT] = batch.outcome
+    return [(author, slot, *outcome) for (author, slot), outcome in slots.items()]
+
+
+def many_arguments(writes: Sequence[VaultWrite]) -> list[list[object]]:
+    """The arguments of append_many."""
+    wanted, heads, pushers, segments, outcomes = (Columns(width) for width in (4, 8, 5, 5, 6))
+    for write in writes:
+        vault, term, term_id = write.vault, write.term.number, signed(write.term.id)
+        locked, authors = head_rows(write), pusher_rows(write)
+        wanted.add(vault, term, term_id, len(locked) + len(authors))
+        for head in locked:
+            heads.add(vault, *head, write.epoch, term, term_id)
+        for author in authors:
+            pushers.add(vault, *author, term)
+        for segment in segment_rows(write):
+            segments.add(vault, *segment)
+        for outcome in outcome_rows(write):
+            outcomes.add(vault, *outcome)
+    return [array for columns in (wanted, heads, pushers, segments, outcomes) for array in columns.arrays]
+
+
+def one_arguments(write: VaultWrite) -> list[object]:
+    """The arguments of append_one."""
+    locked, authors = head_rows(write), pusher_rows(write)
+    arguments: list[object] = [write.vault, write.term.number, signed(write.term.id), write.epoch]
+    arguments.append(len(locked) + len(authors))
+    for width, rows in ((4, locked), (3, authors), (4, segment_rows(write)), (5, outcome_rows(write))):
+        columns = Columns(width)
+        for row in rows:
+            columns.add(*row)
+        arguments.extend(columns.arrays)
+    return arguments

@@ -1,0 +1,137 @@
+-- name: append_many
+-- Append to many vaults at once; returns the vaults of which a condition failed, and in which nothing was written.
+--
+-- Why one statement is right while other processes append to the same streams. The statement's snapshot is older
+-- than the locks it waits for, so nothing may be decided on the snapshot alone:
+--   * "held" and "pushers" lock head and member rows. A row that changed while its lock was awaited comes out of
+--     FOR UPDATE as it is now, with "holds" computed on that. Heads are locked in key order, then members in key
+--     order (the count makes the second wait for the first), so two appends never wait for each other.
+--   * A row that came into being after the snapshot is not found at all: one condition too few holds.
+--   * The epoch stands in the head row itself, and is as fresh as the head. A vault without segments to write
+--     sends its stream 0 with expected and new_head null, to be locked for its epoch's sake.
+--   * The current term is read on the snapshot. If a newer one was opened since, and something was written under
+--     it in this stream, then the head has moved, and the row's own term tells as well. If nothing was, this
+--     append comes before that term's first one in this stream, which is all that terms promise.
+--   * What is written is joined by key alone to "accepted" rows, decided once. No subquery may stand in the
+--     UPDATEs: for a row newer than the snapshot it would be run anew, and find its own locks' work undone.
+-- "whole" divides by zero, and so undoes everything, should a head or a member ever not follow its segments.
+WITH wanted AS (
+    SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[])
+        AS w (vault_id, term, term_id, conditions)
+), held AS MATERIALIZED (
+    SELECT h.vault_id, h.stream, h.new_head, h.new_top, h.term, h.term_id, s.head AS start,
+        s.head = coalesce(h.expected, s.head) AND s.epoch = h.epoch
+            AND (s.term < h.term OR s.term = h.term AND s.term_id = h.term_id) AS holds,
+        s.term <> h.term AS term_begins
+    FROM unnest($5::uuid[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[],
+                $10::integer[], $11::bigint[], $12::bigint[])
+        AS h (vault_id, stream, expected, new_head, new_top, epoch, term, term_id)
+    JOIN sealwire.stream s ON s.vault_id = h.vault_id AND s.stream = h.stream
+    ORDER BY s.vault_id, s.stream
+    FOR UPDATE OF s
+), pushers AS MATERIALIZED (
+    SELECT p.vault_id, p.author, p.new_last, p.term, m.last_batch = p.expected AS holds
+    FROM unnest($13::uuid[], $14::bigint[], $15::bigint[], $16::bigint[], $17::bigint[])
+        AS p (vault_id, author, expected, new_last, term)
+    JOIN sealwire.member m ON m.vault_id = p.vault_id AND m.author = p.author
+    WHERE (SELECT count(*) FROM held) >= 0
+    ORDER BY m.vault_id, m.author
+    FOR UPDATE OF m
+), counted AS (
+    SELECT w.vault_id, - w.conditions - (r.term <> w.term OR r.term_id <> w.term_id)::integer AS holding
+    FROM wanted w CROSS JOIN sealwire.relay r WHERE r.only_row
+    UNION ALL SELECT vault_id, 1 FROM held WHERE holds
+    UNION ALL SELECT vault_id, 1 FROM pushers WHERE holds
+), refused AS MATERIALIZED (
+    SELECT vault_id FROM counted GROUP BY vault_id HAVING sum(holding) <> 0
+), accepted AS MATERIALIZED (
+    SELECT * FROM held WHERE new_head IS NOT NULL AND vault_id NOT IN (SELECT vault_id FROM refused)
+), accepted_pushers AS MATERIALIZED (
+    SELECT * FROM pushers WHERE vault_id NOT IN (SELECT vault_id FROM refused)
+), moved AS (
+    UPDATE sealwire.stream s
+    SET head = a.new_head, top = greatest(s.top, a.new_top), term = a.term, term_id = a.term_id
+    FROM accepted a WHERE s.vault_id = a.vault_id AND s.stream = a.stream
+    RETURNING 1
+), counted_on AS (
+    UPDATE sealwire.member m
+    SET last_batch = a.new_last, last_term = a.term
+    FROM accepted_pushers a WHERE m.vault_id = a.vault_id AND m.author = a.author
+    RETURNING 1
+), begun AS (
+    INSERT INTO sealwire.stream_term (vault_id, stream, term, term_id, start)
+    SELECT vault_id, stream, term, term_id, start FROM accepted WHERE term_begins
+), stored AS (
+    INSERT INTO sealwire.segment (vault_id, stream, last, prev, body)
+    SELECT * FROM unnest($18::uuid[], $19::bigint[], $20::bigint[], $21::bigint[], $22::bytea[])
+        AS g (vault_id, stream, last, prev, body)
+    WHERE vault_id NOT IN (SELECT vault_id FROM refused)
+), answered AS (
+    INSERT INTO sealwire.outcome AS o (vault_id, author, slot, batch, digest, answer)
+    SELECT * FROM unnest($23::uuid[], $24::bigint[], $25::smallint[], $26::bigint[], $27::bytea[], $28::bytea[])
+        AS b (vault_id, author, slot, batch, digest, answer)
+    WHERE vault_id NOT IN (SELECT vault_id FROM refused)
+    ON CONFLICT (vault_id, author, slot)
+    DO UPDATE SET batch = excluded.batch, digest = excluded.digest, answer = excluded.answer
+)
+SELECT
+    ARRAY(SELECT vault_id FROM refused) AS refused,
+    1 / ((SELECT count(*) FROM moved) = (SELECT count(*) FROM accepted)
+        AND (SELECT count(*) FROM counted_on) = (SELECT count(*) FROM accepted_pushers))::integer AS whole
+
+-- name: append_one
+-- Append to one vault; returns whether all conditions held. append_many for one vault, so that a database
+-- distributed by vault_id can send the whole statement to where that vault lies.
+WITH held AS MATERIALIZED (
+    SELECT h.stream, h.new_head, h.new_top, s.head AS start, s.term <> $2 AS term_begins,
+        s.head = coalesce(h.expected, s.head) AND s.epoch = $4
+            AND (s.term < $2 OR s.term = $2 AND s.term_id = $3) AS holds
+    FROM unnest($6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[])
+        AS h (stream, expected, new_head, new_top)
+    JOIN sealwire.stream s ON s.vault_id = $1 AND s.stream = h.stream
+    ORDER BY s.stream
+    FOR UPDATE OF s
+), pushers AS MATERIALIZED (
+    SELECT p.author, p.new_last, m.last_batch = p.expected AS holds
+    FROM unnest($10::bigint[], $11::bigint[], $12::bigint[]) AS p (author, expected, new_last)
+    JOIN sealwire.member m ON m.vault_id = $1 AND m.author = p.author
+    WHERE (SELECT count(*) FROM held) >= 0
+    ORDER BY m.author
+    FOR UPDATE OF m
+), verdict AS MATERIALIZED (
+    SELECT (SELECT count(*) FROM held WHERE holds) + (SELECT count(*) FROM pushers WHERE holds) = $5::bigint
+        AND EXISTS (SELECT FROM sealwire.relay r WHERE r.only_row AND r.term = $2 AND r.term_id = $3) AS good
+), accepted AS MATERIALIZED (
+    SELECT held.* FROM held, verdict WHERE good AND new_head IS NOT NULL
+), accepted_pushers AS MATERIALIZED (
+    SELECT pushers.* FROM pushers, verdict WHERE good
+), moved AS (
+    UPDATE sealwire.stream s
+    SET head = a.new_head, top = greatest(s.top, a.new_top), term = $2, term_id = $3
+    FROM accepted a WHERE s.vault_id = $1 AND s.stream = a.stream
+    RETURNING 1
+), counted_on AS (
+    UPDATE sealwire.member m
+    SET last_batch = a.new_last, last_term = $2
+    FROM accepted_pushers a WHERE m.vault_id = $1 AND m.author = a.author
+    RETURNING 1
+), begun AS (
+    INSERT INTO sealwire.stream_term (vault_id, stream, term, term_id, start)
+    SELECT $1, stream, $2, $3, start FROM accepted WHERE term_begins
+), stored AS (
+    INSERT INTO sealwire.segment (vault_id, stream, last, prev, body)
+    SELECT $1, g.* FROM unnest($13::bigint[], $14::bigint[], $15::bigint[], $16::bytea[])
+        AS g (stream, last, prev, body)
+    WHERE (SELECT good FROM verdict)
+), answered AS (
+    INSERT INTO sealwire.outcome AS o (vault_id, author, slot, batch, digest, answer)
+    SELECT $1, b.* FROM unnest($17::bigint[], $18::smallint[], $19::bigint[], $20::bytea[], $21::bytea[])
+        AS b (author, slot, batch, digest, answer)
+    WHERE (SELECT good FROM verdict)
+    ON CONFLICT (vault_id, author, slot)
+    DO UPDATE SET batch = excluded.batch, digest = excluded.digest, answer = excluded.answer
+)
+SELECT
+    (SELECT good FROM verdict) AS good,
+    1 / ((SELECT count(*) FROM moved) = (SELECT count(*) FROM accepted)
+        AND (SELECT count(*) FROM counted_on) = (SELECT count(*) FROM accepted_pushers))::integer AS whole

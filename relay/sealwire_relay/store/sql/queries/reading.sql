@@ -1,0 +1,50 @@
+-- name: subscription
+-- A member's view of a vault and of some of its streams, in the order asked for, on one snapshot.
+-- One row for each stream; one row without a stream if none was asked for; no row for a stranger.
+SELECT r.term, r.term_id, v.epoch, v.key_id, m.author, m.role, m.last_batch,
+    w.stream, s.kind, s.head, s.top, s.floor, s.floor_head, s.purged, s.cleaned_to, t.numbers, t.ids, t.starts
+FROM sealwire.relay r
+JOIN sealwire.stream v ON v.vault_id = $1 AND v.stream = 0
+JOIN sealwire.member m ON m.vault_id = $1 AND m.device = $2
+LEFT JOIN unnest($3::bigint[]) WITH ORDINALITY AS w (stream, place) ON true
+LEFT JOIN sealwire.stream s ON s.vault_id = $1 AND s.stream = w.stream
+LEFT JOIN LATERAL (
+    SELECT array_agg(n.term) AS numbers, array_agg(n.term_id) AS ids, array_agg(n.start) AS starts
+    FROM (
+        SELECT term, term_id, start FROM sealwire.stream_term
+        WHERE vault_id = $1 AND stream = w.stream
+        ORDER BY term DESC LIMIT $4
+    ) n
+) t ON true
+WHERE r.only_row
+ORDER BY w.place
+
+-- name: read
+-- The segments after a cursor up to a number of bytes and of rows, and at least one, with the stream's state, on
+-- one snapshot. One row without a segment if there is none; no row if there is no such stream.
+-- octet_length of a body stored EXTERNAL does not read it; only bodies that are returned are read.
+SELECT s.term, s.term_id, s.head, s.floor, s.floor_head, s.purged, s.cleaned_to, g.prev, g.last, g.body
+FROM sealwire.stream s
+LEFT JOIN (
+    SELECT prev, last, body, sum(octet_length(body)) OVER (ORDER BY last) AS running,
+        row_number() OVER (ORDER BY last) AS place
+    FROM (
+        SELECT prev, last, body FROM sealwire.segment
+        WHERE vault_id = $1 AND stream = $2 AND last > $3
+        ORDER BY last LIMIT $5
+    ) ahead
+) g ON g.running <= $4::bigint OR g.place = 1
+WHERE s.vault_id = $1 AND s.stream = $2
+ORDER BY g.last
+
+-- name: pusher
+-- A member's standing with its batches and the verdicts kept, oldest first, on one snapshot.
+SELECT m.author, m.role, m.last_batch, m.last_term, o.batch, o.digest, o.answer
+FROM sealwire.member m
+LEFT JOIN sealwire.outcome o ON o.vault_id = m.vault_id AND o.author = m.author
+WHERE m.vault_id = $1 AND m.device = $2
+ORDER BY o.batch
+
+-- name: ping
+-- One cheap round trip.
+SELECT 1

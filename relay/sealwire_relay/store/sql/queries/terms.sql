@@ -1,0 +1,19 @@
+-- name: schema_state
+-- How far the schema is migrated.
+SELECT migrated_pre, migrated_post FROM sealwire.relay WHERE only_row
+
+-- name: current_term
+-- The term under which appends are accepted now.
+SELECT term, term_id FROM sealwire.relay WHERE only_row
+
+-- name: open_term
+-- Begin the next term under a random id; returns it.
+UPDATE sealwire.relay SET term = term + 1, term_id = $1 WHERE only_row RETURNING term, term_id
+
+-- name: server_identity
+-- What differs when a connection leads to another history: R7's reasons to open a term.
+SELECT
+    current_setting('synchronous_commit') AS synchronous_commit,
+    (SELECT system_identifier FROM pg_control_system()) AS system_identifier,
+    pg_postmaster_start_time() AS started,
+    (SELECT timeline_id FROM pg_control_checkpoint()) AS timeline

@@ -1,0 +1,65 @@
+-- name: create_vault
+-- Register a vault with its genesis link; a row comes back iff it was new and the term is current.
+WITH made AS (
+    INSERT INTO sealwire.stream (vault_id, stream, head, top, floor, floor_head, purged, cleaned_to,
+        term, term_id, key_id, epoch, kind)
+    SELECT $1::uuid, 0, $2::bigint, 0, 0, 0, 0, 0, r.term, r.term_id, $3::integer, $4::integer, $5::smallint
+    FROM sealwire.relay r WHERE r.only_row AND r.term = $6::bigint AND r.term_id = $7::bigint
+    ON CONFLICT (vault_id, stream) DO NOTHING
+    RETURNING vault_id, stream, head, term, term_id
+), begun AS (
+    INSERT INTO sealwire.stream_term (vault_id, stream, term, term_id, start)
+    SELECT vault_id, stream, term, term_id, 0 FROM made
+), stored AS (
+    INSERT INTO sealwire.segment (vault_id, stream, last, prev, body)
+    SELECT vault_id, stream, head, head - 1, $8::bytea FROM made
+), joined AS (
+    INSERT INTO sealwire.member (vault_id, author, last_batch, last_term, device, role)
+    SELECT vault_id, $9::bigint, 0, 0, $10::bit(256), $11::smallint FROM made WHERE $9 IS NOT NULL
+)
+SELECT 1 FROM made
+
+-- name: append_link
+-- Append a link to a vault's stream 0, with the member it adds; a row comes back iff all conditions held.
+-- The head is compared after its lock was got (FOR UPDATE looks again at a row that changed meanwhile).
+WITH held AS MATERIALIZED (
+    SELECT s.vault_id, s.stream, s.head + 1 AS seq, r.term, r.term_id, s.term <> r.term AS term_begins
+    FROM sealwire.relay r, sealwire.stream s
+    WHERE r.only_row AND r.term = $3::bigint AND r.term_id = $4::bigint
+        AND s.vault_id = $1::uuid AND s.stream = 0 AND s.head + 1 = $2::bigint
+        AND (s.term < $3 OR s.term = $3 AND s.term_id = $4)
+    FOR UPDATE OF s
+), moved AS (
+    UPDATE sealwire.stream s SET head = h.seq, term = h.term, term_id = h.term_id
+    FROM held h WHERE s.vault_id = h.vault_id AND s.stream = h.stream
+), begun AS (
+    INSERT INTO sealwire.stream_term (vault_id, stream, term, term_id, start)
+    SELECT vault_id, stream, term, term_id, seq - 1 FROM held WHERE term_begins
+), stored AS (
+    INSERT INTO sealwire.segment (vault_id, stream, last, prev, body)
+    SELECT vault_id, stream, seq, seq - 1, $5::bytea FROM held
+), joined AS (
+    INSERT INTO sealwire.member (vault_id, author, last_batch, last_term, device, role)
+    SELECT vault_id, $6::bigint, 0, 0, $7::bit(256), $8::smallint FROM held WHERE $6 IS NOT NULL
+)
+SELECT 1 FROM held
+
+-- name: links
+-- The segments of a vault's stream 0, in order.
+SELECT body FROM sealwire.segment WHERE vault_id = $1 AND stream = 0 ORDER BY last
+
+-- name: stream_kind
+-- The kind of a stream that exists.
+SELECT kind FROM sealwire.stream WHERE vault_id = $1 AND stream = $2
+
+-- name: create_stream
+-- Create an empty stream in a vault that exists, or leave the one that is there; returns its kind.
+-- Stream 0 stays locked meanwhile: whoever changes the epoch locks it first, so no stream is born with an old one.
+WITH vault AS MATERIALIZED (
+    SELECT vault_id, epoch, key_id FROM sealwire.stream WHERE vault_id = $1 AND stream = 0 FOR SHARE
+)
+INSERT INTO sealwire.stream AS s (vault_id, stream, head, top, floor, floor_head, purged, cleaned_to,
+    term, term_id, key_id, epoch, kind)
+SELECT vault_id, $2::bigint, 0, 0, 0, 0, 0, 0, 0, 0, key_id, epoch, $3::smallint FROM vault
+ON CONFLICT (vault_id, stream) DO UPDATE SET kind = s.kind
+RETURNING kind
