@@ -33,6 +33,8 @@ from sealwire_protocol.events import (
 from sealwire_protocol.ids import NO_TERM, DeviceKey, Position, StreamId, Term, VaultId
 from sealwire_protocol.login import login_payload
 from sealwire_protocol.messages import (
+    NO_REQUEST,
+    NO_VAULT,
     Ack,
     Acked,
     Challenge,
@@ -89,11 +91,11 @@ class ClientSession:
         self.state = ClientState.IDLE
         self.limits = limits.Limits()
         self._deadline: float | None = None
-        self._version = 0
         self._streams: dict[tuple[VaultId, StreamId], _Listening] = {}
         self._terms: dict[VaultId, Term] = {}
         self._outstanding: dict[VaultId, set[int]] = {}
-        self._credit_due = 0
+        self._again_at: dict[VaultId, float] = {}
+        self._in_hand = self._credit_due = 0
         self._acked: dict[tuple[VaultId, StreamId], Position] = {}
         self._ack_at: float | None = None
 
@@ -103,7 +105,7 @@ class ClientSession:
     def deadline(self) -> float | None:
         """When the driver must send `Ticked` at the latest; None: no need."""
         times = [at for at in (self._deadline, self._ack_at) if at is not None]
-        return min(times, default=None)
+        return min([*times, *self._again_at.values()], default=None)
 
     def term_of(self, vault: VaultId) -> Term | None:
         """The relay's term for pushes to this vault, once it is subscribed."""
@@ -128,7 +130,7 @@ class ClientSession:
         handler = CLIENT_EVENTS.get((self.state, type(event)))
         if handler is not None:
             return handler(self, event)
-        if self.state is ClientState.CLOSED and isinstance(event, Ticked | Lost | Stop | Applied):
+        if self.state is ClientState.CLOSED and isinstance(event, Ticked | Lost | Stop | Applied | Signed):
             return []
         raise LocalMisuse(f"{type(event).__name__} does not fit a session that is {self.state.name}")
 
@@ -137,6 +139,8 @@ class ClientSession:
     def _receive(self, event: Received) -> list[ClientEffect]:
         if self.state is ClientState.CLOSED:
             return []
+        if self._deadline is not None and event.now >= self._deadline:
+            return self._too_late()
         try:
             message = codec.decode(event.data)
             if message is None:
@@ -155,6 +159,13 @@ class ClientSession:
     def _end(self) -> None:
         self.state = ClientState.CLOSED
         self._deadline = self._ack_at = None
+        self._again_at.clear()
+
+    def _send(self, message: Message) -> Send:
+        data = codec.encode(message)
+        if len(data) > self.limits.frame_bytes:
+            raise LocalMisuse(f"a message of {len(data)} bytes is over the relay's limit of {self.limits.frame_bytes}")
+        return Send(data)
 
     # --- login
 
@@ -180,27 +191,25 @@ class ClientSession:
         return [Send(codec.encode(Prove(self.origin, event.signature)))]
 
     def _welcomed(self, message: Welcome, event: Received) -> list[ClientEffect]:
-        if message.credit_bytes < limits.CREDIT_BYTES_MIN:
-            raise RemoteFault("the relay grants less credit than one segment needs")
+        told = limits.Limits(*(getattr(message, name) for name in limits.Limits._fields))
+        if told.credit_bytes < limits.CREDIT_BYTES_MIN:
+            raise RemoteFault("the relay grants less credit than two segments need")
+        if not all(told):
+            raise RemoteFault("the relay tells a limit of nothing")
         self.state = ClientState.READY
         self._deadline = None
-        self.limits = limits.Limits(
-            message.credit_bytes,
-            message.frame_bytes,
-            message.segment_bytes,
-            message.record_bytes,
-            message.push_records,
-            message.push_window,
-            message.ping_seconds,
-        )
+        self.limits = told
         return [Arrived(message)]
 
     # --- subscriptions
 
     def _listen(self, event: Listen) -> list[ClientEffect]:
+        if len({wanted.stream for wanted in event.streams}) < len(event.streams):
+            raise LocalMisuse("a stream is listened to twice")
+        send = self._send(Subscribe(event.vault, event.streams))
         for wanted in event.streams:
             self._streams[event.vault, wanted.stream] = _Listening(wanted)
-        return [Send(codec.encode(Subscribe(event.vault, event.streams)))]
+        return [send]
 
     def _resubscribe(self, vault: VaultId, streams: list[StreamId]) -> list[ClientEffect]:
         wanted = []
@@ -209,9 +218,11 @@ class ClientSession:
             listening.awaiting = True
             wanted.append(Wanted(stream, listening.position, listening.served))
         step = limits.SUBSCRIBE_STREAMS_MAX
-        return [
-            Send(codec.encode(Subscribe(vault, tuple(wanted[at : at + step])))) for at in range(0, len(wanted), step)
-        ]
+        return [self._send(Subscribe(vault, tuple(wanted[at : at + step]))) for at in range(0, len(wanted) or 1, step)]
+
+    def _subscribe_again(self, vault: VaultId) -> list[ClientEffect]:
+        self._again_at.pop(vault, None)
+        return self._resubscribe(vault, [stream for of, stream in self._streams if of == vault])
 
     def _subscribed(self, message: Subscribed, event: Received) -> list[ClientEffect]:
         effects: list[ClientEffect] = [Arrived(message)]
@@ -230,18 +241,23 @@ class ClientSession:
             listening.awaiting = False
             listening.term = newest_term(state)
             listening.position = Position(listening.term, listening.position.seq)
+        if not any(x.awaiting for (vault, _), x in self._streams.items() if vault == message.vault):
+            self._again_at.pop(message.vault, None)
         return effects
 
     def _delivered(self, message: Deliver, event: Received) -> list[ClientEffect]:
         size = len(event.data)
+        if message.prev >= message.last:
+            raise RemoteFault("a delivery covers nothing")
         listening = self._streams.get((message.vault, message.stream))
-        if listening is None or listening.awaiting or message.last <= listening.position.seq:
+        if listening is None or listening.awaiting:
             return self._give_back(size, event.now)
         if message.term != listening.term or message.prev > listening.position.seq:
             back = self._give_back(size, event.now)
             return back + self._resubscribe(message.vault, [message.stream])
-        if message.prev >= message.last:
-            raise RemoteFault("a delivery covers nothing")
+        if message.last <= listening.position.seq:
+            return self._give_back(size, event.now)
+        self._in_hand += size
         listening.position = Position(message.term, message.last)
         listening.served = max(listening.served, Position(message.term, message.cleaned_to), key=_by_number)
         return [Apply(message, size)]
@@ -264,41 +280,64 @@ class ClientSession:
         return [Send(codec.encode(ack))]
 
     def _applied(self, event: Applied) -> list[ClientEffect]:
+        if event.frame_bytes > self._in_hand:
+            raise LocalMisuse("more was applied than this connection delivered; was it another connection's?")
+        self._in_hand -= event.frame_bytes
         self._acked[event.vault, event.stream] = event.position
         return self._give_back(event.frame_bytes, event.now)
 
     def _ticked(self, event: Ticked) -> list[ClientEffect]:
         if self._deadline is not None and event.now >= self._deadline:
-            return self._close(CloseCode.TOO_SLOW, "the relay did not finish the login in time")
+            return self._too_late()
+        effects: list[ClientEffect] = []
         if self._ack_at is not None and event.now >= self._ack_at:
-            return self._ack()
-        return []
+            effects += self._ack()
+        for vault in [vault for vault, at in self._again_at.items() if event.now >= at]:
+            effects += self._subscribe_again(vault)
+        return effects
+
+    def _too_late(self) -> list[ClientEffect]:
+        return self._close(CloseCode.TOO_SLOW, "the relay did not finish the login in time")
 
     # --- pushing and requests
 
     def _request(self, event: Request) -> list[ClientEffect]:
-        return [Send(codec.encode(event.message))]
+        if getattr(event.message, "request", NO_REQUEST) == NO_REQUEST:
+            raise LocalMisuse("a request needs a number other than 0, under which it is answered")
+        return [self._send(event.message)]
 
     def _submit(self, event: Submit) -> list[ClientEffect]:
         push: Push = event.push
         if not self.may_push(push.vault):
             raise LocalMisuse("a push needs a subscribed vault and an open window")
-        self._outstanding.setdefault(push.vault, set()).add(push.batch)
-        return [Send(codec.encode(push))]
+        waiting = self._outstanding.setdefault(push.vault, set())
+        if push.batch in waiting:
+            raise LocalMisuse(f"batch {push.batch} was sent on this connection and is not answered yet")
+        send = self._send(push)
+        waiting.add(push.batch)
+        return [send]
 
     def _pushed(self, message: Pushed, event: Received) -> list[ClientEffect]:
         self._outstanding.get(message.vault, set()).discard(message.batch)
         return [Arrived(message)]
 
     def _faulted(self, message: Fault, event: Received) -> list[ClientEffect]:
+        """One about a vault voids the right to push to it, and what is unanswered, until the next SUBSCRIBED."""
         effects: list[ClientEffect] = [Arrived(message)]
-        if message.action is not Action.RESUBSCRIBE or message.vault not in self._terms:
+        vault = message.vault
+        if message.request != NO_REQUEST or vault == NO_VAULT:
             return effects
-        if message.code in (FaultCode.TERM_CHANGED, FaultCode.BATCH_GAP, FaultCode.NOT_SUBSCRIBED):
-            del self._terms[message.vault]
-            self._outstanding.pop(message.vault, None)
-        streams = [stream for vault, stream in self._streams if vault == message.vault]
-        return effects + self._resubscribe(message.vault, streams)
+        known = self._terms.pop(vault, None) is not None
+        self._outstanding.pop(vault, None)
+        if message.action is Action.STOP:
+            self._again_at.pop(vault, None)
+            if message.code is FaultCode.NO_SUCH_VAULT:
+                self._streams = {name: x for name, x in self._streams.items() if name[0] != vault}
+            return effects
+        if message.action is Action.RESUBSCRIBE and known:
+            return effects + self._subscribe_again(vault)
+        self._again_at[vault] = event.now + max(message.retry_ms / 1000, limits.RESUBSCRIBE_SECONDS_MIN)
+        return effects
 
     def _arrived(self, message: Message, event: Received) -> list[ClientEffect]:
         return [Arrived(message)]
@@ -331,7 +370,10 @@ def end_of(term: Term, state: StreamState) -> int | None:
 
 
 def why_history_is_lost(state: StreamState, cursor: Position, served: Position) -> str | None:
-    """R9 and R10: None if the replica may simply go on, else what is wrong, in words."""
+    """R9 and R10: None if the replica may simply go on, else what is wrong, in words.
+
+    An empty replica has nothing that could have been deleted, and stands at 0 in every term.
+    """
     for name, position in (("stands at", cursor), ("was served a log cleaned to", served)):
         if position.seq == 0:
             continue
@@ -340,7 +382,7 @@ def why_history_is_lost(state: StreamState, cursor: Position, served: Position) 
             return f"this device {name} {position.seq} of a history that the relay does not know"
         if position.seq > end:
             return f"this device {name} {position.seq}, but that history ends at {end} on the relay"
-    if state.floor > cursor.seq:
+    if 0 < cursor.seq < state.floor:
         return f"the relay has purged deletions up to {state.floor}, this device stands at {cursor.seq}"
     return None
 
@@ -371,6 +413,7 @@ CLIENT_MESSAGES: Final[dict[tuple[ClientState, type[Message]], _MessageHandler]]
     (_S.READY, Done): ClientSession._arrived,
     (_S.READY, Joining): ClientSession._arrived,
     (_S.READY, Joined): ClientSession._arrived,
-    **{(state, Fault): ClientSession._faulted for state in (_S.GREETED, _S.SIGNING, _S.PROVED, _S.READY)},
+    (_S.READY, Fault): ClientSession._faulted,
+    **{(state, Fault): ClientSession._arrived for state in (_S.GREETED, _S.SIGNING, _S.PROVED)},
 }
 """Which message a relay may send in which state. Anything else ends the connection."""
