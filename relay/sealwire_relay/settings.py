@@ -241,8 +241,9 @@ def _written(name: str, environ: Mapping[str, str], options: Mapping[str, str]) 
 def _refuse_unknown(environ: Mapping[str, str], known: set[str]) -> None:
     for variable in sorted(environ):
         if variable.startswith(PREFIX) and variable not in known and variable not in NOT_OURS:
-            near = difflib.get_close_matches(variable, sorted(known), 1)
-            hint = f"did you mean {near[0]}?" if near else "`sealwire-relay up --help` lists all of them."
+            names = sorted(name.removeprefix(PREFIX) for name in known)
+            near = difflib.get_close_matches(variable.removeprefix(PREFIX), names, 1)
+            hint = f"did you mean {PREFIX}{near[0]}?" if near else "`sealwire-relay up --help` lists all of them."
             raise SettingsError(f"{variable} is no setting of the relay: {hint}")
 
 

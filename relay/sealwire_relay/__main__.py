@@ -1,0 +1,22 @@
+"""The way in. It imports nothing at first, so that Ctrl-C ends quietly even while the rest is being imported."""
+
+import os
+import signal
+from types import FrameType
+
+
+def run() -> None:
+    """The command `sealwire-relay`."""
+    signal.signal(signal.SIGINT, _end_at_once)
+    from sealwire_relay.cli import main
+
+    main(prog_name="sealwire-relay")
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    os.write(2, b"sealwire-relay: Interrupted: nothing was running.\n")
+    os._exit(130)
+
+
+if __name__ == "__main__":
+    run()

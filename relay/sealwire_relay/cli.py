@@ -1,0 +1,186 @@
+"""The command line `sealwire-relay`. What only a running relay needs is imported when one is to run."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+
+import click
+
+from sealwire_protocol import __version__
+from sealwire_relay.settings import Settings, SettingsError, choices, fields, load, option
+
+if TYPE_CHECKING:
+    from sealwire_relay.database import Database
+    from sealwire_relay.serve import Ready
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+LOGGING: Final = ("log_level", "log_format")
+
+
+def settings_options(names: Collection[str]) -> Callable[[Command], Command]:
+    """An option for each of these settings, handed to the command unparsed, or None."""
+
+    def decorate(command: Command) -> Command:
+        for field, about in reversed([found for found in fields() if found[0].name in names]):
+            default = None if field.name in ("folder", "database_url", "origins") else str(field.default)
+            several = field.name == "origins"
+            command = click.option(
+                option(field.name),
+                field.name,
+                metavar=_metavar(field.name),
+                help=about.text + (" May be given more than once." if several else ""),
+                multiple=several,
+                show_default=default or False,
+            )(command)
+        return command
+
+    return decorate
+
+
+def _metavar(name: str) -> str:
+    if allowed := choices(name):
+        return f"[{'|'.join(allowed)}]"
+    kinds = {"folder": "FOLDER", "database_url": "URL", "origins": "URL", "host": "ADDRESS", "control_host": "ADDRESS"}
+    return kinds.get(name, "NUMBER")
+
+
+ALL: Final = frozenset(field.name for field, _ in fields())
+json_option = click.option("--json", "as_json", is_flag=True, help="Tell it as one JSON object on one line.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="sealwire-relay")
+def main() -> None:
+    """The Sealwire relay: stores sealed records on Postgres and fans them out; it can read none of them.
+
+    Every option is also an environment variable (SEALWIRE_PORT for --port), or a file that one names
+    (SEALWIRE_PORT_FILE). docs/relay.md explains all of them, and the exit codes.
+    """
+
+
+@main.command()
+@settings_options(ALL - {"database_url"})
+@json_option
+def up(as_json: bool, **options: Any) -> None:
+    """Run a relay with a Postgres of its own, kept in a folder: nothing else needs to be installed or set.
+
+    It ends by Ctrl-C or SIGTERM, and Postgres with it. Once devices are served it says so on one line of stdout.
+    """
+    settings = _settings(options)
+    if settings.database_url is not None:
+        _refuse(
+            SettingsError("A database is set, but `up` starts its own: unset SEALWIRE_DATABASE_URL, or use `serve`.")
+        )
+    from sealwire_relay.database import OwnDatabase
+
+    _run(settings, lambda: OwnDatabase(settings), as_json)
+
+
+@main.command()
+@settings_options(ALL - {"folder"})
+@json_option
+def serve(as_json: bool, **options: Any) -> None:
+    """Run a relay on a Postgres that is there already, and bring its schema up to date.
+
+    A password in --database-url can be seen by other users of this machine: SEALWIRE_DATABASE_URL_FILE keeps it in
+    a file.
+    """
+    settings = _settings(options)
+    from sealwire_relay.database import GivenDatabase
+
+    _run(settings, lambda: GivenDatabase(settings), as_json)
+
+
+@main.command()
+@settings_options({"database_url", *LOGGING})
+@click.option(
+    "--phase",
+    type=click.Choice(["pre", "post"]),
+    default="pre",
+    show_default=True,
+    help="`pre`: what a new version needs, before it is started. `post`: what only older ones needed goes, once they "
+    "have all ended.",
+)
+def migrate(phase: str, **options: Any) -> None:
+    """Bring a database's schema up to date, and end. Doing it twice does no harm."""
+    settings = _settings(options)
+    from sealwire_relay.database import address_of, log, prepare
+    from sealwire_relay.serve import ExitCode, told
+    from sealwire_relay.store.migrate import Phase
+
+    async def bring_up_to_date() -> ExitCode:
+        with told():
+            await prepare(address_of(settings), Phase(phase))
+        log.info("The schema is up to date.")
+        return ExitCode.DONE
+
+    _finish(bring_up_to_date)
+
+
+def _settings(options: Mapping[str, Any]) -> Settings:
+    given = {name: ",".join(v) if isinstance(v, tuple) else v for name, v in options.items() if v not in (None, ())}
+    try:
+        settings = load(os.environ, given)
+    except SettingsError as error:
+        _refuse(error)
+    from sealwire_relay.log import configure
+
+    configure(settings)
+    return settings
+
+
+def _run(settings: Settings, database: "Callable[[], Database]", as_json: bool) -> NoReturn:
+    from sealwire_relay.serve import run
+
+    def announce(ready: "Ready") -> None:
+        told = json.dumps({"ready": True, "version": __version__, **ready._asdict()}) if as_json else _sentence(ready)
+        # Whoever has closed our stdout does not want to know.
+        try:
+            click.echo(told)
+        except OSError:
+            pass
+
+    _finish(lambda: run(settings, database(), announce))
+
+
+def _sentence(ready: "Ready") -> str:
+    return (
+        f"The relay is ready: devices dial {' or '.join(ready.origins[:1])}, health and metrics are at "
+        f"{ready.control} (process {ready.pid}). Ctrl-C ends it."
+    )
+
+
+def _finish(work: Callable[[], Coroutine[Any, Any, int]]) -> NoReturn:
+    """Run to the end on an event loop of its own, and end the process with the exit code."""
+    import asyncio
+
+    import uvloop
+
+    from sealwire_relay.serve import ExitCode, RelayError
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            code = runner.run(work())
+    except RelayError as error:
+        _end(str(error), error.code)
+    except SettingsError as error:
+        _refuse(error)
+    except Exception:
+        logging.getLogger("sealwire.cli").exception("This is a mistake in the program")
+        _end("The relay failed in a way that was not foreseen; please report it with the lines above.", 1)
+    if code == ExitCode.INTERRUPTED:
+        _end("Interrupted: everything was stopped in order, and nothing that was acknowledged is lost.", code)
+    sys.exit(code)
+
+
+def _refuse(error: SettingsError) -> NoReturn:
+    _end(str(error), 2)
+
+
+def _end(sentence: str, code: int) -> NoReturn:
+    click.echo(f"sealwire-relay: {sentence}", err=True)
+    sys.exit(code)
