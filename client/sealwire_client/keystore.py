@@ -165,12 +165,11 @@ def _identity(path: Path, fields: dict[str, Any], passphrase: str | None) -> Dev
 
 def _check_effort(effort: Effort) -> None:
     low, high = EFFORT_FLOOR, EFFORT_CEILING
-    if not (
-        low.passes <= effort.passes <= high.passes and low.memory_bytes <= effort.memory_bytes <= high.memory_bytes
-    ):
+    passes, memory = effort
+    if not (low.passes <= passes <= high.passes and low.memory_bytes <= memory <= high.memory_bytes):
         raise KeystoreError(
-            f"A keystore's passphrase would cost {effort.passes} passes over {effort.memory_bytes:,} bytes to try, which"
-            " is not between Argon2id's interactive and sensitive settings; the file may have been tampered with."
+            f"A keystore's passphrase would cost {passes} passes over {memory:,} bytes to try, which is"
+            " not between Argon2id's interactive and sensitive settings; the file may have been tampered with."
         )
 
 

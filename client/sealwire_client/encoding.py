@@ -1,0 +1,336 @@
+"""Values as bytes and as rows: dataclasses ↔ positional CBOR ↔ columns of SQLite.
+
+A value is a CBOR array in which every field stands at its number, for good: `numbered(3)`, or one more than the
+field before. Fields may be added and taken away, numbers are never used again. Every field is written, and a
+number that belongs to no field as CBOR's `undefined`, so a missing place means that the writer did not know
+the field, which then takes its default (or None). What a newer app wrote at numbers unknown here is kept and
+written back: an old app never drops what a newer one added. Schema `dict` is one map with text keys.
+
+The same value always gives the same bytes: shortest integers, 64-bit floats, maps ordered by key, no tags, no
+indefinite lengths. Dates, times and decimals are ISO and decimal text, enumerations are their values. Nested
+dataclasses are arrays like the outer one; in a row they, lists and dicts are JSON text.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Sequence
+from dataclasses import MISSING, Field
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+from sealwire_client.kinds import INTEGER_MAX, Kind, Untyped, kind_of
+from sealwire_client.plain import UNDEFINED, EncodingError, dump, load
+from sealwire_client.replica.entries import Column, Row
+
+__all__ = ["EncodingError", "Schema", "Unknown", "numbered", "schema_of"]
+
+T = TypeVar("T")
+
+NUMBER_MAX: Final = 499
+"""The greatest number of a field: numbers without a field cost a byte each in every value."""
+
+_METADATA: Final = "sealwire"
+_SHAPES_MAX: Final = 256
+"""Shapes of values (the types of their fields) that a schema remembers to be right."""
+
+Unknown = tuple[tuple[int, Any], ...]
+"""What a value holds at numbers that this app's class does not know, each with its number."""
+
+
+def numbered(number: int, **options: Any) -> Any:
+    """A dataclass field that stands at `number` in the encoding, whatever fields come and go around it.
+
+    Numbers begin at 0. `options` are those of `dataclasses.field`.
+    """
+    metadata = {**options.pop("metadata", {}), _METADATA: number}
+    return dataclasses.field(metadata=metadata, **options)
+
+
+class Schema(Protocol[T]):
+    """How values of one type become bytes and rows. Got from `schema_of`; may be used by any thread.
+
+    All methods raise EncodingError for what does not fit the schema, and for bytes nothing else.
+    """
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns that hold a value, in the order of the fields' numbers."""
+
+    def encode(self, value: T, unknown: Unknown | None = None) -> bytes:
+        """The bytes of a value, together with what a newer app had added to it."""
+
+    def decode(self, raw: bytes) -> tuple[T, Unknown | None]:
+        """A value from its bytes, and what it holds that this app does not know; give that back to `encode`."""
+
+    def to_row(self, value: T) -> Row:
+        """A value as its columns hold it."""
+
+    def from_row(self, row: Row) -> T:
+        """A value from its columns."""
+
+    def row_from_cbor(self, raw: bytes) -> tuple[Row, bool]:
+        """A row straight from a value's bytes, and whether `cbor_from_row` would give these very bytes again.
+
+        If not (a field of a newer app, an older app that lacked one, another encoder), keep the bytes (R17).
+        """
+
+    def cbor_from_row(self, row: Row) -> bytes:
+        """The bytes of the value that a row holds."""
+
+
+def schema_of(cls: type[T]) -> Schema[T]:
+    """The schema of a dataclass, or of `dict`. Raises EncodingError for a type or a field that cannot be kept."""
+    if cls is dict:
+        return typing.cast(Schema[T], DictSchema())
+    if not dataclasses.is_dataclass(cls):
+        raise EncodingError(f"{cls!r} is no schema: use a dataclass, or dict for values without declared fields")
+    return DataclassSchema(cls, {})
+
+
+class _Place:
+    """A field: its number, its name, its kind, and what it is in a value that was written without it."""
+
+    __slots__ = ("_field", "kind", "name", "number", "where")
+
+    def __init__(self, number: int, field: Field[Any], kind: Kind, where: str) -> None:
+        self.number, self.name, self.kind, self.where = number, field.name, kind, where
+        self._field = field
+
+    def missing(self) -> Any:
+        """The plain form of the default, or None."""
+        if self._field.default is not MISSING:
+            value = self._field.default
+        elif self._field.default_factory is not MISSING:
+            value = self._field.default_factory()
+        else:
+            return None
+        return None if value is None else self.kind.plain(value, self.where)
+
+    def normal(self, plain: Any) -> Any:
+        """The normal form of what stood at this place. None is let through: an older app may have allowed it."""
+        return None if plain is None else self.kind.normal(plain, self.where)
+
+    def value(self, plain: Any) -> Any:
+        """The app's value."""
+        return None if plain is None else self.kind.value(plain, self.where)
+
+
+def _places(cls: type, known: "dict[type, DataclassSchema[Any]]") -> list[_Place]:
+    try:
+        declared = typing.get_type_hints(cls, include_extras=True)
+    except (NameError, TypeError) as error:
+        raise EncodingError(f"the types of {cls.__name__}'s fields cannot be found ({error})") from None
+
+    def nested(inner: type) -> Kind:
+        schema = known.get(inner)
+        return _Nested(DataclassSchema(inner, known) if schema is None else schema)
+
+    places: dict[int, _Place] = {}
+    number = -1
+    for field in dataclasses.fields(cls):
+        if not field.init:
+            continue
+        number = field.metadata.get(_METADATA, number + 1)
+        where = f"field {field.name!r} of {cls.__name__}"
+        if type(number) is not int or not 0 <= number <= NUMBER_MAX:
+            raise EncodingError(f"{where} has the number {number!r}; numbers go from 0 to {NUMBER_MAX}")
+        if number in places:
+            raise EncodingError(f"{where} has the number {number} of field {places[number].name!r}; give it another")
+        places[number] = _Place(number, field, kind_of(declared[field.name], where, nested), where)
+    if not places:
+        raise EncodingError(f"{cls.__name__} has no fields, so there is nothing to keep")
+    return [places[number] for number in sorted(places)]
+
+
+class DataclassSchema(Generic[T]):
+    """The schema of a dataclass; see `Schema` for its promises."""
+
+    def __init__(self, cls: type[T], known: "dict[type, DataclassSchema[Any]]") -> None:
+        known[cls] = self
+        self._cls = cls
+        self._places = _places(cls, known)
+        self._numbers = frozenset(place.number for place in self._places)
+        self._width = self._places[-1].number + 1
+        self._direct = len(self._places) == self._width and all(place.kind.stored_plain for place in self._places)
+        self._shapes: dict[tuple[type, ...], tuple[list[int], list[int]] | None] = {}
+        self.columns = tuple(Column(place.name, place.kind.column) for place in self._places)
+
+    def encode(self, value: T, unknown: Unknown | None = None) -> bytes:
+        """See `Schema.encode`."""
+        raw = dump(self._array(self.plains(value), unknown))
+        if not self._direct:
+            load(raw)  # what is nested too deep to be read again must not be written
+        return raw
+
+    def decode(self, raw: bytes) -> tuple[T, Unknown | None]:
+        """See `Schema.decode`."""
+        values = self._load(raw)
+        numbers = self._numbers
+        unknown = tuple((n, v) for n, v in enumerate(values) if n not in numbers and v is not UNDEFINED)
+        return self.value(self.normal(values)), unknown or None
+
+    def to_row(self, value: T) -> Row:
+        """See `Schema.to_row`."""
+        return self._row(self.plains(value))
+
+    def from_row(self, row: Row) -> T:
+        """See `Schema.from_row`."""
+        return self.value(self._unrow(row))
+
+    def row_from_cbor(self, raw: bytes) -> tuple[Row, bool]:
+        """See `Schema.row_from_cbor`."""
+        values = self._load(raw)
+        if self._direct:
+            shape = tuple(map(type, values))
+            checks = self._shapes.get(shape) or self._learn(shape)
+            if checks is not None:
+                for n in checks[0]:
+                    if not -INTEGER_MAX - 1 <= values[n] <= INTEGER_MAX:
+                        self.normal(values)
+                for n in checks[1]:
+                    if values[n] != values[n]:
+                        self.normal(values)
+                    values[n] += 0.0
+                return tuple(values), dump(values) == raw
+        plains = self.normal(values)
+        return self._row(plains), dump(self._array(plains, None)) == raw
+
+    def cbor_from_row(self, row: Row) -> bytes:
+        """See `Schema.cbor_from_row`."""
+        return dump(self._array(self._unrow(row), None))
+
+    def plains(self, value: T) -> list[Any]:
+        """The plain forms of a value's fields. Raises EncodingError."""
+        if not isinstance(value, self._cls):
+            raise EncodingError(f"a {type(value).__name__} was given where a {self._cls.__name__} belongs")
+        try:
+            return [place.kind.plain(getattr(value, place.name), place.where) for place in self._places]
+        except RecursionError:
+            raise EncodingError(f"a {self._cls.__name__} holds values too deep within each other") from None
+
+    def normal(self, values: Sequence[Any]) -> list[Any]:
+        """The normal plain forms of the fields in an array that came over the wire."""
+        plains, size = [], len(values)
+        for place in self._places:
+            plain = values[place.number] if place.number < size else UNDEFINED
+            plains.append(place.missing() if plain is UNDEFINED else place.normal(plain))
+        return plains
+
+    def value(self, plains: Sequence[Any]) -> T:
+        """The app's value."""
+        return self._cls(**{place.name: place.value(plain) for place, plain in zip(self._places, plains, strict=True)})
+
+    def json(self, plains: Sequence[Any]) -> dict[str, Any]:
+        """The fields by their names, as SQL's JSON functions see a nested value."""
+        pairs = zip(self._places, plains, strict=True)
+        return {place.name: None if plain is None else place.kind.json(plain) for place, plain in pairs}
+
+    def unjson(self, found: dict[str, Any]) -> list[Any]:
+        """The inverse of `json`."""
+        given = [(place, found.get(place.name)) for place in self._places]
+        return [None if one is None else place.kind.unjson(one, place.where) for place, one in given]
+
+    def array(self, plains: Sequence[Any]) -> list[Any]:
+        """The array that stands for a value."""
+        return self._array(plains, None)
+
+    def _load(self, raw: bytes) -> list[Any]:
+        values = load(raw)
+        if type(values) is not list:
+            raise EncodingError(f"the bytes at hand are no {self._cls.__name__}: they hold no array")
+        return values
+
+    def _array(self, plains: Sequence[Any], unknown: Unknown | None) -> list[Any]:
+        if unknown is None and len(plains) == self._width:
+            return list(plains)
+        width = max([self._width, *(number + 1 for number, _ in unknown or ())])
+        values: list[Any] = [UNDEFINED] * width
+        for number, kept in unknown or ():
+            values[number] = kept
+        for place, plain in zip(self._places, plains, strict=True):
+            values[place.number] = plain
+        return values
+
+    def _row(self, plains: Sequence[Any]) -> Row:
+        if self._direct:
+            return tuple(plains)
+        pairs = zip(self._places, plains, strict=True)
+        return tuple([None if plain is None else place.kind.sql(plain) for place, plain in pairs])
+
+    def _unrow(self, row: Row) -> list[Any]:
+        if len(row) != len(self._places):
+            raise EncodingError(f"a row of {len(row)} columns is no {self._cls.__name__}")
+        pairs = zip(self._places, row, strict=True)
+        return [None if found is None else place.kind.unsql(found, place.where) for place, found in pairs]
+
+    def _learn(self, shape: tuple[type, ...]) -> tuple[list[int], list[int]] | None:
+        """Which integers and floats a value of this shape must have checked; None: it is not of the usual shape."""
+        if len(shape) != self._width or not all(
+            one is type(None) or one in place.kind.types for one, place in zip(shape, self._places, strict=True)
+        ):
+            return None
+        checks = [n for n, one in enumerate(shape) if one is int], [n for n, one in enumerate(shape) if one is float]
+        if len(self._shapes) < _SHAPES_MAX:
+            self._shapes[shape] = checks
+        return checks
+
+
+class _Nested(Kind):
+    """A dataclass within another: an array in the encoding, a JSON object in its column."""
+
+    stored_plain = False
+
+    def __init__(self, schema: DataclassSchema[Any]) -> None:
+        self._schema = schema
+
+    def plain(self, value: Any, where: str) -> Any:
+        return self._schema.array(self._schema.plains(value))
+
+    def normal(self, plain: Any, where: str) -> Any:
+        if type(plain) is not list:
+            raise EncodingError(f"{where} cannot be of type {type(plain).__name__}")
+        return self._schema.array(self._schema.normal(plain))
+
+    def value(self, plain: Any, where: str) -> Any:
+        return self._schema.value(self._schema.normal(plain))
+
+    def json(self, plain: Any) -> Any:
+        return self._schema.json(self._schema.normal(plain))
+
+    def unjson(self, found: Any, where: str) -> Any:
+        return self._schema.array(self._schema.unjson(found))
+
+
+class DictSchema:
+    """Values without declared fields: dicts of what JSON can say, in one column. See `Schema`."""
+
+    columns = (Column("value", "TEXT"),)
+    _kind = Untyped((dict,))
+    _where = "a value"
+
+    def encode(self, value: dict[str, Any], unknown: Unknown | None = None) -> bytes:
+        """See `Schema.encode`; a dict knows all that it holds, so `unknown` is always None."""
+        return dump(self._kind.plain(value, self._where))
+
+    def decode(self, raw: bytes) -> tuple[dict[str, Any], Unknown | None]:
+        """See `Schema.decode`."""
+        return self._load(raw), None
+
+    def to_row(self, value: dict[str, Any]) -> Row:
+        """See `Schema.to_row`."""
+        return (self._kind.sql(self._kind.plain(value, self._where)),)
+
+    def from_row(self, row: Row) -> dict[str, Any]:
+        """See `Schema.from_row`."""
+        return typing.cast(dict[str, Any], self._kind.unsql(row[0], self._where))
+
+    def row_from_cbor(self, raw: bytes) -> tuple[Row, bool]:
+        """See `Schema.row_from_cbor`."""
+        plain = self._load(raw)
+        return (self._kind.sql(plain),), dump(plain) == raw
+
+    def cbor_from_row(self, row: Row) -> bytes:
+        """See `Schema.cbor_from_row`."""
+        return dump(self.from_row(row))
+
+    def _load(self, raw: bytes) -> dict[str, Any]:
+        return typing.cast(dict[str, Any], self._kind.normal(load(raw), self._where))

@@ -1,0 +1,355 @@
+"""The kinds of fields: how a value of each becomes plain, what column holds it, and how it comes back."""
+
+import base64
+import binascii
+import dataclasses
+import json
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping
+from datetime import date, datetime
+from decimal import Decimal, InvalidOperation
+from enum import Enum
+from typing import Any, Final
+
+from sealwire_client.plain import EncodingError, map_order
+from sealwire_client.replica.entries import SqlValue
+
+INTEGER_MAX: Final = 2**63 - 1
+DEPTH_MAX: Final = 32
+"""Lists and maps within each other in a field without a declared type."""
+
+
+class Kind:
+    """One kind of field. Plain forms are normal: whatever two equal values were made of, theirs are equal."""
+
+    column: str = "TEXT"
+    stored_plain: bool = True
+    """The column holds the plain form itself."""
+    types: frozenset[type] = frozenset()
+    """What the plain form may be, if it is a scalar."""
+
+    def plain(self, value: Any, where: str) -> Any:
+        """The plain form of an app's value. Raises EncodingError."""
+        return self.normal(value, where)
+
+    def normal(self, plain: Any, where: str) -> Any:
+        """The normal form of a plain value that came over the wire. Raises EncodingError."""
+        if type(plain) not in self.types:
+            raise EncodingError(f"{where} cannot be of type {type(plain).__name__}")
+        return plain
+
+    def value(self, plain: Any, where: str) -> Any:
+        """The app's value of a normal plain form. Raises EncodingError."""
+        return plain
+
+    def json(self, plain: Any) -> Any:
+        """The form that stands in JSON text."""
+        return plain
+
+    def unjson(self, found: Any, where: str) -> Any:
+        """The plain form of what `json` gave."""
+        return found
+
+    def sql(self, plain: Any) -> SqlValue:
+        """What the column holds."""
+        if plain is None or self.stored_plain:
+            return typing.cast(SqlValue, plain)
+        return json.dumps(self.json(plain), ensure_ascii=False, separators=(",", ":"))
+
+    def unsql(self, found: SqlValue, where: str) -> Any:
+        """The plain form of what the column holds."""
+        if found is None or self.stored_plain:
+            return found
+        try:
+            return self.unjson(json.loads(typing.cast(str, found)), where)
+        except (ValueError, TypeError, LookupError, AttributeError):
+            raise EncodingError(f"{where} does not hold the JSON that belongs there") from None
+
+
+class Text(Kind):
+    """Text."""
+
+    types = frozenset((str,))
+
+    def plain(self, value: Any, where: str) -> Any:
+        return str.__str__(value) if isinstance(value, str) else self.normal(value, where)
+
+
+class Integer(Kind):
+    """An integer that SQLite can hold."""
+
+    column = "INTEGER"
+    types = frozenset((int,))
+
+    def normal(self, plain: Any, where: str) -> Any:
+        if type(plain) is not int:
+            return super().normal(plain, where)
+        if not -INTEGER_MAX - 1 <= plain <= INTEGER_MAX:
+            raise EncodingError(f"{where} is an integer of more than 64 bits; keep it as text")
+        return plain
+
+
+class Float(Kind):
+    """A number. Not-a-number is refused (SQLite would make it NULL); minus zero is zero."""
+
+    column = "REAL"
+    types = frozenset((float,))
+
+    def normal(self, plain: Any, where: str) -> Any:
+        if type(plain) is int and abs(plain) <= INTEGER_MAX:
+            plain = float(plain)
+        if type(plain) is not float:
+            return super().normal(plain, where)
+        if math.isnan(plain):
+            raise EncodingError(f"{where} is not a number (NaN), which cannot be kept; use None")
+        return plain + 0.0
+
+    def json(self, plain: Any) -> Any:
+        return plain if math.isfinite(plain) else str(plain)
+
+    def unjson(self, found: Any, where: str) -> Any:
+        return float(found)
+
+
+class Boolean(Kind):
+    """True or false."""
+
+    column = "BOOLEAN"
+    types = frozenset((bool,))
+
+    def unsql(self, found: SqlValue, where: str) -> Any:
+        return None if found is None else bool(found)
+
+
+class Bytes(Kind):
+    """Bytes."""
+
+    column = "BLOB"
+    types = frozenset((bytes,))
+
+    def json(self, plain: Any) -> Any:
+        return base64.b64encode(plain).decode()
+
+    def unjson(self, found: Any, where: str) -> Any:
+        try:
+            return base64.b64decode(found, validate=True)
+        except binascii.Error:
+            raise EncodingError(f"{where} does not hold the base64 that belongs there") from None
+
+
+class Spelled(Kind):
+    """Something with one spelling as text: a date, a time, a decimal number."""
+
+    types = frozenset((str,))
+
+    def __init__(self, cls: type, spell: Callable[[Any], str], read: Callable[[str], Any]) -> None:
+        self._cls, self._spell, self._read = cls, spell, read
+
+    def plain(self, value: Any, where: str) -> Any:
+        if type(value) is not self._cls:
+            raise EncodingError(f"{where} cannot be of type {type(value).__name__}; it takes a {self._cls.__name__}")
+        return self._spell(value)
+
+    def value(self, plain: Any, where: str) -> Any:
+        try:
+            return self._read(plain)
+        except (ValueError, InvalidOperation):
+            raise EncodingError(f"{where} holds {plain!r}, which is no {self._cls.__name__}") from None
+
+
+class Enumerated(Kind):
+    """A member of an enumeration, kept by its value."""
+
+    def __init__(self, cls: type[Enum], where: str) -> None:
+        self._cls = cls
+        kinds = {type(member.value) for member in cls}
+        if kinds not in ({str}, {int}):
+            raise EncodingError(f"{where} is an enumeration whose values are neither all text nor all integers")
+        self.types = frozenset(kinds)
+        self.column = "TEXT" if kinds == {str} else "INTEGER"
+
+    def plain(self, value: Any, where: str) -> Any:
+        if not isinstance(value, self._cls):
+            raise EncodingError(f"{where} cannot be of type {type(value).__name__}; it takes a {self._cls.__name__}")
+        return value.value
+
+    def normal(self, plain: Any, where: str) -> Any:
+        plain = super().normal(plain, where)
+        return _INTEGER.normal(plain, where) if type(plain) is int else plain
+
+    def value(self, plain: Any, where: str) -> Any:
+        try:
+            return self._cls(plain)
+        except ValueError:
+            raise EncodingError(
+                f"{where} holds {plain!r}, which is no {self._cls.__name__} known here; a newer app may have written it"
+            ) from None
+
+
+class Sequence(Kind):
+    """A list, or a tuple of any length, of one kind. JSON in its column."""
+
+    stored_plain = False
+
+    def __init__(self, item: Kind, make: type[list[Any]] | type[tuple[Any, ...]]) -> None:
+        self._item, self._make = item, make
+
+    def plain(self, value: Any, where: str) -> Any:
+        if not isinstance(value, self._make):
+            raise EncodingError(f"{where} cannot be of type {type(value).__name__}; it takes a {self._make.__name__}")
+        return [self._item.plain(one, where) for one in value]
+
+    def normal(self, plain: Any, where: str) -> Any:
+        if type(plain) is not list:
+            raise EncodingError(f"{where} cannot be of type {type(plain).__name__}")
+        return [self._item.normal(one, where) for one in plain]
+
+    def value(self, plain: Any, where: str) -> Any:
+        return self._make(self._item.value(one, where) for one in plain)
+
+    def json(self, plain: Any) -> Any:
+        return [self._item.json(one) for one in plain]
+
+    def unjson(self, found: Any, where: str) -> Any:
+        return [self._item.unjson(one, where) for one in found]
+
+
+class Map(Kind):
+    """A dict with text keys and values of one kind. JSON in its column."""
+
+    stored_plain = False
+
+    def __init__(self, item: Kind) -> None:
+        self._item = item
+
+    def plain(self, value: Any, where: str) -> Any:
+        return self._mapped(value, where, self._item.plain)
+
+    def normal(self, plain: Any, where: str) -> Any:
+        return self._mapped(plain, where, self._item.normal)
+
+    def value(self, plain: Any, where: str) -> Any:
+        return {key: self._item.value(one, where) for key, one in plain.items()}
+
+    def json(self, plain: Any) -> Any:
+        return {key: self._item.json(one) for key, one in plain.items()}
+
+    def unjson(self, found: Any, where: str) -> Any:
+        return {key: self._item.unjson(one, where) for key, one in found.items()}
+
+    @staticmethod
+    def _mapped(given: Any, where: str, change: Callable[[Any, str], Any]) -> dict[str, Any]:
+        if not isinstance(given, Mapping):
+            raise EncodingError(f"{where} cannot be of type {type(given).__name__}; it takes a dict")
+        if not all(type(key) is str for key in given):
+            raise EncodingError(f"{where} has a key that is not text; use text keys")
+        return {key: change(one, where) for key, one in sorted(given.items(), key=map_order)}
+
+
+class Untyped(Kind):
+    """Whatever JSON can say: a field declared as `Any`, `list` or `dict`, or a whole value without a schema."""
+
+    stored_plain = False
+
+    def __init__(self, accepted: tuple[type, ...] = (object,)) -> None:
+        self._accepted = accepted
+
+    def normal(self, plain: Any, where: str) -> Any:
+        if not isinstance(plain, self._accepted):
+            raise EncodingError(f"{where} cannot be of type {type(plain).__name__}")
+        return self._normal(plain, where, DEPTH_MAX)
+
+    def _normal(self, plain: Any, where: str, depth: int) -> Any:
+        if plain is None or type(plain) in (str, bool):
+            return plain
+        if type(plain) is int:
+            return _INTEGER.normal(plain, where)
+        if type(plain) is float:
+            if not math.isfinite(plain):
+                raise EncodingError(f"{where} holds a number that is not finite, which JSON does not know")
+            return plain + 0.0
+        if type(plain) is list and depth:
+            return [self._normal(one, where, depth - 1) for one in plain]
+        if type(plain) is dict and depth and all(type(key) is str for key in plain):
+            ordered = sorted(plain.items(), key=map_order)
+            return {key: self._normal(one, where, depth - 1) for key, one in ordered}
+        if not depth:
+            raise EncodingError(f"{where} holds more than {DEPTH_MAX} lists or dicts within each other")
+        raise EncodingError(
+            f"{where} holds a {type(plain).__name__}; without a declared type only what JSON can say is kept: text,"
+            " numbers, booleans, None, lists, and dicts with text keys"
+        )
+
+
+class Optional(Kind):
+    """A value of another kind, or None."""
+
+    def __init__(self, inner: Kind) -> None:
+        self._inner = inner
+        self.column, self.stored_plain, self.types = inner.column, inner.stored_plain, inner.types | {type(None)}
+
+    def plain(self, value: Any, where: str) -> Any:
+        return None if value is None else self._inner.plain(value, where)
+
+    def normal(self, plain: Any, where: str) -> Any:
+        return None if plain is None else self._inner.normal(plain, where)
+
+    def value(self, plain: Any, where: str) -> Any:
+        return None if plain is None else self._inner.value(plain, where)
+
+    def json(self, plain: Any) -> Any:
+        return None if plain is None else self._inner.json(plain)
+
+    def unjson(self, found: Any, where: str) -> Any:
+        return None if found is None else self._inner.unjson(found, where)
+
+    def unsql(self, found: SqlValue, where: str) -> Any:
+        return None if found is None else self._inner.unsql(found, where)
+
+
+_INTEGER: Final = Integer()
+_SIMPLE: Final[dict[Any, Kind]] = {
+    str: Text(),
+    int: _INTEGER,
+    float: Float(),
+    bool: Boolean(),
+    bytes: Bytes(),
+    datetime: Spelled(datetime, datetime.isoformat, datetime.fromisoformat),
+    date: Spelled(date, date.isoformat, date.fromisoformat),
+    Decimal: Spelled(Decimal, str, Decimal),
+    Any: Untyped(),
+    list: Untyped((list,)),
+    dict: Untyped((dict,)),
+}
+
+
+def kind_of(declared: Any, where: str, nested: Callable[[type], Kind]) -> Kind:
+    """The kind of a declared type; `nested` makes that of a dataclass. Raises EncodingError if there is none."""
+    if isinstance(declared, typing.NewType):
+        return kind_of(declared.__supertype__, where, nested)
+    simple = _SIMPLE.get(declared)
+    if simple is not None:
+        return simple
+    origin, inner = typing.get_origin(declared), typing.get_args(declared)
+    if origin is typing.Annotated:
+        return kind_of(inner[0], where, nested)
+    if origin in (typing.Union, types.UnionType):
+        rest = [one for one in inner if one is not type(None)]
+        if len(rest) == 1 and len(rest) < len(inner):
+            return Optional(kind_of(rest[0], where, nested))
+    elif origin is list:
+        return Sequence(kind_of(inner[0], where, nested), list)
+    elif origin is tuple and len(inner) == 2 and inner[1] is Ellipsis:
+        return Sequence(kind_of(inner[0], where, nested), tuple)
+    elif origin is dict and inner[0] is str:
+        return Map(kind_of(inner[1], where, nested))
+    elif isinstance(declared, type) and issubclass(declared, Enum):
+        return Enumerated(declared, where)
+    elif isinstance(declared, type) and dataclasses.is_dataclass(declared):
+        return nested(declared)
+    raise EncodingError(
+        f"{where} has the type {declared}, which cannot be kept: use str, int, float, bool, bytes, Decimal, date,"
+        " datetime, an Enum, a dataclass, X | None, or list[X], tuple[X, ...] and dict[str, X] of these"
+    )
