@@ -7,7 +7,7 @@ import asyncio
 import os
 import socket
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from websockets.frames import Opcode
 from websockets.http11 import Request
@@ -66,10 +66,10 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is open; the gateway decides whether it may stay."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports have the methods of asyncio.Transport, but do not descend from it.
+        self._transport = opened = cast(asyncio.Transport, transport)
         self._heard = self._accepted = asyncio.get_running_loop().time()
-        self._host.accepted(self, transport)
+        self._host.accepted(self, opened)
 
     def data_received(self, data: bytes) -> None:
         """Bytes came in."""
