@@ -1,0 +1,155 @@
+"""Golden vectors of records and membership links, with their keys and plaintexts: JSON, bytes in hex.
+
+`python -m tests.protocol.make_vectors` writes them anew. They change only when the format does; the tests
+compare them with what the code makes today.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from sealwire_client import cipher
+from sealwire_client.cipher import Random, Secret
+from sealwire_client.identity import DeviceIdentity
+from sealwire_client.keyring import Names, VaultKeys, add_device_link, new_vault
+from sealwire_client.sealing import CONTEXT_OWN, Draft, SealedRecord, Sealer, Stream, pad, stream_keys
+from sealwire_protocol.ids import Author, KeyId, StreamId, VaultId
+from sealwire_protocol.membership import Membership, Role
+from sealwire_protocol.segment import TOMBSTONE, read_record
+
+FOLDER = Path(__file__).resolve().parents[2] / "protocol" / "vectors"
+
+
+def counted(label: str) -> Random:
+    """Bytes that look random and are the same every time."""
+    drawn = 0
+
+    def random(size: int) -> bytes:
+        nonlocal drawn
+        drawn += 1
+        return hashlib.shake_128(f"{label} {drawn}".encode()).digest(size)
+
+    return random
+
+
+VAULT = VaultId(bytes(range(16)))
+STREAM = StreamId(bytes(range(16, 24)))
+TAG_KEY = Secret(bytes(range(32, 64)))
+EPOCH_KEY = Secret(bytes(range(64, 96)))
+SEED = Secret(bytes(range(96, 128)))
+
+RECORDS: list[tuple[str, int, int, Draft]] = [
+    ("small", 1, 1, Draft("t1", b"buy milk", 1)),
+    ("empty key and value", 1, 1, Draft("", b"", 2)),
+    ("tombstone", 1, 3, Draft("t1", b"", 3, TOMBSTONE)),
+    ("text beyond ASCII", 1, 1, Draft("ключ-鍵", "значение".encode(), 4)),
+    ("a value that ends like padding", 1, 1, Draft("p", b"\x80\0\0", 5)),
+    ("fifteen bytes, one unit", 1, 1, Draft("k" * 4, b"v" * 10, 6)),
+    ("sixteen bytes, two units", 1, 1, Draft("k" * 4, b"v" * 11, 7)),
+    ("key of 128 bytes", 1, 1, Draft("k" * 128, b"v", 8)),
+    ("Padmé", 1, 1, Draft("large", b"x" * 700, 9)),
+    ("wide by its version", 1, 1, Draft("w", b"v", 2**32)),
+    ("wide by its author", 1, 256, Draft("w", b"v", 10)),
+    ("wide by its epoch", 256, 1, Draft("w", b"v", 11)),
+    ("wide by its size", 1, 1, Draft("w", b"y" * 4096, 12)),
+]
+
+
+def _record(name: str, epoch: int, author: int, draft: Draft) -> dict[str, Any]:
+    identity, key_id = DeviceIdentity(SEED), KeyId(epoch.to_bytes(4, "big"))
+    stream = Stream(VAULT, STREAM, TAG_KEY)
+    keys = stream_keys(EPOCH_KEY, epoch, key_id, VAULT, STREAM)
+    random = counted(name)(16)
+    sealer = Sealer(stream, keys, Author(author), identity.hedge_key, lambda _: random)
+    sealed: SealedRecord = sealer.seal_many([draft])[0]
+    record = read_record(sealed.encoded, 0)[1]
+    own = CONTEXT_OWN.pack(draft.flags, author, draft.version, sealed.tag)
+    common = b"\1" + VAULT + STREAM + epoch.to_bytes(2, "big") + key_id
+    nonce = cipher.keyed_hash(keys.nonce_key, cipher.Purpose.NONCE, common + own + record.salt, 12)
+    return {
+        "name": name,
+        "key": draft.key,
+        "value": draft.value.hex(),
+        "version": draft.version,
+        "flags": draft.flags,
+        "author": author,
+        "epoch": epoch,
+        "key_id": key_id.hex(),
+        "random": random.hex(),
+        "record_key": keys.record_key.reveal().hex(),
+        "nonce_key": keys.nonce_key.reveal().hex(),
+        "tag": sealed.tag.hex(),
+        "padded": pad(draft.key.encode(), draft.value).hex(),
+        "context": (common + own).hex(),
+        "salt": record.salt.hex(),
+        "nonce": nonce.hex(),
+        "rank": sealed.rank.hex(),
+        "encoded": sealed.encoded.hex(),
+    }
+
+
+def records() -> dict[str, Any]:
+    """Sealed records, with everything that leads to their bytes."""
+    return {
+        "vault": VAULT.hex(),
+        "stream": STREAM.hex(),
+        "tag_key": TAG_KEY.reveal().hex(),
+        "epoch_key": EPOCH_KEY.reveal().hex(),
+        "device_seed": SEED.reveal().hex(),
+        "hedge_key": DeviceIdentity(SEED).hedge_key.reveal().hex(),
+        "records": [_record(*given) for given in RECORDS],
+    }
+
+
+def _device(seed: Secret) -> dict[str, str]:
+    identity = DeviceIdentity(seed)
+    return {
+        "seed": seed.reveal().hex(),
+        "device_key": identity.device_key.hex(),
+        "box_key": identity.box_key.hex(),
+        "hedge_key": identity.hedge_key.reveal().hex(),
+    }
+
+
+def links() -> dict[str, Any]:
+    """A membership log of three links: a vault, a writer and a reader."""
+    seeds = [Secret(bytes([n]) * 32) for n in (1, 2, 3)]
+    admin, writer, reader = map(DeviceIdentity, seeds)
+    genesis, keys = new_vault(admin, Names("laptop", "home"), counted("genesis"))
+    membership = Membership()
+    log = [genesis]
+    membership.apply(genesis, cipher.verify)
+    for joiner, role, name in ((writer, Role.WRITER, "phone"), (reader, Role.READER, "Gerät")):
+        random = counted(name)
+        log.append(add_device_link(admin, membership, keys, joiner.device_key, joiner.box_key, role, name, random))
+        membership.apply(log[-1], cipher.verify)
+    return {
+        "devices": [_device(seed) for seed in seeds],
+        "vault": keys.vault.hex(),
+        "epoch": keys.current.number,
+        "key_id": keys.current.key_id.hex(),
+        "epoch_key": keys.current.secret.reveal().hex(),
+        "streams": _streams(keys),
+        "links": [raw.hex() for raw in log],
+        "last_hash": membership.last_hash.hex(),
+        "members": [
+            {"author": m.author, "role": int(m.role), "device_key": m.device.hex(), "name": keys.names(m).device}
+            for m in membership.members.values()
+        ],
+    }
+
+
+def _streams(keys: VaultKeys) -> dict[str, str]:
+    return {name: keys.stream_id(name).hex() for name in ("todos", "", "Größe")}
+
+
+def as_text(vectors: dict[str, Any]) -> str:
+    """How vectors stand in their file."""
+    return json.dumps(vectors, indent=1, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    (FOLDER / "records.json").write_text(as_text(records()), encoding="utf-8")
+    (FOLDER / "links.json").write_text(as_text(links()), encoding="utf-8")
