@@ -103,7 +103,7 @@ class OwnDatabase:
             began = clock()
             await self._postgres.wait_died()
             self._trouble = "Postgres has ended by itself and is being started again."
-            log.error("Postgres has ended by itself and is started again: %s", self._postgres.why_died())
+            log.error("The relay's Postgres has ended and is started again now. %s", self._postgres.why_died())
             wait = 0.0 if clock() - began >= CALM_SECONDS else _longer(wait)
             while not await self._started_again(wait):
                 wait = _longer(wait)

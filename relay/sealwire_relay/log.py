@@ -58,6 +58,8 @@ def configure(settings: Settings, stream: TextIO | None = None) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("sealwire").setLevel(settings.log_level.upper())
+    # It tells a traceback for each attempt to reach a database that is down; the store says so in one sentence.
+    logging.getLogger("asyncpg").setLevel(logging.ERROR)
     logging.captureWarnings(True)
     # A log that cannot be written (a closed terminal, a full disk) must not disturb the relay.
     logging.raiseExceptions = False

@@ -1,0 +1,239 @@
+"""The command line as people and their scripts meet it: real processes, real ports, a real Postgres."""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sealwire_protocol import __version__
+from tests.acceptance.leftovers import Owner, left_behind
+
+WAIT_S_MAX = 60.0
+"""For a Postgres that makes its files on a slow and busy machine."""
+
+POLL_S = 0.02
+
+
+class Program:
+    """A running `sealwire-relay`, in a session of its own as under a supervisor."""
+
+    def __init__(self, *arguments: str, **variables: str) -> None:
+        environment = {name: text for name, text in os.environ.items() if not name.startswith("SEALWIRE_")}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "sealwire_relay", *arguments],
+            env={**environment, **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            text=True,
+            bufsize=1,
+        )
+        self.errors = ""
+
+    def ready(self) -> dict[str, Any]:
+        """The object of the line that says that devices are served."""
+        assert self.process.stdout is not None
+        found, _, _ = select.select([self.process.stdout], [], [], WAIT_S_MAX)
+        line = self.process.stdout.readline() if found else ""
+        assert line, f"no ready line: {self.process.communicate()}"
+        told: dict[str, Any] = json.loads(line)
+        return told
+
+    def until_said(self, text: str) -> None:
+        """Wait for a line on stderr that contains a text."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.errors += line
+            if text in line:
+                return
+        pytest.fail(f"{text!r} was not said: {self.errors}")
+
+    def end(self, number: signal.Signals) -> int:
+        """Ask it to end, and wait for the exit code."""
+        self.process.send_signal(number)
+        return self.finished()[0]
+
+    def finished(self) -> tuple[int, str, str]:
+        """Exit code, stdout and stderr of a program that ends by itself."""
+        output, errors = self.process.communicate(timeout=WAIT_S_MAX)
+        self.errors += errors
+        assert "Traceback" not in self.errors, self.errors
+        return self.process.returncode, output, self.errors
+
+
+@contextlib.contextmanager
+def relay(folder: Path, *arguments: str) -> Iterator[Program]:
+    """A program that may run in a folder; whatever happens, nothing of it is left."""
+    program = Program("up", "--folder", str(folder), "--port", "0", "--control-port", "0", "--json", *arguments)
+    try:
+        yield program
+    finally:
+        if program.process.poll() is None:
+            program.process.kill()
+            program.process.communicate()
+        assert left_behind(Owner(program.process.pid, "", folder)) == []
+
+
+def failed(*arguments: str, **variables: str) -> tuple[int, str]:
+    """Exit code of a program that fails, and its one sentence."""
+    code, output, errors = Program(*arguments, **variables).finished()
+    assert output == ""
+    said = [line for line in errors.splitlines() if line.startswith("sealwire-relay: ")]
+    assert len(said) == 1, errors
+    return code, said[0]
+
+
+def answer(url: str) -> tuple[int, Any]:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return response.status, json.loads(response.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.loads(error.read())
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that somebody else has."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        yield other.getsockname()[1]
+
+
+@pytest.mark.embedded
+def test_up_serves_until_it_is_asked_to_end(open_folder: Path) -> None:
+    folder = open_folder / "data"
+    with relay(folder) as program:
+        told = program.ready()
+        assert told["version"] == __version__
+        assert told["pid"] == program.process.pid
+        assert told["data"] in told["origins"]
+        assert answer(f"{told['control']}/readyz") == (200, {"ready": True, "reasons": []})
+        with urllib.request.urlopen(told["data"].replace("ws:", "http:") + "/livez", timeout=5) as response:
+            assert response.status == 200
+        second = failed("up", "--folder", str(folder), "--port", "0", "--control-port", "0")
+        assert second[0] == 3
+        assert str(folder) in second[1]
+        assert str(told["pid"]) in second[1]
+        assert program.end(signal.SIGTERM) == 0
+    with relay(folder) as program:
+        program.ready()
+        assert program.end(signal.SIGINT) == 130
+        assert "sealwire-relay: Interrupted" in program.errors
+
+
+@pytest.mark.embedded
+def test_ctrl_c_while_postgres_starts_leaves_nothing_behind(open_folder: Path) -> None:
+    folder = open_folder / "data"
+    with relay(folder) as program:
+        program.until_said("Creating the database files")
+        assert program.end(signal.SIGINT) == 130
+        assert "sealwire-relay: Interrupted" in program.errors
+    with relay(folder) as program:
+        program.until_said("Creating the database files")
+        assert program.end(signal.SIGTERM) == 143
+    with relay(folder) as program:
+        program.ready()
+        assert program.end(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize("after_s", [0.1, 0.2, 0.3])
+def test_ctrl_c_while_the_program_starts_is_quiet(after_s: float, open_folder: Path) -> None:
+    with relay(open_folder / "data") as program:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            program.process.wait(after_s)
+        assert program.end(signal.SIGINT) == 130
+
+
+@pytest.mark.embedded
+def test_a_postgres_that_dies_is_started_again(open_folder: Path) -> None:
+    folder = open_folder / "data"
+    with relay(folder) as program:
+        told = program.ready()
+        pid_file = folder / "postgres" / "postmaster.pid"
+        os.kill(int(pid_file.read_text().split()[0]), signal.SIGKILL)
+        program.until_said("has ended and is started again")
+        deadline_s = time.monotonic() + WAIT_S_MAX
+        program.until_said("Postgres is back")
+        while (now := answer(f"{told['control']}/readyz")) != (200, {"ready": True, "reasons": []}):
+            assert now[0] == 503
+            assert time.monotonic() < deadline_s, now
+            time.sleep(POLL_S)
+        assert program.end(signal.SIGTERM) == 0
+
+
+def test_a_port_that_is_taken_is_said_before_anything_is_made(taken: int, open_folder: Path) -> None:
+    folder = open_folder / "data"
+    for option, other in (("--port", "--control-port"), ("--control-port", "--port")):
+        code, said = failed("up", "--folder", str(folder), option, str(taken), other, "0")
+        assert code == 3
+        assert f"port {taken} on 127.0.0.1 is taken" in said
+        assert f"{option}." in said
+    assert not folder.exists()
+
+
+def test_an_address_of_another_machine_is_refused(open_folder: Path) -> None:
+    origin = ("--origin", "wss://relay.example.org")
+    code, said = failed("up", "--folder", str(open_folder / "x"), "--port", "0", "--host", "192.0.2.1", *origin)
+    assert code == 1
+    assert "--host" in said
+
+
+def test_a_folder_that_is_not_ours_is_left_alone(open_folder: Path) -> None:
+    (open_folder / "diary.txt").write_text("mine")
+    code, said = failed("up", "--folder", str(open_folder), "--port", "0", "--control-port", "0")
+    assert code == 4
+    assert str(open_folder) in said
+    assert [path.name for path in open_folder.iterdir()] == ["diary.txt"]
+
+
+@pytest.mark.parametrize("command", ["serve", "migrate"])
+def test_a_database_that_is_not_there_is_said_without_its_password(command: str) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"postgresql://relay:hunter2@127.0.0.1:{nobody.getsockname()[1]}/sealwire"
+        ports = ("--port", "0", "--control-port", "0") if command == "serve" else ()
+        program = Program(command, *ports, SEALWIRE_DATABASE_URL=url)
+        code, _, errors = program.finished()
+    assert code == 4
+    assert "hunter2" not in errors
+    assert len(errors.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "said"),
+    [
+        (["serve"], {}, "--database-url"),
+        (["migrate"], {}, "SEALWIRE_DATABASE_URL_FILE"),
+        (["serve", "--database-url", "mysql://relay:hunter2@x"], {}, "postgresql://user:password@host:port/name"),
+        (["up"], {"SEALWIRE_DATABASE_URL": "postgresql://relay:hunter2@x"}, "unset SEALWIRE_DATABASE_URL"),
+        (["up", "--port", "x"], {}, "--port is 'x'"),
+        (["up"], {"SEALWIRE_PROT": "1"}, "did you mean SEALWIRE_PORT?"),
+        (["up", "--host", "0.0.0.0"], {}, "--origin"),
+    ],
+)
+def test_a_wrong_setting_is_a_usage_error(arguments: list[str], variables: dict[str, str], said: str) -> None:
+    code, sentence = failed(*arguments, **variables)
+    assert code == 2
+    assert said in sentence
+    assert "hunter2" not in sentence
+
+
+def test_help_and_version() -> None:
+    assert Program("--version").finished() == (0, f"sealwire-relay, version {__version__}\n", "")
+    for command in ("up", "serve", "migrate"):
+        code, output, errors = Program(command, "-h").finished()
+        assert (code, errors) == (0, "")
+        assert "Usage: sealwire-relay " + command in output
