@@ -1,0 +1,297 @@
+"""A device: one installation with its own keys, its replica, and its vaults. The app's way in."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from sealwire_client import cipher, invites, keyring, keystore
+from sealwire_client.identity import DeviceIdentity
+from sealwire_client.invites import Approved, Invite, InviteError
+from sealwire_client.link import Dialler, Link
+from sealwire_client.replica import Change, HeldVault, Replica, Runner, Writer
+from sealwire_client.replica import Collection as Held
+from sealwire_client.sync import VaultSync
+from sealwire_client.transport import check_origin, dial
+from sealwire_client.vault import Vault
+from sealwire_protocol.errors import FaultCode
+from sealwire_protocol.events import Listen
+from sealwire_protocol.ids import MEMBERSHIP, START, DeviceKey, Position, StreamId, VaultId
+from sealwire_protocol.login import normal_origin
+from sealwire_protocol.membership import FIRST_AUTHOR, LinkError, Membership, decode_links, link_hash, vault_id_of
+from sealwire_protocol.messages import NO_REQUEST, Deliver, Fault, Join, Joined, Joining, Pushed, Subscribed, Wanted
+
+KEYSTORE_NAME: Final = "keystore.json"
+"""The device's secret seed, beside the replica."""
+
+
+class NoRelayError(ValueError):
+    """A vault needs to know its relay."""
+
+
+class Device:
+    """One device of one person. Use `async with Device.open(folder) as device`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        relay: str | None,
+        identity: DeviceIdentity,
+        writer: Runner[Replica],
+        dialler: Dialler,
+        nursery: trio.Nursery,
+    ) -> None:
+        self.folder = folder
+        self._relay, self._identity, self._writer, self._dial, self._nursery = relay, identity, writer, dialler, nursery
+        self._links: dict[str, Link] = {}
+        self._vaults: dict[VaultId, Vault] = {}
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        folder: str | Path,
+        *,
+        relay: str | None = None,
+        passphrase: str | None = None,
+        dialler: Dialler = dial,
+    ) -> "AsyncIterator[Device]":
+        """The device that lives in `folder` (made, with fresh keys, if there is none), online for the block's length.
+
+        `relay` is where new vaults go; vaults that are here know theirs. Everything but the relay's work goes on
+        without it. Raises KeystoreError, ReplicaError (in use, not a replica, too new, damaged),
+        InsecureOriginError, LocalMisuse for what is no address.
+        """
+        path = _folder(folder)
+        if relay is not None:
+            relay = normal_origin(relay)
+            check_origin(relay)
+        identity = await trio.to_thread.run_sync(keystore.load_or_create, path / KEYSTORE_NAME, passphrase)
+        writer = await Writer.open(lambda: Replica(path))
+        try:
+            async with trio.open_nursery(strict_exception_groups=False) as nursery:
+                device = cls(path, relay, identity, writer, dialler, nursery)
+                try:
+                    for held, links in await writer.run(_held_vaults):
+                        device._follow(held, _verified(links))
+                    yield device
+                finally:
+                    nursery.cancel_scope.cancel()
+                    for vault in device._vaults.values():
+                        vault.close()
+        finally:
+            await writer.aclose()
+
+    @property
+    def key(self) -> DeviceKey:
+        """The device's public name."""
+        return self._identity.device_key
+
+    @property
+    def vaults(self) -> Sequence[Vault]:
+        """The vaults that this device holds, the oldest first."""
+        return list(self._vaults.values())
+
+    def vault(self, name: str) -> Vault:
+        """A vault by its name, or by the beginning of its id in hex. Raises LookupError."""
+        found = [vault for vault in self._vaults.values() if name in (vault.name, vault.id.hex())]
+        found = found or [vault for vault in self._vaults.values() if vault.id.hex().startswith(name.lower())]
+        if len(found) != 1:
+            known = ", ".join(vault.name for vault in self._vaults.values()) or "none"
+            why = "no vault" if not found else "more than one vault"
+            raise LookupError(f"there is {why} {name!r} on this device; its vaults: {known}")
+        return found[0]
+
+    async def create_vault(self, name: str, *, device_name: str = "") -> Vault:
+        """Make a vault of which this device is the first member. Works offline; the relay learns of it when it can.
+
+        Raises NoRelayError, NameTooLongError.
+        """
+        if self._relay is None:
+            raise NoRelayError("a new vault needs a relay: open the device with relay='wss://…'")
+        raw, keys = keyring.new_vault(self._identity, keyring.Names(device_name, name))
+        origin = self._relay
+
+        def hold(replica: Replica) -> HeldVault:
+            with replica.transaction():
+                held = replica.vaults.add(keys.vault, name, origin, FIRST_AUTHOR)
+                replica.vaults.add_links(held.number, 1, [raw])
+            return held
+
+        return self._follow(await self._writer.run(hold), _verified([raw]))
+
+    async def join(self, link: str, *, device_name: str = "") -> Vault:
+        """Join the vault of an invite; waits until its inviter has approved. A repeat goes on where it stopped.
+
+        Raises InviteError (malformed, used, expired, refused, or an older vault than promised), InsecureOriginError.
+        """
+        invite = invites.parse(link)
+        check_origin(invite.origin)
+        if invite.vault in self._vaults:
+            return self._vaults[invite.vault]
+        relay = self._link(invite.origin)
+        reader = _LogReader(invite.vault, relay)
+        relay.follow(invite.vault, reader)
+        try:
+            links = await reader.read()
+            if links is None:
+                approved = await self._ask_to_join(relay, invite, device_name)
+                links = await reader.read_until(approved.link_seq)
+        finally:
+            relay.unfollow(invite.vault)
+        _check_promise(invite, links)
+        membership = _verified(links)
+        member = membership.by_device(self._identity.device_key)
+        if member is None:
+            raise InviteError("the membership log does not name this device, although the inviter approved; try again")
+        name = keyring.keys_from_log(self._identity, membership).names(membership.members[FIRST_AUTHOR]).vault
+
+        def hold(replica: Replica) -> HeldVault:
+            with replica.transaction():
+                held = replica.vaults.add(invite.vault, name, invite.origin, member.author)
+                replica.vaults.add_links(held.number, 1, list(links))
+            return held
+
+        return self._follow(await self._writer.run(hold), membership)
+
+    async def _ask_to_join(self, relay: Link, invite: Invite, name: str) -> Approved:
+        answered = trio.Event()
+        letters: list[bytes] = []
+
+        def receive(mail: Joining | Joined) -> None:
+            if isinstance(mail, Joined):
+                letters.append(mail.sealed)
+                answered.set()
+
+        sealed = invites.seal_request(invite, self._identity, name)
+        relay.expect_mail(invite.mailbox, receive)
+        try:
+            while not answered.is_set():
+                await relay.request(Join(NO_REQUEST, invite.mailbox, sealed))
+                await relay.wait_while_online(answered)
+        finally:
+            relay.expect_mail(invite.mailbox, None)
+        answer = invites.open_answer(invite, self._identity.device_key, letters[-1])
+        if not isinstance(answer, Approved):
+            raise InviteError(f"the inviter refused: {answer.reason}")
+        return answer
+
+    # --- inside
+
+    def _link(self, origin: str) -> Link:
+        link = self._links.get(origin)
+        if link is None:
+            link = self._links[origin] = Link(origin, self._identity, self._dial)
+            self._nursery.start_soon(link.run)
+        return link
+
+    def _follow(self, held: HeldVault, membership: Membership) -> Vault:
+        link = self._link(held.origin)
+
+        def told(collection: Held, changes: Sequence[Change] | None) -> None:
+            vault.told(collection, changes)
+
+        sync = VaultSync(held, membership, self._identity, self._writer, link, told)
+        vault = Vault(held, sync, self._identity, self._writer, link, self.folder)
+        self._vaults[held.id] = vault
+        link.follow(held.id, sync)
+        self._nursery.start_soon(sync.run)
+        return vault
+
+    def wake(self) -> None:
+        """Try to reach the relays at once: the app came to the front, or the network changed."""
+        for link in self._links.values():
+            link.wake()
+
+
+class _LogReader:
+    """Reads a vault's membership log from the relay, before this device holds the vault. A `Follower`."""
+
+    def __init__(self, vault: VaultId, link: Link) -> None:
+        self._vault, self._link = vault, link
+        self._links: list[bytes] = []
+        self._head: int | None = None
+        self._refused = False
+        self._moved = trio.Event()
+
+    async def read(self) -> list[bytes] | None:
+        """The whole log, or None if the relay says that this device is no member."""
+        await self._wait(lambda: self._refused or (self._head is not None and len(self._links) >= self._head))
+        return None if self._refused else self._links
+
+    async def read_until(self, seq: int) -> list[bytes]:
+        """The log at least up to a link."""
+        self._refused = False
+        self.online()
+        await self._wait(lambda: len(self._links) >= seq)
+        return self._links
+
+    async def _wait(self, reached: Callable[[], bool]) -> None:
+        while not reached():
+            await self._moved.wait()
+
+    def _stir(self) -> None:
+        self._moved.set()
+        self._moved = trio.Event()
+
+    def online(self) -> None:
+        """Subscribe from the beginning."""
+        if self._link.session is not None:
+            self._link.handle(Listen(self._vault, (Wanted(MEMBERSHIP, START, START),)))
+
+    def offline(self) -> None:
+        """The next connection subscribes again."""
+
+    def subscribed(self, message: Subscribed) -> None:
+        """How long the log is."""
+        self._head = next((state.head for state in message.streams if state.stream == MEMBERSHIP), None)
+        self._stir()
+
+    async def apply(self, delivers: Sequence[Deliver]) -> list[tuple[StreamId, Position]]:
+        """Gather links; they are verified once all are here."""
+        for deliver in delivers:
+            try:
+                links = decode_links(deliver.segment)
+            except LinkError:
+                links = []
+            self._links[deliver.prev :] = links
+        self._stir()
+        return [(MEMBERSHIP, Position(deliver.term, deliver.last)) for deliver in delivers[-1:]]
+
+    def pushed(self, message: Pushed) -> None:
+        """Nothing was pushed."""
+
+    def fault(self, message: Fault) -> None:
+        """Not a member (yet)."""
+        if message.code is FaultCode.NO_SUCH_VAULT:
+            self._refused = True
+            self._stir()
+
+    def history_lost(self, stream: StreamId, reason: str) -> None:
+        """An empty reader stands at the beginning of every history."""
+
+
+def _folder(folder: str | Path) -> Path:
+    return Path(folder).expanduser()
+
+
+def _held_vaults(replica: Replica) -> list[tuple[HeldVault, list[bytes]]]:
+    return [(held, replica.vaults.links(held.number)) for held in replica.vaults.all()]
+
+
+def _verified(links: Sequence[bytes]) -> Membership:
+    """The membership log of these links. Raises LinkError if they do not verify."""
+    membership = Membership()
+    for raw in links:
+        membership.apply(raw, cipher.verify)
+    return membership
+
+
+def _check_promise(invite: Invite, links: Sequence[bytes]) -> None:
+    """The log must be the invited vault's, and contain the log that the inviter held (S7)."""
+    if not links or vault_id_of(links[0]) != invite.vault:
+        raise InviteError("the relay shows another vault than the invite names; it was not joined")
+    if len(links) < invite.head_seq or link_hash(links[invite.head_seq - 1]) != invite.head_hash:
+        raise InviteError("the relay shows an older or another membership log than the inviter's; it was not joined")

@@ -1,0 +1,436 @@
+"""The connection to one relay, kept up for as long as the device is open: dial, log in, converse, come back.
+
+One task dials; while a connection lives, one task reads, one writes, one applies and one watches the clock. All
+decisions are `ClientSession`'s; what messages mean for a vault is its follower's.
+"""
+
+import logging
+import os
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from enum import Enum
+from typing import Final, Protocol
+
+import trio
+
+from sealwire_client.identity import DeviceIdentity
+from sealwire_client.transport import Transport, TransportError, dial
+from sealwire_protocol.client_session import ClientSession, ClientState
+from sealwire_protocol.errors import Action, CloseCode, may_come_back
+from sealwire_protocol.events import (
+    Applied,
+    Apply,
+    Arrived,
+    ClientEvent,
+    Close,
+    HistoryLost,
+    Lost,
+    Opened,
+    Received,
+    Request,
+    Send,
+    Sign,
+    Signed,
+    Stop,
+    Ticked,
+)
+from sealwire_protocol.ids import NONCE_BYTES, Position, StreamId, VaultId
+from sealwire_protocol.login import normal_origin
+from sealwire_protocol.messages import (
+    NO_REQUEST,
+    NO_VAULT,
+    AnswerJoin,
+    AppendLink,
+    CreateStream,
+    CreateVault,
+    Deliver,
+    Done,
+    Fault,
+    Join,
+    Joined,
+    Joining,
+    Message,
+    OpenMailbox,
+    Pushed,
+    Subscribed,
+    Welcome,
+)
+
+FIRST_RETRY_SECONDS_MAX: Final = 5.0
+"""The first retry is uniform in 0 to this: a relay that restarts meets its devices spread out."""
+
+RETRY_SECONDS_MAX: Final = 30.0
+"""The longest pause between two attempts: an always-on device is back within half a minute."""
+
+STABLE_SECONDS: Final = 10.0
+"""A connection that lasted so long resets the backoff."""
+
+APPLY_TOGETHER_MAX: Final = 64
+"""Deliveries that are applied in one transaction of the replica; each is at most one segment."""
+
+AGENT: Final = "sealwire-client/0.1.0"
+
+_log = logging.getLogger("sealwire.link")
+
+Dialler = Callable[[str], AbstractAsyncContextManager[Transport]]
+AnyRequest = CreateVault | CreateStream | AppendLink | OpenMailbox | Join | AnswerJoin
+
+
+class LinkState(Enum):
+    """What the connection is doing."""
+
+    OFFLINE = "offline"
+    CONNECTING = "connecting"
+    ONLINE = "online"
+    REFUSED = "refused"
+
+
+class RelayRefusedError(Exception):
+    """The relay will not do what was asked. The message says why and what to do."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.message)
+        self.fault = fault
+
+
+class Follower(Protocol):
+    """What a vault's sync gives the link. All called on the link's trio loop."""
+
+    def online(self) -> None:
+        """Logged in: subscribe."""
+
+    def offline(self) -> None:
+        """The connection is gone."""
+
+    def subscribed(self, message: Subscribed) -> None:
+        """The relay has told the state of streams."""
+
+    async def apply(self, delivers: Sequence[Deliver]) -> list[tuple[StreamId, Position]]:
+        """Apply deliveries durably, in order; returns the position reached in each stream."""
+
+    def pushed(self, message: Pushed) -> None:
+        """A verdict on a batch."""
+
+    def fault(self, message: Fault) -> None:
+        """Something about this vault was refused."""
+
+    def history_lost(self, stream: StreamId, reason: str) -> None:
+        """The relay does not know the history that this replica stands in."""
+
+
+class _Waiting:
+    """A request that is not answered yet; it is sent again on every new connection."""
+
+    def __init__(self, message: AnyRequest) -> None:
+        self.message = message
+        self.done = trio.Event()
+        self.fault: Fault | None = None
+
+
+class Link:
+    """One relay. `run` keeps the connection up until it is cancelled; everything else may be called at any time."""
+
+    def __init__(self, origin: str, identity: DeviceIdentity, dialler: Dialler = dial) -> None:
+        self.origin = normal_origin(origin)
+        self._identity, self._dial = identity, dialler
+        self._followers: dict[VaultId, Follower] = {}
+        self._requests: dict[int, _Waiting] = {}
+        self._last_request = NO_REQUEST
+        self._mail: dict[bytes, Callable[[Joining | Joined], None]] = {}
+        self._wake = trio.Event()
+        self._changed = trio.Event()
+        self._conversation: Conversation | None = None
+        self._attempts = 0
+        self.state = LinkState.OFFLINE
+        self.last_error: str | None = None
+
+    # --- for the parts above
+
+    @property
+    def session(self) -> ClientSession | None:
+        """The session of the present connection once it is logged in."""
+        return self._conversation.session if self._conversation and self.state is LinkState.ONLINE else None
+
+    def handle(self, event: ClientEvent) -> None:
+        """Give an event to the present session, if there is one."""
+        if self._conversation is not None:
+            self._conversation.handle(event)
+
+    def follow(self, vault: VaultId, follower: Follower) -> None:
+        """From now on this vault's messages go to the follower."""
+        self._followers[vault] = follower
+        if self.state is LinkState.ONLINE:
+            follower.online()
+
+    def unfollow(self, vault: VaultId) -> None:
+        """Messages of this vault are of no interest any more."""
+        self._followers.pop(vault, None)
+
+    def expect_mail(self, mailbox: bytes, receive: Callable[[Joining | Joined], None] | None) -> None:
+        """Call `receive` with what lies in a mailbox; None: no more."""
+        if receive is None:
+            self._mail.pop(mailbox, None)
+        else:
+            self._mail[mailbox] = receive
+
+    async def request(self, message: AnyRequest) -> None:
+        """Send a request, on this connection or the next ones, until it is answered.
+
+        Its `request` number is chosen here. Raises RelayRefusedError. Cancelled: it may or may not have been done.
+        """
+        self._last_request += 1
+        number = self._last_request
+        waiting = _Waiting(replace(message, request=number))
+        self._requests[number] = waiting
+        try:
+            while True:
+                if self.state is LinkState.ONLINE:
+                    self.handle(Request(waiting.message))
+                await waiting.done.wait()
+                fault = waiting.fault
+                if fault is None:
+                    return
+                if fault.action is not Action.RETRY:
+                    raise RelayRefusedError(fault)
+                if fault.retry_ms == 0:
+                    raise RelayRefusedError(fault)
+                waiting.done, waiting.fault = trio.Event(), None
+                await trio.sleep(fault.retry_ms / 1000)
+        finally:
+            del self._requests[number]
+
+    def wake(self) -> None:
+        """Try to connect at once: the app came to the front, or the network changed."""
+        self._attempts = 0
+        self._wake.set()
+
+    async def until(self, reached: Callable[["Link"], bool]) -> None:
+        """Wait until the link's state satisfies a condition."""
+        while not reached(self):
+            await self._changed.wait()
+
+    async def wait_while_online(self, event: trio.Event) -> None:
+        """Wait for an event; return early if the connection is lost meanwhile, once it is back."""
+        async with trio.open_nursery() as nursery:
+
+            async def lost() -> None:
+                await self.until(lambda link: link.state is not LinkState.ONLINE)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(lost)
+            await event.wait()
+            nursery.cancel_scope.cancel()
+        if not event.is_set():
+            await self.until(lambda link: link.state is LinkState.ONLINE)
+
+    # --- keeping it up
+
+    async def run(self) -> None:
+        """Keep the connection up until cancelled."""
+        while True:
+            self._set(LinkState.CONNECTING)
+            began = trio.current_time()
+            come_back = True
+            try:
+                async with self._dial(self.origin) as transport:
+                    await self._converse(transport)
+            except TransportError as error:
+                self.last_error, come_back = str(error), error.come_back
+                _log.info("%s", error)
+            finally:
+                self._offline(LinkState.OFFLINE if come_back else LinkState.REFUSED)
+            if trio.current_time() - began > STABLE_SECONDS:
+                self._attempts = 0
+            await self._pause(come_back)
+
+    async def _pause(self, come_back: bool) -> None:
+        most = min(FIRST_RETRY_SECONDS_MAX * 2**self._attempts, RETRY_SECONDS_MAX)
+        self._attempts = min(self._attempts + 1, 8)
+        pause = random.uniform(0, most) if come_back else RETRY_SECONDS_MAX
+        with trio.move_on_after(pause):
+            await self._wake.wait()
+        self._wake = trio.Event()
+
+    async def _converse(self, transport: Transport) -> None:
+        conversation = Conversation(transport, self._identity, self.origin, self)
+        self._conversation = conversation
+        try:
+            await conversation.run()
+        finally:
+            self._conversation = None
+
+    def _offline(self, state: LinkState) -> None:
+        was_online = self.state is LinkState.ONLINE
+        self._set(state)
+        if was_online:
+            for follower in list(self._followers.values()):
+                follower.offline()
+
+    def _set(self, state: LinkState) -> None:
+        if state is not self.state:
+            self.state = state
+            self._changed.set()
+            self._changed = trio.Event()
+
+    # --- what a conversation brings
+
+    def arrived(self, message: Message) -> None:
+        """Route a message to whom it concerns."""
+        match message:
+            case Welcome():
+                self.last_error = None
+                self._set(LinkState.ONLINE)
+                for waiting in list(self._requests.values()):
+                    self.handle(Request(waiting.message))
+                for follower in list(self._followers.values()):
+                    follower.online()
+            case Done():
+                self._answer(message.request, None)
+            case Fault() if message.request != NO_REQUEST:
+                self._answer(message.request, message)
+            case Fault() if message.vault == NO_VAULT:
+                self.last_error = message.message
+            case Joining() | Joined():
+                receive = self._mail.get(message.mailbox)
+                if receive is not None:
+                    receive(message)
+            case Subscribed() | Pushed() | Fault():
+                to = self._followers.get(message.vault)
+                if to is not None:
+                    _pass_on(to, message)
+            case _:
+                _log.warning("a %s arrived that nobody waits for", type(message).__name__)
+
+    def follower(self, vault: VaultId) -> Follower | None:
+        """Who follows a vault."""
+        return self._followers.get(vault)
+
+    def _answer(self, request: int, fault: Fault | None) -> None:
+        waiting = self._requests.get(request)
+        if waiting is not None:
+            waiting.fault = fault
+            waiting.done.set()
+
+
+def _pass_on(follower: Follower, message: Subscribed | Pushed | Fault) -> None:
+    if isinstance(message, Subscribed):
+        follower.subscribed(message)
+    elif isinstance(message, Pushed):
+        follower.pushed(message)
+    else:
+        follower.fault(message)
+
+
+class Conversation:
+    """One connection: moves bytes between a transport and a `ClientSession` and carries out the session's effects."""
+
+    def __init__(self, transport: Transport, identity: DeviceIdentity, origin: str, link: Link) -> None:
+        self._transport, self._identity, self._link = transport, identity, link
+        self.session = ClientSession(identity.device_key, origin, os.urandom(NONCE_BYTES), AGENT)
+        self._out: deque[bytes] = deque()
+        self._applies: deque[Apply] = deque()
+        self._out_ready, self._apply_ready, self._clock_moved = trio.Event(), trio.Event(), trio.Event()
+        self._close: Close | None = None
+        self._scope = trio.CancelScope()
+
+    async def run(self) -> None:
+        """Converse until the connection ends. Raises TransportError. Cancelled: says goodbye."""
+        self.handle(Opened(trio.current_time()))
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._read)
+                    nursery.start_soon(self._write)
+                    nursery.start_soon(self._apply)
+                    nursery.start_soon(self._watch)
+        except* TransportError as group:
+            found: BaseException = group
+            while isinstance(found, BaseExceptionGroup):
+                found = found.exceptions[0]
+            raise found from None
+        finally:
+            if self.session.state is not ClientState.CLOSED:
+                self.session.handle(Lost())
+            code = self._close.code if self._close else CloseCode.GOING_AWAY
+            await self._transport.close(code, self._close.reason if self._close else "")
+        if self._close is not None:
+            raise TransportError(self._close.reason, may_come_back(self._close.code), self._close.code)
+
+    def handle(self, event: ClientEvent) -> None:
+        """Give an event to the session and carry out its effects."""
+        if self.session.state is ClientState.CLOSED:
+            return
+        for effect in self.session.handle(event):
+            match effect:
+                case Send(data):
+                    self._out.append(data)
+                    self._out_ready.set()
+                case Apply():
+                    self._applies.append(effect)
+                    self._apply_ready.set()
+                case Arrived(message):
+                    self._link.arrived(message)
+                case Sign(payload):
+                    self.handle(Signed(self._identity.sign(payload)))
+                case HistoryLost(vault, stream, reason):
+                    follower = self._link.follower(vault)
+                    if follower is not None:
+                        follower.history_lost(stream, reason)
+                case Close():
+                    self._close = effect
+                    self._scope.cancel()
+        self._clock_moved.set()
+
+    async def _read(self) -> None:
+        while True:
+            data = await self._transport.receive()
+            self.handle(Received(data, trio.current_time()))
+
+    async def _write(self) -> None:
+        while True:
+            while self._out:
+                await self._transport.send(self._out.popleft())
+            self._out_ready = trio.Event()
+            await self._out_ready.wait()
+
+    async def _apply(self) -> None:
+        while True:
+            while self._applies:
+                await self._apply_some()
+            self._apply_ready = trio.Event()
+            await self._apply_ready.wait()
+
+    async def _apply_some(self) -> None:
+        """Apply what has gathered for one vault in one transaction, and acknowledge it."""
+        vault = self._applies[0].deliver.vault
+        taken = [self._applies.popleft()]
+        while self._applies and self._applies[0].deliver.vault == vault and len(taken) < APPLY_TOGETHER_MAX:
+            taken.append(self._applies.popleft())
+        follower = self._link.follower(vault)
+        reached: dict[StreamId, Position] = {}
+        if follower is not None:
+            reached = dict(await follower.apply([apply.deliver for apply in taken]))
+        now = trio.current_time()
+        for apply in taken:
+            stream = apply.deliver.stream
+            position = reached.get(stream) or Position(apply.deliver.term, apply.deliver.prev)
+            self.handle(Applied(vault, stream, position, apply.frame_bytes, now))
+
+    async def _watch(self) -> None:
+        while True:
+            self._clock_moved = trio.Event()
+            deadline = self.session.deadline
+            if deadline is None:
+                await self._clock_moved.wait()
+                continue
+            with trio.move_on_at(deadline):
+                await self._clock_moved.wait()
+            if trio.current_time() >= deadline:
+                self.handle(Ticked(trio.current_time()))
+
+    def stop(self, reason: str) -> None:
+        """End the connection in good order."""
+        self.handle(Stop(CloseCode.NORMAL, reason))

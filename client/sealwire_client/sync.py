@@ -1,0 +1,531 @@
+"""What travels between one vault's replica and the relay: deliveries in, sealed batches out, each exactly once.
+
+One task per vault works while the link is online; bytes are opened, sealed and stored in the writer's thread. The
+order is always: tell the relay where the replica stands, send again what has no verdict, then seal what is new, and
+only in collections that have caught up (R2).
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import trio
+
+from sealwire_client import cipher, keyring, sealing
+from sealwire_client.encoding import EncodingError
+from sealwire_client.identity import DeviceIdentity
+from sealwire_client.link import Link, RelayRefusedError
+from sealwire_client.replica import (
+    Change,
+    Collection,
+    Delivery,
+    HeldVault,
+    Incoming,
+    Replica,
+    ReplicaFullError,
+    Row,
+    Runner,
+    SealedGroup,
+    StoredBatch,
+    Unopened,
+    Waiting,
+)
+from sealwire_client.transport import TransportError
+from sealwire_protocol.client_session import ClientSession
+from sealwire_protocol.errors import FaultCode, Outcome
+from sealwire_protocol.events import Listen, Submit
+from sealwire_protocol.ids import MEMBERSHIP, START, KeyId, Position, StreamId
+from sealwire_protocol.limits import PUSH_WINDOW, SUBSCRIBE_STREAMS_MAX
+from sealwire_protocol.membership import FIRST_AUTHOR, LinkError, Membership, decode_links, link_hash
+from sealwire_protocol.messages import (
+    NO_REQUEST,
+    CreateStream,
+    CreateVault,
+    Deliver,
+    Fault,
+    Push,
+    Pushed,
+    StreamKind,
+    Subscribed,
+    Wanted,
+)
+from sealwire_protocol.segment import TOMBSTONE
+
+_log = logging.getLogger("sealwire.sync")
+
+Read = Callable[[bytes], tuple[Row, bool]]
+"""A value's bytes as a row, and whether the row gives these very bytes again (R17). Raises EncodingError."""
+
+Watcher = Callable[[Collection, Sequence[Change] | None], None]
+"""Told what changed in a collection; None: more than was to be named."""
+
+
+@dataclass(slots=True)
+class StreamSync:
+    """A collection on its way: the part that the writer's thread uses, and what the relay told of its stream."""
+
+    collection: Collection
+    opener: sealing.Opener
+    sealer: sealing.Sealer
+    key_ids: dict[int, KeyId]
+    read: "Read"
+    told: bool = False
+    exists: bool = False
+    top: int = 0
+    head: int = 0
+    cursor: int = 0
+    lost: str | None = None
+
+    @property
+    def caught_up(self) -> bool:
+        """True if all that the relay was known to have has been applied."""
+        return self.told and self.lost is None and self.cursor >= self.head
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a vault's sync is doing, for people."""
+
+    caught_up: bool = False
+    last_error: str | None = None
+    stuck: int = 0
+    behind: int = 0
+    lost: dict[str, str] = field(default_factory=dict)
+
+
+class _Sealed(NamedTuple):
+    batch: StoredBatch
+    records: int
+
+
+class VaultSync:
+    """Keeps one vault's replica and the relay in step. A `Follower` of the link."""
+
+    def __init__(
+        self,
+        held: HeldVault,
+        membership: Membership,
+        identity: DeviceIdentity,
+        writer: Runner[Replica],
+        link: Link,
+        changed: Watcher,
+    ) -> None:
+        self.held, self.membership = held, membership
+        self.keys = keyring.keys_from_log(identity, membership)
+        self.progress = Progress()
+        self._identity, self._writer, self._link, self._tell = identity, writer, link, changed
+        self._streams: dict[StreamId, StreamSync] = {}
+        self._members_at: Position = START
+        self._members_told, self._members_head = False, 0
+        self._unheard: list[StreamId] = []
+        self._online, self._wake, self._moved = trio.Event(), trio.Event(), trio.Event()
+        self._scope: trio.CancelScope | None = None
+        self._inbox: deque[Subscribed | Pushed | Fault] = deque()
+        self._backlog: deque[StoredBatch] = deque()
+        self._resend = True
+        self._waiting = Waiting(0, 0, 0, 0, 0)
+
+    # --- for the parts above
+
+    def add(self, collection: Collection, read: Read) -> None:
+        """Sync a collection from now on; `read` turns a value's bytes into its row."""
+        known = self._streams.get(collection.stream)
+        if known is not None:
+            known.collection, known.read = collection, read
+            return
+        stream = self.keys.stream(collection.stream)
+        keys = [self.keys.stream_keys(collection.stream, epoch) for epoch in self.keys.epochs]
+        self._streams[collection.stream] = StreamSync(
+            collection,
+            sealing.Opener(stream, keys),
+            sealing.Sealer(
+                stream, self.keys.stream_keys(collection.stream), self.held.author, self._identity.hedge_key
+            ),
+            {number: epoch.key_id for number, epoch in self.keys.epochs.items()},
+            read,
+        )
+        self._unheard.append(collection.stream)
+        self._wake.set()
+
+    def edited(self) -> None:
+        """There are new edits in the outbox."""
+        self._wake.set()
+        self._stir()
+
+    async def until(self, reached: Callable[["VaultSync"], bool]) -> None:
+        """Wait until a condition on the sync holds; it is looked at after everything that happens."""
+        while not reached(self):
+            await self._moved.wait()
+
+    def is_synced(self) -> bool:
+        """Everything sent and confirmed, everything that the relay was known to have applied."""
+        waiting = self._waiting
+        return (
+            self._link.session is not None
+            and all(stream.caught_up for stream in self._streams.values())
+            and not (waiting.edits or waiting.unanswered or waiting.answered)
+        )
+
+    async def waiting(self) -> Waiting:
+        """What of the vault is not part of the log, counted."""
+        self._waiting = await self._writer.run(lambda replica: replica.outbox.waiting(self.held.number))
+        return self._waiting
+
+    async def synced(self) -> None:
+        """Wait until everything made before this call is sent and confirmed, and everything known is applied."""
+        while True:
+            await self.waiting()
+            if self.is_synced():
+                return
+            await self._moved.wait()
+
+    @property
+    def knows_members(self) -> bool:
+        """True if the whole membership log that the relay has told of is here."""
+        return self._link.session is not None and self._members_told and self.membership.head >= self._members_head
+
+    async def grown_beyond(self, head: int) -> None:
+        """Wait until the membership log here is longer than that."""
+        await self.until(lambda sync: sync.membership.head > head)
+
+    async def hash_of_link(self, seq: int) -> bytes:
+        """The hash of a membership link that is held here."""
+        links = await self._writer.run(lambda replica: replica.vaults.links(self.held.number))
+        return link_hash(links[seq - 1])
+
+    @property
+    def behind(self) -> int:
+        """Seqs that the relay is known to have and that are not applied here."""
+        return sum(max(0, stream.head - stream.cursor) for stream in self._streams.values())
+
+    # --- Follower
+
+    def online(self) -> None:
+        """The link is logged in."""
+        self._resend = True
+        self._backlog.clear()
+        self._inbox.clear()
+        self._unheard = [MEMBERSHIP, *self._streams]
+        self._online.set()
+
+    def offline(self) -> None:
+        """The link is down; what has no verdict is sent again on the next connection."""
+        self._online = trio.Event()
+        self._members_told = False
+        for stream in self._streams.values():
+            stream.told = False
+        if self._scope is not None:
+            self._scope.cancel()
+        self._stir()
+
+    def subscribed(self, message: Subscribed) -> None:
+        """Queue for the vault's task."""
+        self._inbox.append(message)
+        self._wake.set()
+
+    def pushed(self, message: Pushed) -> None:
+        """Queue for the vault's task."""
+        self._inbox.append(message)
+        self._wake.set()
+
+    def fault(self, message: Fault) -> None:
+        """Queue for the vault's task."""
+        self._inbox.append(message)
+        self._wake.set()
+
+    def history_lost(self, stream: StreamId, reason: str) -> None:
+        """Stop this stream; nothing that is here is given up."""
+        if stream == MEMBERSHIP:
+            self._members_at = START
+            self._unheard.append(MEMBERSHIP)
+            self._wake.set()
+            return
+        known = self._streams.get(stream)
+        if known is not None:
+            known.lost = reason
+            why = f"{known.collection.name}: the relay has lost history ({reason}); nothing here was given up"
+            self.progress.last_error = self.progress.lost[known.collection.name] = why
+            _log.warning("%s", why)
+            self._stir()
+
+    async def apply(self, delivers: Sequence[Deliver]) -> list[tuple[StreamId, Position]]:
+        """Apply deliveries durably, in order."""
+        reached: dict[StreamId, Position] = {}
+        records: list[Deliver] = []
+        for deliver in delivers:
+            if deliver.stream == MEMBERSHIP:
+                await self._take_links(deliver)
+                reached[MEMBERSHIP] = self._members_at
+            else:
+                records.append(deliver)
+        if records:
+            try:
+                changes = await self._writer.run(self._apply_records, records)
+            except ReplicaFullError as error:
+                raise TransportError(str(error)) from error
+            for deliver in records:
+                stream = self._streams[deliver.stream]
+                stream.cursor = max(stream.cursor, deliver.last)
+                stream.head = max(stream.head, deliver.last)
+                reached[deliver.stream] = Position(deliver.term, deliver.last)
+            for collection, named in changes:
+                self._tell(collection, named)
+            self._wake.set()
+            self._stir()
+        return list(reached.items())
+
+    # --- in the writer's thread
+
+    def _apply_records(
+        self, replica: Replica, delivers: Sequence[Deliver]
+    ) -> list[tuple[Collection, Sequence[Change] | None]]:
+        changes: list[tuple[Collection, Sequence[Change] | None]] = []
+        with replica.transaction():
+            for deliver in delivers:
+                stream = self._streams[deliver.stream]
+                records, unopened = _opened(stream, deliver)
+                delivery = Delivery(deliver.term, deliver.prev, deliver.last, deliver.cleaned_to)
+                applied = replica.apply(stream.collection, delivery, records, unopened)
+                changes.append((stream.collection, applied.changes))
+            self._waiting = replica.outbox.waiting(self.held.number)
+        return changes
+
+    def _seal_next(self, replica: Replica, tops: dict[int, int], records_max: int, bytes_max: int) -> _Sealed | None:
+        taken = replica.outbox.take(self.held.number, tops, records_max, bytes_max)
+        if taken is None:
+            return None
+        groups = []
+        for group in taken.groups:
+            stream = self._streams[group.stream]
+            drafts = [
+                sealing.Draft(
+                    edit.key, edit.value or b"", group.first_version + place, 0 if edit.value is not None else TOMBSTONE
+                )
+                for place, edit in enumerate(group.edits)
+            ]
+            sealed = stream.sealer.seal_many(drafts)
+            key_id = self.keys.current.key_id
+            seals = [(record.rank, key_id, draft.flags) for record, draft in zip(sealed, drafts, strict=True)]
+            groups.append(SealedGroup(b"", b"".join([record.encoded for record in sealed]), seals))
+        if not replica.outbox.store(taken, groups):
+            return self._seal_next(replica, tops, records_max, bytes_max)
+        stored = replica.outbox.unanswered(self.held.number, taken.number - 1, 1)[0]
+        return _Sealed(stored, sum(len(group.edits) for group in taken.groups))
+
+    # --- the vault's task
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            await self._online.wait()
+            with trio.CancelScope() as self._scope:
+                while True:
+                    self._wake = trio.Event()
+                    await self._listen()
+                    await self._read_inbox()
+                    await self._send()
+                    self._stir()
+                    await self._wake.wait()
+            self._scope = None
+
+    async def _listen(self) -> None:
+        """Subscribe to what is new, where the replica stands."""
+        names, self._unheard = self._unheard, []
+        numbers = [(name, self._streams[name].collection.number) for name in names if name != MEMBERSHIP]
+        if not names:
+            return
+
+        def standings(replica: Replica) -> list[Wanted]:
+            found = [(name, replica.positions.standing(number)) for name, number in numbers]
+            return [Wanted(name, standing.cursor, standing.served) for name, standing in found]
+
+        wanted = await self._writer.run(standings)
+        for each in wanted:
+            self._streams[each.stream].cursor = each.cursor.seq
+        if MEMBERSHIP in names:
+            wanted.insert(0, Wanted(MEMBERSHIP, self._members_at, START))
+        for at in range(0, len(wanted), SUBSCRIBE_STREAMS_MAX):
+            self._link.handle(Listen(self.held.id, tuple(wanted[at : at + SUBSCRIBE_STREAMS_MAX])))
+
+    async def _read_inbox(self) -> None:
+        while self._inbox:
+            message = self._inbox.popleft()
+            if isinstance(message, Subscribed):
+                await self._take_told(message)
+            elif isinstance(message, Pushed):
+                await self._take_verdict(message)
+            else:
+                await self._take_fault(message)
+
+    async def _take_told(self, message: Subscribed) -> None:
+        told = [(state, self._streams[state.stream]) for state in message.streams if state.stream in self._streams]
+
+        def remember(replica: Replica) -> None:
+            with replica.transaction():
+                for state, stream in told:
+                    if stream.lost is None:
+                        replica.positions.told(stream.collection.number, state.terms, state.head, state.floor)
+
+        await self._writer.run(remember)
+        for state in message.streams:
+            if state.stream == MEMBERSHIP:
+                self._members_told, self._members_head = True, state.head
+        for state, stream in told:
+            stream.told, stream.exists = True, state.kind is not StreamKind.ABSENT
+            stream.top, stream.head = state.top, max(state.head, stream.cursor)
+        self._resend = True
+        self.progress.last_error = next(iter(self.progress.lost.values()), None)
+        await self.waiting()
+
+    async def _take_verdict(self, message: Pushed) -> None:
+        number = self.held.number
+        answered = await self._writer.run(
+            lambda replica: replica.outbox.answer(
+                number, message.batch, message.outcome, message.appended, message.refused
+            )
+        )
+        if message.outcome is not Outcome.DONE:
+            self.progress.last_error = _WHY_REFUSED[message.outcome]
+            _log.warning("batch %d was refused: %s", message.batch, self.progress.last_error)
+        if answered is not None:
+            for collection_number, change in answered.changes:
+                for stream in self._streams.values():
+                    if stream.collection.number == collection_number:
+                        self._tell(stream.collection, [change])
+        await self.waiting()
+
+    async def _take_fault(self, message: Fault) -> None:
+        self.progress.last_error = message.message
+        if message.code is FaultCode.NO_SUCH_VAULT and self.held.author == FIRST_AUTHOR:
+            genesis = (await self._writer.run(lambda replica: replica.vaults.links(self.held.number)))[0]
+            await self._ask(CreateVault(NO_REQUEST, genesis))
+            self._members_at = START
+            self._unheard = [MEMBERSHIP, *self._streams]
+            self._wake.set()
+
+    async def _ask(self, message: CreateVault | CreateStream) -> bool:
+        try:
+            await self._link.request(message)
+        except RelayRefusedError as error:
+            self.progress.last_error = str(error)
+            _log.warning("%s was refused: %s", type(message).__name__, error)
+            return False
+        return True
+
+    async def _take_links(self, deliver: Deliver) -> None:
+        """Verify links and keep them. A log that does not verify is not taken in; what is here stays as it is."""
+        try:
+            links = decode_links(deliver.segment)
+        except LinkError as error:
+            self._reject_log(str(error))
+            return
+        fresh = links[max(0, self.membership.head - deliver.prev) :]
+        known = await self._writer.run(lambda replica: replica.vaults.links(self.held.number))
+        if list(links[: len(links) - len(fresh)]) != known[deliver.prev : deliver.prev + len(links) - len(fresh)]:
+            self._reject_log("the relay shows another membership log than the one that this device holds")
+            return
+        first = self.membership.head + 1
+        try:
+            for raw in fresh:
+                self.membership.apply(raw, cipher.verify)
+        except LinkError as error:
+            self._reject_log(str(error))
+        taken = list(fresh[: self.membership.head + 1 - first])
+        if taken:
+            await self._writer.run(lambda replica: replica.vaults.add_links(self.held.number, first, taken))
+        self._members_at = Position(deliver.term, deliver.last)
+        self._stir()
+
+    def _reject_log(self, why: str) -> None:
+        self.progress.last_error = f"the relay's membership log was not accepted: {why}"
+        _log.error("%s", self.progress.last_error)
+        self._stir()
+
+    # --- sending
+
+    async def _send(self) -> None:
+        """Send what has no verdict, in order, then seal and send what is new, as far as the window allows."""
+        session = self._link.session
+        while session is not None and session is self._link.session and session.may_push(self.held.id):
+            if self._resend:
+                self._resend = False
+                done = session.outstanding(self.held.id)
+                stored = await self._writer.run(lambda replica: replica.outbox.unanswered(self.held.number))
+                self._backlog = deque(batch for batch in stored if batch.number not in done)
+                continue
+            if self._backlog:
+                self._submit(session, self._backlog.popleft())
+                continue
+            if not await self._create_streams():
+                return
+            tops = {x.collection.number: x.top for x in self._streams.values() if x.exists and x.caught_up}
+            if not tops or len(session.outstanding(self.held.id)) >= PUSH_WINDOW:
+                return
+            limits = session.limits
+            sealed = await self._writer.run(self._seal_next, tops, limits.push_records, limits.segment_bytes)
+            if sealed is None or self._resend:
+                return
+            self._submit(session, sealed.batch)
+
+    def _submit(self, session: ClientSession, batch: StoredBatch) -> None:
+        term = session.term_of(self.held.id)
+        if term is None or not session.may_push(self.held.id) or batch.number in session.outstanding(self.held.id):
+            self._resend = True
+            return
+        self._link.handle(Submit(Push(self.held.id, term, batch.number, batch.flags, batch.groups)))
+
+    async def _create_streams(self) -> bool:
+        """Create the streams of collections that have edits and do not exist at the relay yet."""
+        for stream in list(self._streams.values()):
+            if not stream.told or stream.exists or stream.lost is not None:
+                continue
+            number = stream.collection.number
+            if not await self._writer.run(_has_claims, number):
+                continue
+            kind = stream.collection.kind
+            if not await self._ask(CreateStream(NO_REQUEST, self.held.id, stream.collection.stream, kind)):
+                return False
+            stream.exists = True
+        return True
+
+    def _stir(self) -> None:
+        """Let everyone look again who waits for something to happen."""
+        self._moved.set()
+        self._moved = trio.Event()
+
+
+def _has_claims(replica: Replica, collection: int) -> bool:
+    return replica.outbox.has_claims(collection)
+
+
+_WHY_REFUSED: Final = {
+    Outcome.EPOCH_STALE: "the vault's keys have changed; what was sent is sealed again",
+    Outcome.SEAL_AGAIN: "what was sent was too old for the relay's log; it is sealed again",
+    Outcome.NOT_A_WRITER: "this device may not write to the vault; its writes are set aside",
+    Outcome.CLONED: "another device uses this one's identity (a copied folder?); its writes are set aside",
+    Outcome.STALE_NUMBER: "the relay no longer knows an old batch; its writes are set aside",
+    Outcome.MALFORMED: "the relay found a batch malformed; its writes are set aside; is this program up to date?",
+    Outcome.QUOTA: "the vault is full at this relay; writes are set aside",
+}
+
+
+def _opened(stream: StreamSync, deliver: Deliver) -> tuple[list[Incoming], list[Unopened]]:
+    """A delivery's records, opened and decoded. What cannot be is set aside with its reason."""
+    segment = stream.opener.open_segment(deliver.segment, deliver.prev)
+    unopened = [Unopened(x.seq, x.rank, x.encoded, x.reason.value) for x in segment.unopened]
+    read, key_ids = stream.read, stream.key_ids
+    records = []
+    for seq, _, rank, flags, key, value, _ in segment.opened:
+        key_id = key_ids[int.from_bytes(rank[8:10], "big")]
+        if flags & TOMBSTONE:
+            records.append(Incoming(seq, key, rank, key_id, flags, None))
+            continue
+        try:
+            row, exact = read(value)
+        except EncodingError as error:
+            unopened.append(Unopened(seq, rank, value, str(error)))
+            continue
+        records.append(Incoming(seq, key, rank, key_id, flags, row, None if exact else value))
+    return records, unopened

@@ -1,0 +1,161 @@
+"""A WebSocket to the relay as the link sees it: send, receive, close; every failure in one sentence.
+
+Cancellation of `receive` loses nothing; of `send` it may cut a message, so a transport is given up afterwards.
+"""
+
+import ipaddress
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final, Protocol
+from urllib.parse import urlsplit
+
+import trio
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.trio.client import ClientConnection, connect
+
+from sealwire_protocol.errors import CloseCode, may_come_back
+from sealwire_protocol.limits import FRAME_BYTES_MAX
+
+CONNECT_SECONDS_MAX: Final = 10.0
+"""From dialling to an open WebSocket. A phone on a bad link needs seconds; more means there is nobody."""
+
+PING_SECONDS: Final = 20.0
+"""Proxies cut idle sockets at 60 s; two lost pings are still inside that."""
+
+CLOSE_SECONDS_MAX: Final = 2.0
+"""A goodbye that the relay does not answer in this time is not waited for."""
+
+
+class InsecureOriginError(ValueError):
+    """`ws://` to another machine: everything but the sealed contents would be open to the network."""
+
+
+class TransportError(Exception):
+    """The relay cannot be reached, or the connection has ended. `come_back`: trying again makes sense."""
+
+    def __init__(self, message: str, come_back: bool = True, code: int | None = None) -> None:
+        super().__init__(message)
+        self.come_back, self.code = come_back, code
+
+
+class Transport(Protocol):
+    """An open connection that carries whole binary messages, in order, until it ends."""
+
+    async def send(self, data: bytes) -> None:
+        """Send one message; waits while the network is slow. Raises TransportError."""
+
+    async def receive(self) -> bytes:
+        """The next message. Raises TransportError when the connection has ended."""
+
+    async def close(self, code: CloseCode, reason: str) -> None:
+        """Say goodbye, and wait a moment for the answer. Never raises."""
+
+
+def check_origin(origin: str) -> None:
+    """Raises InsecureOriginError for `ws://` to anything but this machine."""
+    parts = urlsplit(origin)
+    if parts.scheme == "ws" and not _is_loopback(parts.hostname or ""):
+        raise InsecureOriginError(
+            f"{origin} would send logins and metadata unprotected over the network; use wss://{parts.netloc}"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class _WebSocket:
+    def __init__(self, socket: ClientConnection, origin: str) -> None:
+        self._socket, self._origin = socket, origin
+
+    async def send(self, data: bytes) -> None:
+        try:
+            await self._socket.send(data)
+        except ConnectionClosed as error:
+            raise _ended(self._origin, error) from error
+
+    async def receive(self) -> bytes:
+        try:
+            data = await self._socket.recv()
+        except ConnectionClosed as error:
+            raise _ended(self._origin, error) from error
+        if isinstance(data, str):
+            raise TransportError(f"{self._origin} answered with text: it is not a Sealwire relay", come_back=False)
+        return data
+
+    async def close(self, code: CloseCode, reason: str) -> None:
+        with trio.move_on_after(CLOSE_SECONDS_MAX, shield=True):
+            await self._socket.aclose(code, reason)
+
+
+@asynccontextmanager
+async def dial(origin: str) -> AsyncIterator[Transport]:
+    """A connection to a relay for the length of the block. Raises TransportError, InsecureOriginError."""
+    check_origin(origin)
+    try:
+        dialling = connect(
+            origin,
+            compression=None,
+            proxy=None if _is_loopback(urlsplit(origin).hostname or "") else True,
+            open_timeout=CONNECT_SECONDS_MAX,
+            ping_interval=PING_SECONDS,
+            ping_timeout=PING_SECONDS,
+            close_timeout=CLOSE_SECONDS_MAX,
+            max_size=FRAME_BYTES_MAX,
+            max_queue=None,
+        )
+        async with trio.open_nursery() as nursery:
+            try:
+                socket = await dialling.connect(nursery)
+            except (OSError, TimeoutError, InvalidHandshake, ssl.SSLError) as error:
+                raise _unreachable(origin, error) from error
+            try:
+                yield _WebSocket(socket, origin)
+            finally:
+                with trio.CancelScope(shield=True), trio.move_on_after(CLOSE_SECONDS_MAX):
+                    await socket.aclose()
+                nursery.cancel_scope.cancel()
+    except* TransportError as group:
+        raise first_of(group) from None
+
+
+def first_of(group: BaseExceptionGroup[TransportError]) -> TransportError:
+    """The first error of a group, however deep it lies."""
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    assert isinstance(found, TransportError)
+    return found
+
+
+def _ended(origin: str, closed: ConnectionClosed) -> TransportError:
+    if closed.rcvd is None:
+        return TransportError(f"the connection to {origin} was cut; it is tried again by itself")
+    code, reason = closed.rcvd.code, closed.rcvd.reason
+    return TransportError(
+        f"the relay ended the connection: {reason or 'no reason given'} ({code})", may_come_back(code), code
+    )
+
+
+def _unreachable(origin: str, error: BaseException) -> TransportError:
+    if isinstance(error, InvalidStatus):
+        status = error.response.status_code
+        return TransportError(
+            f"{origin} answers, but not as a relay (HTTP {status}); check the address", come_back=status >= 500
+        )
+    if isinstance(error, ssl.SSLError) or isinstance(error.__cause__, ssl.SSLError):
+        return TransportError(f"{origin} has no certificate that this device trusts ({error}); check the address")
+    if isinstance(error, InvalidHandshake):
+        return TransportError(f"{origin} answers, but not as a relay; check the address")
+    if isinstance(error, TimeoutError):
+        return TransportError(
+            f"{origin} did not answer within {CONNECT_SECONDS_MAX:.0f} s; is the relay running there?"
+        )
+    why = str(error.__cause__ or error) or type(error).__name__
+    return TransportError(f"no relay answers at {origin} ({why}); is it running, and is the address right?")

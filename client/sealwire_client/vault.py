@@ -1,0 +1,250 @@
+"""A vault as an app uses it: collections, queries, its state of sync, and inviting devices."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import trio
+
+from sealwire_client import invites, keyring
+from sealwire_client.collection import Collection
+from sealwire_client.encoding import schema_of
+from sealwire_client.identity import DeviceIdentity
+from sealwire_client.invites import Invite, InviteError
+from sealwire_client.link import Link, LinkState, RelayRefusedError
+from sealwire_client.policies import Policy
+from sealwire_client.replica import Change, Column, HeldVault, Reader, Replica, Rows, Runner, SqlValue
+from sealwire_client.replica import Collection as Held
+from sealwire_client.sync import VaultSync
+from sealwire_protocol.errors import FaultCode
+from sealwire_protocol.ids import DeviceKey, VaultId
+from sealwire_protocol.membership import Role
+from sealwire_protocol.messages import NO_REQUEST, AnswerJoin, AppendLink, Joined, Joining, OpenMailbox
+
+T = TypeVar("T")
+
+INVITE_SECONDS: Final = 600
+"""The life of an invite for one's own device: ten minutes."""
+
+LINK_ATTEMPTS_MAX: Final = 5
+"""Times that a link is signed anew because another admin's came first."""
+
+
+class InviteExpiredError(Exception):
+    """Nobody used the invite in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How a vault's replica stands to the relay."""
+
+    state: str
+    """`synced`, `syncing`, `offline`, or `refused` (the relay will not have this device: see `last_error`)."""
+    pending: int
+    """Writes not yet confirmed by the relay."""
+    behind: int
+    """Records that the relay is known to have and that are not applied here yet."""
+    stuck: int
+    """Writes that the relay refused for good, kept here."""
+    unreadable: int
+    """Records that could not be opened, kept here."""
+    members: int
+    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewMember:
+    """A device that has joined."""
+
+    device: DeviceKey
+    name: str
+
+
+class Vault:
+    """What is shared under one key hierarchy by a set of devices. Got from `Device`."""
+
+    def __init__(
+        self,
+        held: HeldVault,
+        sync: VaultSync,
+        identity: DeviceIdentity,
+        writer: Runner[Replica],
+        link: Link,
+        folder: Path,
+    ) -> None:
+        self._held, self._sync, self._identity = held, sync, identity
+        self._writer, self._link = writer, link
+        self._reader = Reader(folder)
+        self._collections: dict[str, Collection[Any]] = {}
+
+    @property
+    def id(self) -> VaultId:
+        """The vault's id: a hash of its first membership link."""
+        return self._held.id
+
+    @property
+    def name(self) -> str:
+        """What its creator called it."""
+        return self._held.name
+
+    async def collection(self, name: str, kind: type[T], *, policy: Policy) -> Collection[T]:
+        """Open a collection, or make it: `kind` is a dataclass, or `dict` for values without types.
+
+        Raises EncodingError for a type that cannot be kept, ColumnsChangedError for one that contradicts what is
+        here. From now on the collection is kept in step with the relay.
+        """
+        known = self._collections.get(name)
+        if known is not None:
+            return known
+        schema = schema_of(kind)
+        columns = [Column(*column) for column in schema.columns]
+        stream = self._sync.keys.stream_id(name)
+
+        def open_it(replica: Replica) -> Held:
+            return replica.entries.open(
+                self._held.number,
+                name,
+                stream,
+                policy.kind,
+                policy.name,
+                columns,
+                lambda raw: schema.row_from_cbor(raw)[0],
+            )
+
+        held = await self._writer.run(open_it)
+        self._reader.show(held)
+        opened = Collection(held, schema, policy, self._writer, self._reader, self._sync.edited)
+        self._collections[name] = opened
+        self._sync.add(held, schema.row_from_cbor)
+        return opened
+
+    def select(self, sql: str, values: Sequence[SqlValue] = ()) -> Rows:
+        """Run a SELECT over the opened collections, by their names; columns are `key` and the fields.
+
+        Local, and blocks this thread as long as it takes. Raises QueryError.
+        """
+        return self._reader.select(sql, values)
+
+    def told(self, held: Held, changes: Sequence[Change] | None) -> None:
+        """Pass on what a delivery changed."""
+        collection = self._collections.get(held.name)
+        if collection is not None:
+            collection.tell(changes)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._reader.close()
+
+    # --- the state of sync
+
+    async def synced(self) -> None:
+        """Wait until everything edited before is confirmed by the relay, and everything known is applied here."""
+        await self._sync.synced()
+
+    async def status(self) -> Status:
+        """How things stand now."""
+        waiting = await self._sync.waiting()
+        state = "synced" if self._sync.is_synced() else "syncing"
+        if self._link.state is not LinkState.ONLINE:
+            state = "refused" if self._link.state is LinkState.REFUSED else "offline"
+        return Status(
+            state,
+            waiting.pending + waiting.answered,
+            self._sync.behind,
+            waiting.stuck,
+            waiting.quarantined,
+            len(self._sync.membership.members),
+            self._link.last_error or self._sync.progress.last_error,
+        )
+
+    # --- inviting
+
+    async def invite(self, *, seconds: int = INVITE_SECONDS, role: Role = Role.WRITER) -> "PendingInvite":
+        """Open an invite for one device. Needs the relay: waits for it. Raises RelayRefusedError, KeyringError.
+
+        Show `invite.link` to whoever is invited, alone, and await `invite.joined()`, which approves by itself.
+        """
+        await self._sync.until(lambda sync: sync.knows_members)
+        membership = self._sync.membership
+        invite = invites.new_invite(
+            self._link.origin, self.id, membership.head, membership.last_hash, self._identity.device_key
+        )
+        pending = PendingInvite(invite, seconds, role, self._sync, self._identity, self._link)
+        await pending.open()
+        return pending
+
+
+class PendingInvite:
+    """An invite that waits to be used, once."""
+
+    def __init__(
+        self, invite: Invite, seconds: int, role: Role, sync: VaultSync, identity: DeviceIdentity, link: Link
+    ) -> None:
+        self._invite, self._seconds, self._role = invite, seconds, role
+        self._sync, self._identity, self._link = sync, identity, link
+        self._expires = trio.current_time() + seconds
+        self._letter = trio.Event()
+        self._sealed = b""
+
+    @property
+    def link(self) -> str:
+        """The invite as text. Whoever has it may ask to join, once: show it to the invited person alone."""
+        return self._invite.encode()
+
+    async def open(self) -> None:
+        """Open the mailbox at the relay, or open it again after a lost connection."""
+        self._link.expect_mail(self._invite.mailbox, self._receive)
+        left = max(1, int(self._expires - trio.current_time()))
+        await self._link.request(OpenMailbox(NO_REQUEST, self._sync.held.id, self._invite.mailbox, left))
+
+    def _receive(self, mail: Joining | Joined) -> None:
+        if isinstance(mail, Joining):
+            self._sealed = mail.sealed
+            self._letter.set()
+
+    async def joined(self) -> NewMember:
+        """Wait for the one request, approve it, and tell the joiner. Raises InviteExpiredError, RelayRefusedError."""
+        try:
+            with trio.fail_at(self._expires):
+                while True:
+                    await self._wait_for_letter()
+                    try:
+                        request = invites.open_request(self._invite, self._sealed)
+                    except InviteError:
+                        self._letter = trio.Event()
+                        continue
+                    return await self._approve(request)
+        except trio.TooSlowError:
+            raise InviteExpiredError("nobody used the invite in time; make a new one") from None
+        finally:
+            self._link.expect_mail(self._invite.mailbox, None)
+
+    async def _wait_for_letter(self) -> None:
+        """Wait for the joiner's letter, across lost connections."""
+        while not self._letter.is_set():
+            await self._link.wait_while_online(self._letter)
+            if not self._letter.is_set():
+                await self.open()
+
+    async def _approve(self, request: invites.Request) -> NewMember:
+        sync = self._sync
+        for _ in range(LINK_ATTEMPTS_MAX):
+            member = sync.membership.by_device(request.device)
+            if member is not None:
+                seq = int(member.author)
+                approved = invites.Approved(seq, await sync.hash_of_link(seq))
+                sealed = invites.seal_answer(self._invite, self._identity, request.device, approved)
+                await self._link.request(AnswerJoin(NO_REQUEST, self._invite.mailbox, sealed))
+                return NewMember(request.device, request.name)
+            head = sync.membership.head
+            raw = keyring.add_device_link(
+                self._identity, sync.membership, sync.keys, request.device, request.box_key, self._role, request.name
+            )
+            try:
+                await self._link.request(AppendLink(NO_REQUEST, sync.held.id, raw))
+            except RelayRefusedError as error:
+                if error.fault.code is not FaultCode.LINK_CONFLICT:
+                    raise
+            await sync.grown_beyond(head)
+        raise InviteError("other devices keep changing the vault's members; try again")
