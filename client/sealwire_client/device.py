@@ -11,6 +11,7 @@ from sealwire_client import cipher, invites, keyring, keystore
 from sealwire_client.identity import DeviceIdentity
 from sealwire_client.invites import Approved, Invite, InviteError
 from sealwire_client.link import Dialler, Link
+from sealwire_client.nursery import open_nursery
 from sealwire_client.replica import Change, HeldVault, Replica, Runner, Writer
 from sealwire_client.replica import Collection as Held
 from sealwire_client.sync import VaultSync
@@ -71,7 +72,7 @@ class Device:
         identity = await trio.to_thread.run_sync(keystore.load_or_create, path / KEYSTORE_NAME, passphrase)
         writer = await Writer.open(lambda: Replica(path))
         try:
-            async with trio.open_nursery(strict_exception_groups=False) as nursery:
+            async with open_nursery() as nursery:
                 device = cls(path, relay, identity, writer, dialler, nursery)
                 try:
                     for held, links in await writer.run(_held_vaults):

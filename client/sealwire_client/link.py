@@ -17,6 +17,7 @@ from typing import Final, Protocol
 import trio
 
 from sealwire_client.identity import DeviceIdentity
+from sealwire_client.nursery import open_nursery
 from sealwire_client.transport import Transport, TransportError, dial
 from sealwire_protocol.client_session import ClientSession, ClientState
 from sealwire_protocol.errors import Action, CloseCode, may_come_back
@@ -341,16 +342,11 @@ class Conversation:
         self.handle(Opened(trio.current_time()))
         try:
             with self._scope:
-                async with trio.open_nursery() as nursery:
+                async with open_nursery() as nursery:
                     nursery.start_soon(self._read)
                     nursery.start_soon(self._write)
                     nursery.start_soon(self._apply)
                     nursery.start_soon(self._watch)
-        except* TransportError as group:
-            found: BaseException = group
-            while isinstance(found, BaseExceptionGroup):
-                found = found.exceptions[0]
-            raise found from None
         finally:
             if self.session.state is not ClientState.CLOSED:
                 self.session.handle(Lost())

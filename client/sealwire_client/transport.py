@@ -14,6 +14,7 @@ import trio
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.trio.client import ClientConnection, connect
 
+from sealwire_client.nursery import open_nursery
 from sealwire_protocol.errors import CloseCode, may_come_back
 from sealwire_protocol.limits import FRAME_BYTES_MAX
 
@@ -98,40 +99,28 @@ class _WebSocket:
 async def dial(origin: str) -> AsyncIterator[Transport]:
     """A connection to a relay for the length of the block. Raises TransportError, InsecureOriginError."""
     check_origin(origin)
-    try:
-        dialling = connect(
-            origin,
-            compression=None,
-            proxy=None if _is_loopback(urlsplit(origin).hostname or "") else True,
-            open_timeout=CONNECT_SECONDS_MAX,
-            ping_interval=PING_SECONDS,
-            ping_timeout=PING_SECONDS,
-            close_timeout=CLOSE_SECONDS_MAX,
-            max_size=FRAME_BYTES_MAX,
-            max_queue=None,
-        )
-        async with trio.open_nursery() as nursery:
-            try:
-                socket = await dialling.connect(nursery)
-            except (OSError, TimeoutError, InvalidHandshake, ssl.SSLError) as error:
-                raise _unreachable(origin, error) from error
-            try:
-                yield _WebSocket(socket, origin)
-            finally:
-                with trio.CancelScope(shield=True), trio.move_on_after(CLOSE_SECONDS_MAX):
-                    await socket.aclose()
-                nursery.cancel_scope.cancel()
-    except* TransportError as group:
-        raise first_of(group) from None
-
-
-def first_of(group: BaseExceptionGroup[TransportError]) -> TransportError:
-    """The first error of a group, however deep it lies."""
-    found: BaseException = group
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    assert isinstance(found, TransportError)
-    return found
+    dialling = connect(
+        origin,
+        compression=None,
+        proxy=None if _is_loopback(urlsplit(origin).hostname or "") else True,
+        open_timeout=CONNECT_SECONDS_MAX,
+        ping_interval=PING_SECONDS,
+        ping_timeout=PING_SECONDS,
+        close_timeout=CLOSE_SECONDS_MAX,
+        max_size=FRAME_BYTES_MAX,
+        max_queue=None,
+    )
+    async with open_nursery() as nursery:
+        try:
+            socket = await dialling.connect(nursery)
+        except (OSError, TimeoutError, InvalidHandshake, ssl.SSLError) as error:
+            raise _unreachable(origin, error) from error
+        try:
+            yield _WebSocket(socket, origin)
+        finally:
+            with trio.move_on_after(CLOSE_SECONDS_MAX, shield=True):
+                await socket.aclose()
+            nursery.cancel_scope.cancel()
 
 
 def _ended(origin: str, closed: ConnectionClosed) -> TransportError:

@@ -106,13 +106,14 @@ class Replica:
                 records = [record for record in records if record.seq > cursor]
                 unopened = [record for record in unopened if record.seq > cursor]
             term = self.positions.term_id(delivery.term)
+            ranks = [record.rank for record in records] + [record.rank for record in unopened]
+            records = self.outbox.recognise(collection, term, records)
             named = len(records) <= changes_max
             keys = list(dict.fromkeys(record.key for record in records)) if named else []
             before = self.entries.look(table, keys)
             self.entries.absorb(table, term, records, self.outbox.has_claims(number))
             if unopened:
                 self.entries.quarantine(collection, term, unopened)
-            ranks = [record.rank for record in records] + [record.rank for record in unopened]
             self.positions.advance(number, delivery, term, int.from_bytes(max(ranks, default=b"")[:8], "big"))
             changes = before.changes_to(self.entries.look(table, keys))
             changes += self.outbox.promote(collection)

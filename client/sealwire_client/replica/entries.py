@@ -51,8 +51,8 @@ class Collection:
     policy: str
     columns: tuple[Column, ...]
     """The columns that the app knows: the first of the table's."""
-    table: "Table" = field(repr=False)
-    decode: Callable[[bytes], Row] = field(repr=False)
+    table: "Table" = field(repr=False, compare=False)
+    decode: Callable[[bytes], Row] = field(repr=False, compare=False)
     """From value bytes to the row, for the rare case that only the bytes are at hand."""
 
 

@@ -60,13 +60,26 @@ class QueryError(ReplicaError):
 _FULL: Final = 13
 _CORRUPT: Final = 11
 _NOT_A_DATABASE: Final = 26
-_OF_THE_SYSTEM: Final = {3: "permission", 5: "a lock", 6: "a lock", 8: "permission", 10: "its disk", 14: "its folder"}
+READ_ONLY: Final = 8
+_OF_THE_SYSTEM: Final = {
+    3: "permission",
+    5: "a lock",
+    6: "a lock",
+    READ_ONLY: "permission",
+    10: "its disk",
+    14: "its folder",
+}
 """SQLite's primary result codes, https://sqlite.org/rescode.html."""
+
+
+def code_of(error: Exception) -> int:
+    """SQLite's primary result code of an error; 0 if it did not come from SQLite."""
+    return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
 
 
 def explained(error: sqlite3.Error, path: Path) -> ReplicaError | None:
     """The replica error that an error of SQLite means, or None if it is a bug or an app's wrong SQL."""
-    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+    code = code_of(error)
     if code == _FULL:
         return ReplicaFullError(
             f"The disk that holds {path} is full: this change was not saved, everything before it was; make room and "

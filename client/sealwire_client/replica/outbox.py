@@ -29,6 +29,10 @@ SEAL_AGAIN: Final = frozenset((Outcome.EPOCH_STALE, Outcome.SEAL_AGAIN))
 """Outcomes after which the same edits, sealed anew under a new number, can succeed."""
 
 
+_AUTHOR: Final = slice(10, 14)
+"""Where a packed rank holds its author."""
+
+
 class TakenEdit(NamedTuple):
     """An edit to be sealed. `value` None: a tombstone. `n` names this very edit of the key."""
 
@@ -206,8 +210,16 @@ class Outbox:
     def _store_group(self, taken: Taken, place: int, group: TakenGroup, sealed: SealedGroup) -> None:
         connection = self._database.connection
         connection.execute(
-            "INSERT INTO _group (vault, batch, place, stream, conditions, records) VALUES (?, ?, ?, ?, ?, ?)",
-            (taken.vault, taken.number, place, group.stream, sealed.conditions, sealed.records),
+            "INSERT INTO _group (vault, batch, place, stream, conditions, count, records) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                taken.vault,
+                taken.number,
+                place,
+                group.stream,
+                sealed.conditions,
+                len(sealed.seals),
+                sealed.records,
+            ),
         )
         # Whether the value was kept raw is asked of the edit if it still stands; of a newer one it may differ, which
         # costs bytes but loses none.
@@ -270,27 +282,26 @@ class Outbox:
     ) -> int:
         """Give the accepted writes of a batch their positions. Returns how many."""
         connection = self._database.connection
-        places = dict(
-            connection.execute(
-                "SELECT stream, place FROM _group WHERE vault = ? AND batch = ?", (vault, number)
-            ).fetchall()
-        )
-        sent: dict[int, list[int]] = {place: [] for place in places.values()}
-        for place, at in connection.execute(
-            "SELECT place, at FROM _sent WHERE vault = ? AND batch = ? ORDER BY place, at", (vault, number)
-        ):
-            if (place, at) not in refused:
-                sent[place].append(at)
-        told = {places.get(group.stream, -1): group for group in appended}
-        if any(len(ats) != (told[place].records if place in told else 0) for place, ats in sent.items()) or -1 in told:
-            raise RemoteFault(f"The relay's verdict on batch {number} does not fit what the batch holds")
-        for place, group in told.items():
-            term = self._positions.term_id(group.term)
-            connection.executemany(
-                "UPDATE _sent SET term = ?, seq = ? WHERE vault = ? AND batch = ? AND place = ? AND at = ?",
-                [(term, group.first + step, vault, number, place, at) for step, at in enumerate(sent[place])],
-            )
-        return sum(map(len, sent.values()))
+        groups = connection.execute(
+            "SELECT place, stream, count FROM _group WHERE vault = ? AND batch = ?", (vault, number)
+        ).fetchall()
+        told = {group.stream: group for group in appended}
+        committed = 0
+        for place, stream, count in groups:
+            accepted = [at for at in range(count) if (place, at) not in refused]
+            group = told.pop(stream, None)
+            if len(accepted) != (group.records if group else 0):
+                raise _misfit(number)
+            if group:
+                committed += len(accepted)
+                term = self._positions.term_id(group.term)
+                connection.executemany(
+                    "UPDATE _sent SET term = ?, seq = ? WHERE vault = ? AND batch = ? AND place = ? AND at = ?",
+                    [(term, group.first + step, vault, number, place, at) for step, at in enumerate(accepted)],
+                )
+        if told:
+            raise _misfit(number)
+        return committed
 
     def _seal_again(self, vault: int, number: int) -> int:
         """Put a refused batch's writes back among the edits, save where a newer edit waits. Returns how many."""
@@ -304,26 +315,23 @@ class Outbox:
         return back
 
     def _set_aside(self, vault: int, number: int, reasons: str | Mapping[tuple[int, int], str]) -> int:
-        """Move refused writes of a batch to the stuck ones, save where a newer edit waits or the log has them after
-        all. `reasons`: one for all, or one for each (place, at). Returns how many."""
+        """Move refused writes of a batch to the stuck ones, save where a newer edit waits. Returns how many.
+
+        `reasons`: one for all, or one for each (place, at).
+        """
         execute = self._database.connection.execute
         stuck = 0
         rows = execute(
-            "SELECT place, at, collection, key, rank, value, raw FROM _sent WHERE vault = ? AND batch = ?",
+            "SELECT place, at, collection, key, value, raw FROM _sent WHERE vault = ? AND batch = ?",
             (vault, number),
         ).fetchall()
-        for place, at, collection, key, rank, value, raw in rows:
+        for place, at, collection, key, value, raw in rows:
             reason = reasons if isinstance(reasons, str) else reasons.get((place, at))
             if reason is None:
                 continue
             execute(
                 "DELETE FROM _sent WHERE vault = ? AND batch = ? AND place = ? AND at = ?", (vault, number, place, at)
             )
-            table = self._entries.stored_table(collection)
-            if self._entries.rank_of(table, key) == rank:
-                if not self._claimed(collection, key):
-                    self._entries.settle(table, key)
-                continue
             stuck += execute(
                 "INSERT OR REPLACE INTO _stuck (collection, key, value, raw, reason) SELECT ?1, ?2, ?3, ?4, ?5"
                 " WHERE NOT EXISTS (SELECT 1 FROM _edit WHERE collection = ?1 AND key = ?2)",
@@ -403,6 +411,29 @@ class Outbox:
             entries.settle(table, key)
         return before.changes_to(entries.look(table, [key]))
 
+    def recognise(self, collection: Collection, term: int, records: Sequence[Incoming]) -> Sequence[Incoming]:
+        """The delivered records, without those that are this device's own sent writes.
+
+        To be delivered is to be answered: the write has that position from now on, and `promote` does the rest. Within
+        the caller's transaction.
+        """
+        execute, number = self._database.connection.execute, collection.number
+        if not execute("SELECT EXISTS (SELECT 1 FROM _sent WHERE collection = ?)", (number,)).fetchone()[0]:
+            return records
+        author = execute("SELECT author FROM _vault WHERE id = ?", (collection.vault,)).fetchone()[0]
+        mine: bytes = author.to_bytes(4, "big")
+        others = []
+        for record in records:
+            if record.rank[_AUTHOR] == mine:
+                found = execute(
+                    "UPDATE _sent SET term = ?, seq = ? WHERE collection = ? AND key = ? AND rank = ?",
+                    (term, record.seq, number, record.key, record.rank),
+                )
+                if found.rowcount:
+                    continue
+            others.append(record)
+        return others
+
     def stuck(self, collection: Collection) -> list[Stuck]:
         """The writes of a collection that were refused for good, by key."""
         found = self._database.connection.execute(
@@ -463,3 +494,7 @@ class Outbox:
             (vault,),
         )
         return Waiting(*counts.fetchone())
+
+
+def _misfit(number: int) -> RemoteFault:
+    return RemoteFault(f"The relay's verdict on batch {number} does not fit what the batch holds")

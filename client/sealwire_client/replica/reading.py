@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from sealwire_client.replica.database import FILE_NAME, connect_reader
 from sealwire_client.replica.entries import Collection, Row, SqlValue
-from sealwire_client.replica.errors import QueryError, explained
+from sealwire_client.replica.errors import READ_ONLY, QueryError, code_of, explained
 
 PAGE_ENTRIES: Final = 1_000
 """Entries read at once by `items`: a page is one consistent read of about a millisecond."""
@@ -96,7 +96,7 @@ class Reader:
             rows = cursor.fetchall()
         except (sqlite3.Error, sqlite3.Warning) as error:
             meant = explained(error, self.path) if isinstance(error, sqlite3.Error) else None
-            if meant is not None:
+            if meant is not None and code_of(error) != READ_ONLY:
                 raise meant from error
             raise QueryError(
                 f"The query could not be run ({error}): it may only read, and name collections and columns."

@@ -88,12 +88,14 @@ MIGRATIONS: Final = (
         place       INTEGER NOT NULL,
         stream      BLOB NOT NULL,
         conditions  BLOB NOT NULL,
+        count       INTEGER NOT NULL,
         records     BLOB NOT NULL,
         PRIMARY KEY (vault, batch, place),
         FOREIGN KEY (vault, batch) REFERENCES _batch
     ) STRICT;
 
-    -- Sealed writes: unanswered while seq is NULL, then answered at (term, seq) until the cursor passes that.
+    -- Sealed writes: unanswered while seq is NULL, then answered (or delivered) at (term, seq) until the cursor passes
+    -- that. A batch may outlive its writes: it waits for its verdict also when they have all been delivered.
     CREATE TABLE _sent (
         vault       INTEGER NOT NULL,
         batch       INTEGER NOT NULL,
