@@ -1,0 +1,143 @@
+"""A replica with one vault and one collection, and short ways to say what happens to it."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from sealwire_client.replica import (
+    Applied,
+    Collection,
+    Column,
+    Delivery,
+    Edit,
+    Incoming,
+    Reader,
+    Replica,
+    Row,
+    SealedGroup,
+    Taken,
+)
+from sealwire_client.replica.outbox import Answered
+from sealwire_protocol.errors import Outcome
+from sealwire_protocol.ids import Author, StreamId, Term, VaultId
+from sealwire_protocol.messages import Appended, Refused, StreamKind
+from sealwire_protocol.segment import Rank
+
+COLUMNS: Final = (Column("title", "TEXT"), Column("done", "INTEGER"))
+STREAM: Final = StreamId(b"todos...")
+T1: Final = Term(1, b"term-one")
+T2: Final = Term(2, b"term-two")
+ME: Final = Author(7)
+OTHER: Final = Author(9)
+
+
+def encode(row: Row) -> bytes:
+    return json.dumps(row).encode()
+
+
+def decode(value: bytes) -> Row:
+    return tuple(json.loads(value))
+
+
+def edit(key: str, title: str | None) -> Edit:
+    """An edit that sets a title, or deletes."""
+    row = None if title is None else (title, 0)
+    return Edit(key, row, None if row is None else encode(row))
+
+
+def record(
+    seq: int, key: str, title: str | None, version: int, author: int = OTHER, salt: bytes = b"saltsalt"
+) -> Incoming:
+    """A delivered record. `title` None: a tombstone."""
+    row = None if title is None else (title, 0)
+    return Incoming(seq, key, Rank(version, 0, author, salt).pack(), b"key1", 0, row)
+
+
+def open_todos(replica: Replica, columns: Sequence[Column] = COLUMNS, vault: int = 1) -> Collection:
+    held = replica.vaults.add(VaultId(bytes([vault]) * 16), f"vault {vault}", "wss://relay.example.org", ME)
+    return replica.entries.open(
+        held.number, "todos", STREAM, StreamKind.OPEN, "latest", columns, lambda value: decode(value)[: len(columns)]
+    )
+
+
+class Todos:
+    """A replica and its collection, seen through a reader of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.replica = Replica(folder)
+        self.todos = open_todos(self.replica)
+        self.reader = Reader(folder)
+        self.reader.show(self.todos)
+
+    def close(self) -> None:
+        self.reader.close()
+        self.replica.close()
+
+    def edit(self, key: str, title: str | None) -> None:
+        self.replica.edit(self.todos, [edit(key, title)])
+
+    def deliver(self, prev: int, *records: Incoming, last: int | None = None, term: Term = T1) -> Applied:
+        """Apply records that end a delivery, the last one's seq being its last."""
+        end = last if last is not None else records[-1].seq
+        return self.replica.apply(self.todos, Delivery(term, prev, end), records)
+
+    def take(self, top: int = 0, **limits: int) -> Taken | None:
+        return self.replica.outbox.take(self.todos.vault, {self.todos.number: top}, **limits)
+
+    def store(self, taken: Taken) -> bool:
+        group = taken.groups[0]
+        seals = [
+            (Rank(group.first_version + at, 0, ME, b"saltsalt").pack(), b"key1", 0) for at in range(len(group.edits))
+        ]
+        return self.replica.outbox.store(taken, [SealedGroup(b"", b"sealed by %d" % taken.number, seals)])
+
+    def send(self) -> int:
+        """Take and store a batch. Returns its number."""
+        taken = self.take()
+        assert taken is not None
+        assert self.store(taken)
+        return taken.number
+
+    def answer(
+        self,
+        number: int,
+        first: int = 0,
+        count: int = 0,
+        outcome: Outcome = Outcome.DONE,
+        term: Term = T1,
+        refused: Sequence[Refused] = (),
+    ) -> Answered | None:
+        appended = [Appended(STREAM, term, first, count)] if count else []
+        return self.replica.outbox.answer(self.todos.vault, number, outcome, appended, refused)
+
+    def own(self, seq: int, key: str, title: str | None, version: int) -> Incoming:
+        """A record of this device itself, as the relay delivers it."""
+        return record(seq, key, title, version, author=ME)
+
+    def shown(self) -> Mapping[str, str]:
+        """Titles by key, as the app sees them."""
+        return {key: str(row[0]) for key, row in self.reader.items(self.todos)}
+
+    def confirmed(self, key: str) -> int | None:
+        """The version of what the log says of a key."""
+        rank = self.replica.entries.rank_of(self.todos.table, key)
+        return None if rank is None else Rank.unpack(rank).version
+
+    def places(self) -> tuple[int, int, int, int]:
+        """How many writes wait, are unanswered, are answered, are stuck."""
+        return self.replica.outbox.waiting(self.todos.vault)[:4]
+
+    def cursor(self) -> int:
+        return self.replica.positions.standing(self.todos.number).cursor.seq
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[Todos]:
+    todos = Todos(folder)
+    try:
+        yield todos
+    finally:
+        todos.close()
