@@ -121,7 +121,7 @@ async def _next(connection: Connection, phase: Phase) -> Migration | None:
         migration = missing[0]
         await connection.execute(migration.sql)
         await connection.execute(
-            f"UPDATE sealwire.relay SET migrated_{phase.value} = $1 WHERE only_row", migration.number
+            f"UPDATE sealwire.relay SET migrated_{phase.value} = $1", migration.number
         )
         return migration
 
@@ -131,5 +131,5 @@ async def _lock(connection: Connection) -> dict[Phase, int]:
     if await connection.fetchval("SELECT to_regclass('sealwire.relay')") is None:
         return dict.fromkeys(Phase, 0)
     await connection.execute("LOCK TABLE sealwire.relay IN EXCLUSIVE MODE")
-    row = await connection.fetchrow("SELECT migrated_pre, migrated_post FROM sealwire.relay WHERE only_row")
+    row = await connection.fetchrow("SELECT migrated_pre, migrated_post FROM sealwire.relay")
     return {Phase.PRE: row["migrated_pre"], Phase.POST: row["migrated_post"]}

@@ -194,7 +194,7 @@ class PostgresStore(Store):
     async def subscription(self, vault: VaultId, device: DeviceKey, streams: Sequence[StreamId]) -> Subscription | None:
         """One statement, so one snapshot."""
         wanted = [signed(stream) for stream in streams]
-        rows = await self._rows("subscription", vault, device, wanted, TERMS_TOLD_MAX)
+        rows = await self._rows("subscription", vault, device, wanted)
         if not rows:
             return None
         first = rows[0]
@@ -315,7 +315,8 @@ def _member_columns(link: NewLink) -> tuple[int | None, bytes | None, int | None
 def _stream_state(stream: StreamId, row: Row) -> StreamState:
     if row["kind"] is None:
         return StreamState(stream, StreamKind.ABSENT, 0, 0, 0, 0, 0, 0, ())
-    terms = zip(row["numbers"] or (), row["ids"] or (), row["starts"] or (), strict=True)
+    flat = row["terms"][-3 * TERMS_TOLD_MAX :]
+    terms = zip(flat[::3], flat[1::3], flat[2::3], strict=True)
     return StreamState(
         stream,
         StreamKind(row["kind"]),
@@ -325,5 +326,5 @@ def _stream_state(stream: StreamId, row: Row) -> StreamState:
         row["floor_head"],
         row["purged"],
         row["cleaned_to"],
-        tuple(sorted(TermStart(term_of(number, id_), start) for number, id_, start in terms)),
+        tuple(TermStart(term_of(number, id_), start) for number, id_, start in terms),
     )

@@ -9,20 +9,21 @@
 
 CREATE SCHEMA sealwire;
 
--- One row: how far the schema is migrated, and the current term.
+-- One row: how far the schema is migrated, and the current term. It needs no key, for nobody adds a second one,
+-- and every query of it fails if anybody does.
 CREATE TABLE sealwire.relay (
-    only_row      boolean  NOT NULL DEFAULT true CHECK (only_row),
-    migrated_pre  integer  NOT NULL,
-    migrated_post integer  NOT NULL,
-    term          bigint   NOT NULL,
-    term_id       bigint   NOT NULL,
-    PRIMARY KEY (only_row)
+    migrated_pre  integer NOT NULL,
+    migrated_post integer NOT NULL,
+    term          bigint  NOT NULL,
+    term_id       bigint  NOT NULL
 );
 
 INSERT INTO sealwire.relay (migrated_pre, migrated_post, term, term_id) VALUES (0, 0, 0, 0);
 
 -- The head row of every stream. Stream 0 is the membership log: its row stands for the vault. Each row carries
--- the vault's epoch, so that whoever holds a head's lock knows it. term is the newest one written in the stream.
+-- the vault's epoch, so that whoever holds a head's lock knows it. term is the newest one written in the stream;
+-- terms has them all, oldest first, as (number, id, start head) one after the other, and never loses one. A long
+-- list moves out of the row, and is not touched by commits that add nothing to it.
 -- Every commit updates a head: half of each page stays free and no changing column is indexed, so that updates
 -- stay within the page and leave the index alone.
 CREATE TABLE sealwire.stream (
@@ -39,18 +40,11 @@ CREATE TABLE sealwire.stream (
     key_id     integer  NOT NULL,
     epoch      integer  NOT NULL,
     kind       smallint NOT NULL,
+    terms      bigint[] NOT NULL,
     PRIMARY KEY (vault_id, stream)
-) WITH (fillfactor = 50);
+) WITH (fillfactor = 50, toast_tuple_target = 256);
 
--- The head at which each term's first records were appended to a stream. Never deleted.
-CREATE TABLE sealwire.stream_term (
-    vault_id uuid   NOT NULL,
-    stream   bigint NOT NULL,
-    term     bigint NOT NULL,
-    term_id  bigint NOT NULL,
-    start    bigint NOT NULL,
-    PRIMARY KEY (vault_id, stream, term)
-);
+ALTER TABLE sealwire.stream ALTER COLUMN terms SET STORAGE EXTERNAL;
 
 -- Records (prev, last] of a stream as they are sent. The rows of a stream tile (0, head].
 CREATE TABLE sealwire.segment (
@@ -65,7 +59,8 @@ CREATE TABLE sealwire.segment (
 -- Ciphertext does not compress, and uncompressed bodies tell their size without being read.
 ALTER TABLE sealwire.segment ALTER COLUMN body SET STORAGE EXTERNAL;
 
--- The members of each vault, as the membership log has them, and where each stands with its batches.
+-- The members of each vault, as the membership log has them, and where each stands with its batches. A device is
+-- looked for among the members of one vault, which are few; that it is there once is checked in the log.
 CREATE TABLE sealwire.member (
     vault_id   uuid     NOT NULL,
     author     bigint   NOT NULL,
@@ -73,8 +68,7 @@ CREATE TABLE sealwire.member (
     last_term  bigint   NOT NULL,
     device     bit(256) NOT NULL,
     role       smallint NOT NULL,
-    PRIMARY KEY (vault_id, author),
-    UNIQUE (vault_id, device)
+    PRIMARY KEY (vault_id, author)
 );
 
 -- The latest verdicts on each member's batches; slot = batch modulo their number, so they never grow.

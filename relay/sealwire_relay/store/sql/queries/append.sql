@@ -38,8 +38,9 @@ WITH wanted AS (
     ORDER BY m.vault_id, m.author
     FOR UPDATE OF m
 ), counted AS (
-    SELECT w.vault_id, - w.conditions - (r.term <> w.term OR r.term_id <> w.term_id)::integer AS holding
-    FROM wanted w CROSS JOIN sealwire.relay r WHERE r.only_row
+    SELECT vault_id, CASE WHEN (SELECT (r.term, r.term_id) FROM sealwire.relay r) = (term, term_id)
+        THEN - conditions ELSE - conditions - 1 END AS holding
+    FROM wanted
     UNION ALL SELECT vault_id, 1 FROM held WHERE holds
     UNION ALL SELECT vault_id, 1 FROM pushers WHERE holds
 ), refused AS MATERIALIZED (
@@ -50,7 +51,8 @@ WITH wanted AS (
     SELECT * FROM pushers WHERE vault_id NOT IN (SELECT vault_id FROM refused)
 ), moved AS (
     UPDATE sealwire.stream s
-    SET head = a.new_head, top = greatest(s.top, a.new_top), term = a.term, term_id = a.term_id
+    SET head = a.new_head, top = greatest(s.top, a.new_top), term = a.term, term_id = a.term_id,
+        terms = CASE WHEN a.term_begins THEN s.terms || ARRAY[a.term, a.term_id, a.start] ELSE s.terms END
     FROM accepted a WHERE s.vault_id = a.vault_id AND s.stream = a.stream
     RETURNING 1
 ), counted_on AS (
@@ -58,9 +60,6 @@ WITH wanted AS (
     SET last_batch = a.new_last, last_term = a.term
     FROM accepted_pushers a WHERE m.vault_id = a.vault_id AND m.author = a.author
     RETURNING 1
-), begun AS (
-    INSERT INTO sealwire.stream_term (vault_id, stream, term, term_id, start)
-    SELECT vault_id, stream, term, term_id, start FROM accepted WHERE term_begins
 ), stored AS (
     INSERT INTO sealwire.segment (vault_id, stream, last, prev, body)
     SELECT * FROM unnest($18::uuid[], $19::bigint[], $20::bigint[], $21::bigint[], $22::bytea[])
@@ -100,14 +99,15 @@ WITH held AS MATERIALIZED (
     FOR UPDATE OF m
 ), verdict AS MATERIALIZED (
     SELECT (SELECT count(*) FROM held WHERE holds) + (SELECT count(*) FROM pushers WHERE holds) = $5::bigint
-        AND EXISTS (SELECT FROM sealwire.relay r WHERE r.only_row AND r.term = $2 AND r.term_id = $3) AS good
+        AND (SELECT r.term = $2 AND r.term_id = $3 FROM sealwire.relay r) AS good
 ), accepted AS MATERIALIZED (
     SELECT held.* FROM held, verdict WHERE good AND new_head IS NOT NULL
 ), accepted_pushers AS MATERIALIZED (
     SELECT pushers.* FROM pushers, verdict WHERE good
 ), moved AS (
     UPDATE sealwire.stream s
-    SET head = a.new_head, top = greatest(s.top, a.new_top), term = $2, term_id = $3
+    SET head = a.new_head, top = greatest(s.top, a.new_top), term = $2, term_id = $3,
+        terms = CASE WHEN a.term_begins THEN s.terms || ARRAY[$2, $3, a.start] ELSE s.terms END
     FROM accepted a WHERE s.vault_id = $1 AND s.stream = a.stream
     RETURNING 1
 ), counted_on AS (
@@ -115,9 +115,6 @@ WITH held AS MATERIALIZED (
     SET last_batch = a.new_last, last_term = $2
     FROM accepted_pushers a WHERE m.vault_id = $1 AND m.author = a.author
     RETURNING 1
-), begun AS (
-    INSERT INTO sealwire.stream_term (vault_id, stream, term, term_id, start)
-    SELECT $1, stream, $2, $3, start FROM accepted WHERE term_begins
 ), stored AS (
     INSERT INTO sealwire.segment (vault_id, stream, last, prev, body)
     SELECT $1, g.* FROM unnest($13::bigint[], $14::bigint[], $15::bigint[], $16::bytea[])

@@ -1,22 +1,14 @@
 -- name: subscription
 -- A member's view of a vault and of some of its streams, in the order asked for, on one snapshot.
 -- One row for each stream; one row without a stream if none was asked for; no row for a stranger.
-SELECT r.term, r.term_id, v.epoch, v.key_id, m.author, m.role, m.last_batch,
-    w.stream, s.kind, s.head, s.top, s.floor, s.floor_head, s.purged, s.cleaned_to, t.numbers, t.ids, t.starts
-FROM sealwire.relay r
-JOIN sealwire.stream v ON v.vault_id = $1 AND v.stream = 0
+SELECT (SELECT r.term FROM sealwire.relay r) AS term, (SELECT r.term_id FROM sealwire.relay r) AS term_id,
+    v.epoch, v.key_id, m.author, m.role, m.last_batch,
+    s.kind, s.head, s.top, s.floor, s.floor_head, s.purged, s.cleaned_to, s.terms
+FROM sealwire.stream v
 JOIN sealwire.member m ON m.vault_id = $1 AND m.device = $2
 LEFT JOIN unnest($3::bigint[]) WITH ORDINALITY AS w (stream, place) ON true
 LEFT JOIN sealwire.stream s ON s.vault_id = $1 AND s.stream = w.stream
-LEFT JOIN LATERAL (
-    SELECT array_agg(n.term) AS numbers, array_agg(n.term_id) AS ids, array_agg(n.start) AS starts
-    FROM (
-        SELECT term, term_id, start FROM sealwire.stream_term
-        WHERE vault_id = $1 AND stream = w.stream
-        ORDER BY term DESC LIMIT $4
-    ) n
-) t ON true
-WHERE r.only_row
+WHERE v.vault_id = $1 AND v.stream = 0
 ORDER BY w.place
 
 -- name: read

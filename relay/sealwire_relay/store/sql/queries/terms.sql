@@ -1,14 +1,14 @@
 -- name: schema_state
 -- How far the schema is migrated.
-SELECT migrated_pre, migrated_post FROM sealwire.relay WHERE only_row
+SELECT migrated_pre, migrated_post FROM sealwire.relay
 
 -- name: current_term
 -- The term under which appends are accepted now.
-SELECT term, term_id FROM sealwire.relay WHERE only_row
+SELECT term, term_id FROM sealwire.relay
 
 -- name: open_term
 -- Begin the next term under a random id; returns it.
-UPDATE sealwire.relay SET term = term + 1, term_id = $1 WHERE only_row RETURNING term, term_id
+UPDATE sealwire.relay SET term = term + 1, term_id = $1 RETURNING term, term_id
 
 -- name: server_identity
 -- What differs when a connection leads to another history: R7's reasons to open a term.

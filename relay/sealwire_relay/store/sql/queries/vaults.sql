@@ -2,14 +2,12 @@
 -- Register a vault with its genesis link; a row comes back iff it was new and the term is current.
 WITH made AS (
     INSERT INTO sealwire.stream (vault_id, stream, head, top, floor, floor_head, purged, cleaned_to,
-        term, term_id, key_id, epoch, kind)
-    SELECT $1::uuid, 0, $2::bigint, 0, 0, 0, 0, 0, r.term, r.term_id, $3::integer, $4::integer, $5::smallint
-    FROM sealwire.relay r WHERE r.only_row AND r.term = $6::bigint AND r.term_id = $7::bigint
+        term, term_id, key_id, epoch, kind, terms)
+    SELECT $1::uuid, 0, $2::bigint, 0, 0, 0, 0, 0, $6::bigint, $7::bigint, $3::integer, $4::integer, $5::smallint,
+        ARRAY[$6, $7, 0]
+    WHERE (SELECT r.term = $6 AND r.term_id = $7 FROM sealwire.relay r)
     ON CONFLICT (vault_id, stream) DO NOTHING
-    RETURNING vault_id, stream, head, term, term_id
-), begun AS (
-    INSERT INTO sealwire.stream_term (vault_id, stream, term, term_id, start)
-    SELECT vault_id, stream, term, term_id, 0 FROM made
+    RETURNING vault_id, stream, head
 ), stored AS (
     INSERT INTO sealwire.segment (vault_id, stream, last, prev, body)
     SELECT vault_id, stream, head, head - 1, $8::bytea FROM made
@@ -23,18 +21,17 @@ SELECT 1 FROM made
 -- Append a link to a vault's stream 0, with the member it adds; a row comes back iff all conditions held.
 -- The head is compared after its lock was got (FOR UPDATE looks again at a row that changed meanwhile).
 WITH held AS MATERIALIZED (
-    SELECT s.vault_id, s.stream, s.head + 1 AS seq, r.term, r.term_id, s.term <> r.term AS term_begins
-    FROM sealwire.relay r, sealwire.stream s
-    WHERE r.only_row AND r.term = $3::bigint AND r.term_id = $4::bigint
-        AND s.vault_id = $1::uuid AND s.stream = 0 AND s.head + 1 = $2::bigint
-        AND (s.term < $3 OR s.term = $3 AND s.term_id = $4)
-    FOR UPDATE OF s
+    SELECT vault_id, stream, head + 1 AS seq, term <> $3 AS term_begins
+    FROM sealwire.stream
+    WHERE vault_id = $1::uuid AND stream = 0 AND head + 1 = $2::bigint
+        AND (term < $3::bigint OR term = $3 AND term_id = $4::bigint)
+        AND (SELECT r.term = $3 AND r.term_id = $4 FROM sealwire.relay r)
+    FOR UPDATE
 ), moved AS (
-    UPDATE sealwire.stream s SET head = h.seq, term = h.term, term_id = h.term_id
+    UPDATE sealwire.stream s
+    SET head = h.seq, term = $3, term_id = $4,
+        terms = CASE WHEN h.term_begins THEN s.terms || ARRAY[$3, $4, h.seq - 1] ELSE s.terms END
     FROM held h WHERE s.vault_id = h.vault_id AND s.stream = h.stream
-), begun AS (
-    INSERT INTO sealwire.stream_term (vault_id, stream, term, term_id, start)
-    SELECT vault_id, stream, term, term_id, seq - 1 FROM held WHERE term_begins
 ), stored AS (
     INSERT INTO sealwire.segment (vault_id, stream, last, prev, body)
     SELECT vault_id, stream, seq, seq - 1, $5::bytea FROM held
@@ -59,7 +56,7 @@ WITH vault AS MATERIALIZED (
     SELECT vault_id, epoch, key_id FROM sealwire.stream WHERE vault_id = $1 AND stream = 0 FOR SHARE
 )
 INSERT INTO sealwire.stream AS s (vault_id, stream, head, top, floor, floor_head, purged, cleaned_to,
-    term, term_id, key_id, epoch, kind)
-SELECT vault_id, $2::bigint, 0, 0, 0, 0, 0, 0, 0, 0, key_id, epoch, $3::smallint FROM vault
+    term, term_id, key_id, epoch, kind, terms)
+SELECT vault_id, $2::bigint, 0, 0, 0, 0, 0, 0, 0, 0, key_id, epoch, $3::smallint, '{}' FROM vault
 ON CONFLICT (vault_id, stream) DO UPDATE SET kind = s.kind
 RETURNING kind
