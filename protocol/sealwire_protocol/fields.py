@@ -121,7 +121,11 @@ class Text(Field):
         self.name = f"text(u16 length, ≤ {most})"
 
     def write(self, out: bytearray, value: str) -> None:
-        self.sized.write(out, value.encode())
+        try:
+            raw = value.encode()
+        except UnicodeEncodeError as error:
+            raise LocalMisuse("a text cannot be written as UTF-8") from error
+        self.sized.write(out, raw)
 
     def read(self, data: bytes, at: int) -> tuple[str, int]:
         raw, at = self.sized.read(data, at)
@@ -157,6 +161,8 @@ class TermField(Field):
     name = "term"
 
     def write(self, out: bytearray, value: Term) -> None:
+        if len(value.id) != TERM_ID_BYTES:
+            raise LocalMisuse(f"a term's id has {TERM_ID_BYTES} bytes, not {len(value.id)}")
         out += encode_varint(value.number)
         out += value.id
 

@@ -34,6 +34,21 @@ CREDIT_BYTES_MIN: Final = 2 * SEGMENT_BYTES_MAX
 CREDIT_BYTES_DEFAULT: Final = 2_097_152
 """Credit granted by default: covers 100 ms at 20 MB/s, and is the most that one device can make us send ahead."""
 
+PUSHES_PER_SESSION_MAX: Final = 8 * PUSH_WINDOW
+"""Pushes of one connection that a relay works on, over all vaults and those voided by a FAULT: bounds its memory."""
+
+REQUESTS_MAX: Final = 32
+"""Requests and SUBSCRIBEs of one connection that a relay works on at once: bounds its claim on the database."""
+
+REQUEST_BYTES_WAITING_MAX: Final = FRAME_BYTES_MAX
+"""Requests and SUBSCRIBEs of one connection that wait their turn. 4,096 streams of as many vaults fit."""
+
+DELIVER_HEAD_BYTES_MAX: Final = 100
+"""All of a DELIVER but its segment. A relay pumps a stream only while a whole segment and this fit into the credit."""
+
+RESUBSCRIBE_SECONDS_MIN: Final = 1.0
+"""The shortest wait before a refused SUBSCRIBE is repeated, so that a fault that lasts does not become a storm."""
+
 SUBSCRIBE_STREAMS_MAX: Final = 256
 """Streams in one SUBSCRIBE: bounds the answer. More streams take more SUBSCRIBEs."""
 

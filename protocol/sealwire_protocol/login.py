@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 
 from sealwire_protocol.errors import LocalMisuse
 from sealwire_protocol.ids import DeviceKey
+from sealwire_protocol.limits import TEXT_BYTES_MAX
 
 LOGIN_CONTEXT: Final = b"sealwire login v1\0"
 _DEFAULT_PORTS: Final = {"ws": 80, "wss": 443}
@@ -19,16 +20,22 @@ def normal_origin(url: str) -> str:
         parts = urlsplit(url.strip())
         port = parts.port
     except ValueError as error:
-        raise LocalMisuse(f"{url!r} is not a relay's address; it looks like wss://relay.example.org") from error
+        raise _no_address(url) from error
     host = (parts.hostname or "").lower()
-    if parts.scheme not in _DEFAULT_PORTS or not host or parts.username or parts.query or parts.fragment:
-        raise LocalMisuse(f"{url!r} is not a relay's address; it looks like wss://relay.example.org")
+    if parts.scheme not in _DEFAULT_PORTS or "@" in parts.netloc or parts.query or parts.fragment:
+        raise _no_address(url)
+    if not host.isprintable() or not host or " " in host or len(url.encode()) > TEXT_BYTES_MAX:
+        raise _no_address(url)
     name = f"[{host}]" if ":" in host else host
     return (
         f"{parts.scheme}://{name}"
         if port in (None, _DEFAULT_PORTS[parts.scheme])
         else f"{parts.scheme}://{name}:{port}"
     )
+
+
+def _no_address(url: str) -> LocalMisuse:
+    return LocalMisuse(f"{url[:200]!r} is not a relay's address; it looks like wss://relay.example.org")
 
 
 def login_payload(

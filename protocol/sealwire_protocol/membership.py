@@ -15,7 +15,7 @@ from enum import IntEnum
 from struct import Struct
 from typing import Final, NamedTuple
 
-from sealwire_protocol.errors import DecodeError
+from sealwire_protocol.errors import DecodeError, LocalMisuse
 from sealwire_protocol.ids import (
     DEVICE_KEY_BYTES,
     KEY_ID_BYTES,
@@ -147,7 +147,11 @@ def _take(data: bytes, at: int, most: int) -> tuple[bytes, int]:
 
 
 def encode_body(body: Genesis | AddDevice) -> bytes:
-    """The body's layout: its fixed fields, then the two sealed ones with a u16 length each."""
+    """The body's layout: its fixed fields, then the two sealed ones with a u16 length each. Raises LocalMisuse."""
+    if len(body.device) != DEVICE_KEY_BYTES or len(body.box_key) != BOX_KEY_BYTES:
+        raise LocalMisuse("a device's keys have 32 bytes each")
+    if max(len(body.sealed_keys), len(body.sealed_name)) > SEALED_BYTES_MAX:
+        raise LocalMisuse(f"a sealed field of a link has at most {SEALED_BYTES_MAX} bytes")
     if isinstance(body, Genesis):
         fixed = _GENESIS.pack(body.device, body.box_key, body.nonce, body.epoch, body.commitment, body.tag_commitment)
     else:

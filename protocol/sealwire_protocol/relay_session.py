@@ -6,6 +6,7 @@ not fit is not kept, the stream merely lags and is pumped from storage when cred
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum, auto
 from typing import Any, Final
 
@@ -34,6 +35,8 @@ from sealwire_protocol.ids import DeviceKey, StreamId, Term, VaultId
 from sealwire_protocol.login import login_payload
 from sealwire_protocol.membership import Verify
 from sealwire_protocol.messages import (
+    NO_REQUEST,
+    NO_VAULT,
     Ack,
     AnswerJoin,
     AppendLink,
@@ -55,9 +58,6 @@ from sealwire_protocol.messages import (
     Welcome,
 )
 
-REQUESTS_MAX: Final = 32
-"""Requests and SUBSCRIBEs of one connection that may be unanswered: more is a client that does not wait."""
-
 
 class RelayState(Enum):
     """Where a connection stands, seen from the relay."""
@@ -70,7 +70,10 @@ class RelayState(Enum):
 
 
 class Listener:
-    """One stream that a connection listens to. `live`: it has been sent all up to `cursor`, the head."""
+    """One stream that a connection listens to. `live`: it has been sent all up to `cursor`, the head.
+
+    One that its session has dropped is never live again.
+    """
 
     __slots__ = ("awaiting", "cursor", "exists", "live", "session", "stream", "vault")
 
@@ -82,6 +85,7 @@ class Listener:
     def offer(self, prev: int, last: int, frame_bytes: int) -> bool:
         """A live frame has been committed: True if the driver must send it now. Otherwise the stream lags.
 
+        `frame_bytes` are those of the DELIVER, without the WebSocket's header: so a device counts them.
         The hot path of fan-out: no event, no effect, no allocation.
         """
         session = self.session
@@ -100,6 +104,20 @@ def term_changed(vault: VaultId, batch: int | None = None) -> Refuse:
     return Refuse(FaultCode.TERM_CHANGED, Action.RESUBSCRIBE, why, vault=vault, batch=batch)
 
 
+def _is_behind(listener: Listener) -> bool:
+    return listener.exists and not listener.live and not listener.awaiting
+
+
+def _in_frames(message: Subscribed) -> list[bytes]:
+    """The message, in as many parts as fit into frames: a stream's terms pile up over the years."""
+    data = codec.encode(message)
+    if len(data) <= limits.FRAME_BYTES_MAX or len(message.streams) < 2:
+        return [data]
+    middle = len(message.streams) // 2
+    halves = (replace(message, streams=part) for part in (message.streams[:middle], message.streams[middle:]))
+    return [part for half in halves for part in _in_frames(half)]
+
+
 class RelaySession:
     """One connection. `nonce` is 32 fresh random bytes; `origins` are the names under which this relay is dialled.
 
@@ -112,11 +130,16 @@ class RelaySession:
         "_nonce",
         "_origins",
         "_pushes",
+        "_pushes_under_way",
         "_requests",
+        "_subscribing",
+        "_term",
         "_terms",
         "_turn",
         "_verify",
         "_version",
+        "_waiting",
+        "_waiting_bytes",
         "credit",
         "device",
         "limits",
@@ -136,10 +159,13 @@ class RelaySession:
         self._hello: Hello | None = None
         self._version = 0
         self._deadline: float | None = None
+        self._term: Term | None = None
         self._terms: dict[VaultId, Term] = {}
-        self._pushes: dict[VaultId, int] = {}
-        self._requests = 0
-        self._turn = 0
+        self._pushes: dict[VaultId, list[int]] = {}
+        self._pushes_under_way = self._requests = self._turn = 0
+        self._subscribing: list[tuple[VaultId, frozenset[StreamId]]] = []
+        self._waiting: list[tuple[int, Message]] = []
+        self._waiting_bytes = 0
 
     # --- what a driver may ask
 
@@ -149,18 +175,24 @@ class RelaySession:
         return self._deadline
 
     def lagging(self) -> Listener | None:
-        """The next stream to pump from storage, round-robin; None: nothing lags, or there is no credit.
+        """The next stream to pump from storage, round-robin; None: nothing lags, or too little credit for a segment.
 
         The membership log goes first: nothing else can be opened without it.
         """
-        if self.credit < self.limits.segment_bytes:
+        if not self._has_credit():
             return None
-        behind = [x for x in self.listeners.values() if x.exists and not x.live and not x.awaiting]
+        behind = [x for x in self.listeners.values() if _is_behind(x)]
         if not behind:
             return None
         members = next((x for x in behind if not any(x.stream)), None)
         self._turn += 1
         return members or behind[self._turn % len(behind)]
+
+    def _has_credit(self) -> bool:
+        return self.credit >= self.limits.segment_bytes + limits.DELIVER_HEAD_BYTES_MAX
+
+    def _pump(self) -> list[RelayEffect]:
+        return [Pump()] if self._has_credit() and any(map(_is_behind, self.listeners.values())) else []
 
     def handle(self, event: RelayEvent) -> list[RelayEffect]:
         """Take one event in. Effects are to be carried out in order."""
@@ -178,6 +210,8 @@ class RelaySession:
     def _receive(self, event: Received) -> list[RelayEffect]:
         if self.state is RelayState.CLOSED:
             return []
+        if self._deadline is not None and event.now >= self._deadline:
+            return self._too_late()
         try:
             message = codec.decode(event.data)
             if message is None:
@@ -196,9 +230,14 @@ class RelaySession:
     def _end(self) -> None:
         self.state = RelayState.CLOSED
         self._deadline = None
-        for listener in self.listeners.values():
-            listener.live = listener.exists = False
-        self.listeners.clear()
+        for name in list(self.listeners):
+            self._drop(name)
+        self._waiting.clear()
+
+    def _drop(self, name: tuple[VaultId, StreamId]) -> None:
+        """Stop listening. Whoever still offers frames to the listener is told that they are not wanted."""
+        listener = self.listeners.pop(name)
+        listener.live = listener.exists = False
 
     # --- login
 
@@ -241,16 +280,33 @@ class RelaySession:
     # --- what a device asks
 
     def _asked(self, message: Message) -> list[RelayEffect]:
-        self._count_request()
+        if getattr(message, "request", None) == NO_REQUEST:
+            raise RemoteFault("a request is numbered 0, under which it cannot be answered")
+        if self._requests < limits.REQUESTS_MAX:
+            self._requests += 1
+            return [Do(message)]
+        size = len(codec.encode(message))
+        self._waiting.append((size, message))
+        self._waiting_bytes += size
+        if self._waiting_bytes > limits.REQUEST_BYTES_WAITING_MAX:
+            why = f"more than {limits.REQUEST_BYTES_WAITING_MAX} bytes of requests are waiting for their answers"
+            raise RemoteFault(why, CloseCode.OVERLOADED)
+        return []
+
+    def _settled(self) -> list[RelayEffect]:
+        """A request has been answered: the next one may go."""
+        self._requests = max(0, self._requests - 1)
+        if not self._waiting:
+            return []
+        size, message = self._waiting.pop(0)
+        self._waiting_bytes -= size
+        self._requests += 1
         return [Do(message)]
 
-    def _count_request(self) -> None:
-        self._requests += 1
-        if self._requests > REQUESTS_MAX:
-            raise RemoteFault(f"more than {REQUESTS_MAX} requests are unanswered")
-
     def _subscribe(self, message: Subscribe) -> list[RelayEffect]:
-        self._count_request()
+        streams = frozenset(wanted.stream for wanted in message.streams)
+        if len(streams) < len(message.streams):
+            raise RemoteFault("a SUBSCRIBE names a stream twice")
         for wanted in message.streams:
             name = (message.vault, wanted.stream)
             listener = self.listeners.get(name)
@@ -261,68 +317,114 @@ class RelaySession:
             else:
                 listener.cursor, listener.live = wanted.cursor.seq, False
                 listener.awaiting += 1
-        return [Do(message)]
+        self._subscribing.append((message.vault, streams))
+        return self._asked(message)
 
     def _acked(self, message: Ack) -> list[RelayEffect]:
         self.credit += message.credit_bytes
         if self.credit > self.limits.credit_bytes:
             raise RemoteFault("more credit was given back than was used")
         effects: list[RelayEffect] = [Noted(message.positions)] if message.positions else []
-        return [*effects, Pump()] if self.lagging() else effects
+        return effects + self._pump()
 
     def _push(self, message: Push) -> list[RelayEffect]:
         term = self._terms.get(message.vault)
         if term is None:
-            why = (FaultCode.NOT_SUBSCRIBED, Action.RESUBSCRIBE, "subscribe to the vault before pushing to it")
-            return [self._fault(Refuse(*why, vault=message.vault))]
+            why = "subscribe to the vault before pushing to it"
+            return [self._fault(Refuse(FaultCode.NOT_SUBSCRIBED, Action.RESUBSCRIBE, why, vault=message.vault))]
         if message.term != term:
+            self._void(message.vault)
             return [self._fault(term_changed(message.vault))]
-        waiting = self._pushes.get(message.vault, 0) + 1
-        if waiting > self.limits.push_window:
+        waiting = self._pushes.setdefault(message.vault, [])
+        if len(waiting) >= self.limits.push_window:
             raise RemoteFault(f"more than {self.limits.push_window} pushes to a vault are unanswered")
-        self._pushes[message.vault] = waiting
+        if self._pushes_under_way >= limits.PUSHES_PER_SESSION_MAX:
+            why = f"more than {limits.PUSHES_PER_SESSION_MAX} pushes of one connection are under way"
+            raise RemoteFault(why, CloseCode.OVERLOADED)
+        waiting.append(message.batch)
+        self._pushes_under_way += 1
         return [Do(message)]
+
+    def _void(self, vault: VaultId) -> None:
+        """A FAULT about the vault is sent: what is unanswered will be pushed again, after the next SUBSCRIBED."""
+        self._terms.pop(vault, None)
+        self._pushes.pop(vault, None)
 
     # --- what the relay answers
 
     def _answered(self, event: Answer) -> list[RelayEffect]:
         message = event.message
-        send = Send(codec.encode(message))
-        if isinstance(message, Pushed):
-            self._pushes[message.vault] = max(0, self._pushes.get(message.vault, 0) - 1)
-            return [send]
         if isinstance(message, Subscribed):
-            self._requests -= 1
-            return [send, *self._begin(message)]
-        if isinstance(message, Done):
-            self._requests -= 1
-        return [send]
+            return self._begin(message)
+        send: list[RelayEffect] = [Send(codec.encode(message))]
+        if isinstance(message, Pushed):
+            self._judged(message.vault, message.batch)
+        return send + self._settled() if isinstance(message, Done) else send
+
+    def _judged(self, vault: VaultId, batch: int) -> bool:
+        """A push has been answered: was it still waited for?"""
+        self._pushes_under_way = max(0, self._pushes_under_way - 1)
+        waiting = self._pushes.get(vault, [])
+        if batch not in waiting:
+            return False
+        waiting.remove(batch)
+        return True
 
     def _begin(self, message: Subscribed) -> list[RelayEffect]:
+        effects: list[RelayEffect] = [Send(data) for data in _in_frames(message)]
+        self._answer_subscribe(message.vault, frozenset(state.stream for state in message.streams))
+        if self._terms.get(message.vault) != message.term:
+            self._void(message.vault)
         self._terms[message.vault] = message.term
         for state in message.streams:
             listener = self.listeners.get((message.vault, state.stream))
-            if listener is None:
-                continue
-            listener.awaiting = max(0, listener.awaiting - 1)
-            listener.exists = state.kind is not StreamKind.ABSENT
-            listener.live = False
-        return [Pump()] if self.lagging() else []
+            if listener is not None:
+                # It may have been created after the store was asked: then a frame was offered meanwhile.
+                listener.exists = listener.exists or state.kind is not StreamKind.ABSENT
+                listener.live = False
+        if self._term is not None and self._term.number > message.term.number:
+            effects += self._new_term(TermChanged(self._term))
+        return effects + self._settled() + self._pump()
+
+    def _answer_subscribe(self, vault: VaultId, streams: frozenset[StreamId] | None) -> frozenset[StreamId] | None:
+        """Strike out the SUBSCRIBE that is answered: the oldest for these streams, else the oldest of the vault."""
+        of_vault = [entry for entry in self._subscribing if entry[0] == vault]
+        found = next((entry for entry in of_vault if entry[1] == streams), of_vault[0] if of_vault else None)
+        if found is None:
+            return None
+        self._subscribing.remove(found)
+        for stream in found[1]:
+            listener = self.listeners.get((vault, stream))
+            if listener is not None:
+                listener.awaiting = max(0, listener.awaiting - 1)
+        return found[1]
 
     def _refused(self, event: Refuse) -> list[RelayEffect]:
-        if event.batch is not None:
-            self._pushes[event.vault] = max(0, self._pushes.get(event.vault, 0) - 1)
-        else:
-            self._requests = max(0, self._requests - 1)
         if event.code is FaultCode.NO_SUCH_VAULT:
             for name in [name for name in self.listeners if name[0] == event.vault]:
-                del self.listeners[name]
-            self._terms.pop(event.vault, None)
-        return [self._fault(event)]
+                self._drop(name)
+        fault = self._fault(event)
+        if event.batch is not None:
+            if not self._judged(event.vault, event.batch):
+                return []
+            self._void(event.vault)
+            return [fault]
+        if event.request != NO_REQUEST:
+            return [fault, *self._settled()]
+        if event.vault == NO_VAULT:
+            return [fault]
+        self._void(event.vault)
+        streams = self._answer_subscribe(event.vault, None)
+        if streams is None:
+            return [fault]
+        for name in [(event.vault, stream) for stream in streams]:
+            if name in self.listeners and not self.listeners[name].awaiting:
+                self._drop(name)
+        return [fault, *self._settled()]
 
     def _fault(self, event: Refuse) -> Send:
-        fault = Fault(event.request, event.vault, event.code, event.action, event.retry_ms, event.message)
-        return Send(codec.encode(fault))
+        message = event.message.encode(errors="replace")[: limits.TEXT_BYTES_MAX].decode(errors="ignore")
+        return Send(codec.encode(Fault(event.request, event.vault, event.code, event.action, event.retry_ms, message)))
 
     def _paged(self, event: PageRead) -> list[RelayEffect]:
         listener = self.listeners.get((event.vault, event.stream))
@@ -338,13 +440,14 @@ class RelaySession:
             listener.cursor = last
             effects.append(Send(frame))
         listener.live = listener.cursor >= event.head
-        return [*effects, Pump()] if self.lagging() else effects
+        return effects + self._pump()
 
     def _new_term(self, event: TermChanged) -> list[RelayEffect]:
         effects: list[RelayEffect] = []
+        self._term = event.term
         for vault, term in list(self._terms.items()):
             if term != event.term:
-                del self._terms[vault]
+                self._void(vault)
                 effects.append(self._fault(term_changed(vault)))
         return effects
 
@@ -352,8 +455,11 @@ class RelaySession:
 
     def _ticked(self, event: Ticked) -> list[RelayEffect]:
         if self._deadline is not None and event.now >= self._deadline:
-            return self._close(CloseCode.TOO_SLOW, "the login was not finished in time")
+            return self._too_late()
         return []
+
+    def _too_late(self) -> list[RelayEffect]:
+        return self._close(CloseCode.TOO_SLOW, "the login was not finished in time")
 
     def _stop(self, event: Stop) -> list[RelayEffect]:
         return self._close(event.code, event.reason)

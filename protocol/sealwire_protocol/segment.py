@@ -126,11 +126,16 @@ def encode_record(record: Record, skip: int = 0) -> bytes:
     units, rest = divmod(len(body) - MAC_BYTES, UNIT_BYTES)
     if rest or units < 1 or units * UNIT_BYTES > PLAINTEXT_BYTES_MAX:
         raise LocalMisuse(f"a body of {len(body)} bytes is not padded, or too large")
+    if (len(tag), len(key_id), len(salt)) != (TAG_BYTES, KEY_ID_BYTES, SALT_BYTES) or flags & ~FLAGS_KNOWN:
+        raise LocalMisuse("a record's tag, key id or salt has another size, or its flags are not known")
     kind = _KIND_COMPACT | flags
     head = encode_varint(skip)
-    if version < 1 << 32 and author < 256 and epoch < 256 and units < 256:
+    if 0 <= version < 1 << 32 and 0 <= author < 256 and 0 <= epoch < 256 and units < 256:
         return head + _COMPACT_HEADER.pack(kind, tag, version, author, epoch, key_id, salt, units) + body
-    return head + _WIDE_HEADER.pack(kind | _WIDE, tag, version, author, epoch, key_id, salt, units) + body
+    try:
+        return head + _WIDE_HEADER.pack(kind | _WIDE, tag, version, author, epoch, key_id, salt, units) + body
+    except StructError as error:
+        raise LocalMisuse(f"a record's numbers do not fit: {record!r}") from error
 
 
 def encode_segment(records: Iterable[Record]) -> bytes:

@@ -1,0 +1,188 @@
+"""The messages behind `protocol/vectors/messages.json`, and their fields as JSON holds them.
+
+In JSON an integer is a number, bytes are lowercase hexadecimal, a text is a string, a member of a closed set is
+its number, a term is [number, id], and a row or a list is an array.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import fields as fields_of
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from sealwire_protocol.codec import encode
+from sealwire_protocol.errors import Action, FaultCode, Outcome, Refusal
+from sealwire_protocol.ids import (
+    NO_TERM,
+    START,
+    DeviceKey,
+    KeyId,
+    MailboxId,
+    Position,
+    StreamId,
+    Term,
+    TermStart,
+    VaultId,
+)
+from sealwire_protocol.limits import Limits
+from sealwire_protocol.messages import (
+    ATOMIC,
+    BY_TYPE,
+    Ack,
+    Acked,
+    AnswerJoin,
+    Appended,
+    AppendLink,
+    Challenge,
+    CreateStream,
+    CreateVault,
+    Deliver,
+    Done,
+    Fault,
+    Group,
+    Hello,
+    Join,
+    Joined,
+    Joining,
+    Message,
+    OpenMailbox,
+    Prove,
+    Push,
+    Pushed,
+    Refused,
+    StreamKind,
+    StreamState,
+    Subscribe,
+    Subscribed,
+    Wanted,
+    Welcome,
+)
+
+VECTORS: Final = Path(__file__).resolve().parents[2] / "protocol" / "vectors" / "messages.json"
+
+M = TypeVar("M", bound=Message)
+
+
+def run(first: int, count: int) -> bytes:
+    """Bytes that count up, so that a swapped or shifted field shows."""
+    return bytes((first + n) % 256 for n in range(count))
+
+
+VAULT: Final = VaultId(run(0x10, 16))
+STREAM: Final = StreamId(run(0x30, 8))
+OTHER: Final = StreamId(run(0x40, 8))
+DEVICE: Final = DeviceKey(run(0x50, 32))
+MAILBOX: Final = MailboxId(run(0x80, 16))
+KEY_ID: Final = KeyId(run(0x90, 4))
+TERM: Final = Term(300, run(0xA0, 8))
+OLD: Final = Term(7, run(0xB0, 8))
+WIDE: Final = (1 << 63) - 1
+ZERO_VAULT: Final = VaultId(bytes(16))
+ZERO_STREAM: Final = StreamId(bytes(8))
+ZERO_MAILBOX: Final = MailboxId(bytes(16))
+
+MINIMAL: Final[tuple[Message, ...]] = (
+    Hello(1, 1, DeviceKey(bytes(32)), bytes(32), ""),
+    Challenge(1, bytes(32)),
+    Prove("", bytes(64)),
+    Welcome(0, 0, 0, 0, 0, 0, 0),
+    CreateVault(1, b""),
+    CreateStream(1, ZERO_VAULT, ZERO_STREAM, StreamKind.OPEN),
+    AppendLink(1, ZERO_VAULT, b""),
+    Subscribe(ZERO_VAULT, ()),
+    Subscribed(ZERO_VAULT, NO_TERM, 0, KeyId(bytes(4)), 0, ()),
+    Deliver(ZERO_VAULT, ZERO_STREAM, NO_TERM, 0, 0, 0, 0, 0, 1, b""),
+    Ack(0, ()),
+    Push(ZERO_VAULT, NO_TERM, 0, 0, ()),
+    Pushed(ZERO_VAULT, 0, Outcome.DONE, (), ()),
+    OpenMailbox(1, ZERO_VAULT, ZERO_MAILBOX, 0),
+    Join(1, ZERO_MAILBOX, b""),
+    Joining(ZERO_MAILBOX, b""),
+    AnswerJoin(1, ZERO_MAILBOX, b""),
+    Joined(ZERO_MAILBOX, b""),
+    Done(0),
+    Fault(0, ZERO_VAULT, FaultCode.INTERNAL, Action.RETRY, 0, ""),
+)
+
+FULL: Final[tuple[Message, ...]] = (
+    Hello(1, 0x0203, DEVICE, run(0x70, 32), "sealwire-client/0.1.0 (Zürich)"),
+    Challenge(0x0102, run(0xC0, 32)),
+    Prove("wss://relay.example.org:7800", run(0, 64)),
+    Welcome(2_097_152, 1_048_576, 262_144, 65_600, 4_096, 8, 25),
+    CreateVault(0x01020304, run(1, 40)),
+    CreateStream(2, VAULT, STREAM, StreamKind.GUARDED),
+    AppendLink(3, VAULT, run(2, 40)),
+    Subscribe(
+        VAULT, (Wanted(STREAM, Position(TERM, 70_000), Position(OLD, 128)), Wanted(OTHER, START, Position(TERM, 1)))
+    ),
+    Subscribed(
+        VAULT,
+        TERM,
+        0x0102,
+        KEY_ID,
+        300,
+        (
+            StreamState(
+                STREAM, StreamKind.OPEN, 70_000, 1 << 40, 11, 12, 13, 14, (TermStart(OLD, 0), TermStart(TERM, 200))
+            ),
+            StreamState(OTHER, StreamKind.ABSENT, 0, 0, 0, 0, 0, 0, ()),
+        ),
+    ),
+    Deliver(VAULT, STREAM, TERM, 1, 127, 128, 16_383, 16_384, WIDE, run(3, 70)),
+    Ack(0x00010203, (Acked(VAULT, STREAM, Position(TERM, 70_000)), Acked(VAULT, OTHER, Position(OLD, 1)))),
+    Push(VAULT, TERM, 129, ATOMIC, (Group(STREAM, b"", run(4, 60)), Group(OTHER, run(5, 10), run(6, 54)))),
+    Pushed(
+        VAULT,
+        129,
+        Outcome.DONE,
+        (Appended(STREAM, TERM, 70_001, 3), Appended(OTHER, OLD, 1, 0)),
+        (Refused(1, 0x0102, Refusal.CONFLICT, 300, run(7, 54)), Refused(1, 2, Refusal.ATOMIC, 0, b"")),
+    ),
+    OpenMailbox(4, VAULT, MAILBOX, 86_400),
+    Join(5, MAILBOX, run(8, 33)),
+    Joining(MAILBOX, run(9, 33)),
+    AnswerJoin(6, MAILBOX, run(10, 33)),
+    Joined(MAILBOX, run(11, 33)),
+    Done(0xFFFFFFFF),
+    Fault(7, VAULT, FaultCode.TERM_CHANGED, Action.RESUBSCRIBE, 1_500, "the relay's history has a new term — 再"),
+)
+
+
+def full_message(kind: type[M]) -> M:
+    """The vector of a message in which every field says something."""
+    return next(message for message in FULL if isinstance(message, kind))
+
+
+def to_json(value: object) -> Any:
+    """A field's value as JSON holds it."""
+    if isinstance(value, IntEnum):
+        return int(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, tuple):
+        return [to_json(part) for part in value]
+    return value
+
+
+def plain(message: Message, convert: Callable[[object], Any] = to_json) -> dict[str, Any]:
+    """A message's fields by name, in wire order."""
+    return {field.name: convert(getattr(message, field.name)) for field in fields_of(message)}  # type: ignore[arg-type]
+
+
+def generate() -> str:
+    """The file of vectors, byte for byte."""
+    assert {type(m) for m in MINIMAL} == {type(m) for m in FULL} == set(BY_TYPE.values())
+    assert len(Limits()) == len(fields_of(Welcome))
+    vectors = [
+        {
+            "message": type(message).__name__,
+            "case": case,
+            "type": f"0x{message.TYPE:02x}",
+            "fields": plain(message),
+            "hex": encode(message).hex(),
+        }
+        for minimal, full in zip(MINIMAL, FULL, strict=True)
+        for case, message in (("minimal", minimal), ("full", full))
+    ]
+    return json.dumps({"format": 1, "vectors": vectors}, indent=1, ensure_ascii=False) + "\n"
