@@ -8,9 +8,19 @@ from types import FrameType
 def run() -> None:
     """The command `sealwire-relay`."""
     signal.signal(signal.SIGINT, _end_at_once)
+    _open_standard_streams()
     from sealwire_relay.cli import main
 
     main(prog_name="sealwire-relay")
+
+
+def _open_standard_streams() -> None:
+    """A closed stdin, stdout or stderr would give its number to a socket, and what is printed to a device."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 def _end_at_once(number: int, frame: FrameType | None) -> None:

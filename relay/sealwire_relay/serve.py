@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from sealwire_relay.control.app import control_app
 from sealwire_relay.control.server import ControlServer
 from sealwire_relay.database import Database
-from sealwire_relay.dataplane import DataPlane, origins_of
+from sealwire_relay.dataplane import DataPlane
 from sealwire_relay.embedded import AlreadyRunningError, EmbeddedPostgresError
 from sealwire_relay.log import redacted
 from sealwire_relay.metrics import Metrics
@@ -115,7 +115,7 @@ class Relay:
         return Ready(
             f"ws://{_authority(settings.host, port)}",
             f"http://{_authority(settings.control_host, control_port)}",
-            tuple(sorted(origins_of(settings, port))),
+            tuple(sorted(settings.origins_at(port))),
             os.getpid(),
         )
 

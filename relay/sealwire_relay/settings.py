@@ -176,6 +176,10 @@ class Settings:
         _check_together(self)
         object.__setattr__(self, "origins", tuple(_origin(name) for name in self.origins))
 
+    def origins_at(self, port: int) -> frozenset[str]:
+        """The names under which devices may dial, now that the data port is known: those set, or loopback's."""
+        return frozenset(self.origins or (f"ws://{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")))
+
 
 def fields() -> Iterator[tuple["dataclasses.Field[Any]", About]]:
     """Every setting with what is known of it, in order."""

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -156,6 +157,24 @@ def test_ctrl_c_while_the_program_is_being_imported_is_quiet(module: str, open_f
     program.until_said(f" {module}\n")
     assert program.end(signal.SIGINT) == 130
     assert "sealwire-relay: Interrupted" in program.errors
+
+
+@pytest.mark.embedded
+def test_standard_streams_may_be_closed(open_folder: Path) -> None:
+    ports = ("--port", "0", "--control-port", "0")
+    command = shlex.join([sys.executable, "-m", "sealwire_relay", "up", "--folder", str(open_folder / "data"), *ports])
+    program = subprocess.Popen(
+        ["/bin/sh", "-c", f"exec {command} 0<&- 1>&-"], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert program.stderr is not None
+    try:
+        assert any("database migrated" in line for line in program.stderr)
+        program.terminate()
+        program.communicate(timeout=WAIT_S_MAX)
+        assert program.returncode in (0, 143)
+    finally:
+        program.kill()
+        program.communicate()
 
 
 @pytest.mark.embedded

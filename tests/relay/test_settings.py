@@ -93,6 +93,8 @@ def test_listening_for_others_needs_an_origin(host: str) -> None:
 def test_loopback_needs_none() -> None:
     assert all(load({}, {"host": host}).origins == () for host in ("127.0.0.1", "127.8.8.8", "::1", "localhost"))
     assert not is_loopback("example.org")
+    assert Settings().origins_at(7) == {"ws://127.0.0.1:7", "ws://localhost:7", "ws://[::1]:7"}
+    assert Settings(origins=("wss://a.example.org",)).origins_at(7) == {"wss://a.example.org"}
 
 
 @pytest.mark.parametrize(
