@@ -10,10 +10,10 @@ from http import HTTPStatus
 from typing import Any, Final, cast
 
 from websockets.frames import Opcode
-from websockets.http11 import Request
+from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
-from sealwire_protocol.errors import CloseCode, RemoteFault
+from sealwire_protocol.errors import CloseCode, FaultCode, RemoteFault
 from sealwire_protocol.events import (
     Close,
     Do,
@@ -28,7 +28,6 @@ from sealwire_protocol.events import (
     RelayEvent,
     Send,
     Stop,
-    Ticked,
 )
 from sealwire_protocol.ids import NONCE_BYTES, DeviceKey
 from sealwire_protocol.relay_session import RelaySession, RelayState
@@ -36,24 +35,40 @@ from sealwire_relay.frames import PING_FRAME, FrameReader, binary_frame, close_f
 from sealwire_relay.peer import Host
 
 CLOSE_SECONDS: Final = 2.0
-"""After a close frame: how long the peer has to take it before the socket is aborted."""
+"""After a close frame: how long the peer has to take it and to hang up, before the socket is aborted."""
 
 REQUEST_BYTES_MAX: Final = 16_384
 """The HTTP request that opens a WebSocket: more is not one of our clients."""
+
+LOGIN_BYTES_MAX: Final = 4_096
+"""A message before login, HELLO or PROVE, has at most some 1,200 bytes: strangers make the relay hold no more."""
+
+_END_OF_REQUEST: Final = b"\r\n\r\n"
 
 
 class Connection(asyncio.Protocol):
     """One device's socket, from accept to close. Made by the gateway for every accepted connection."""
 
-    __slots__ = ("_accepted", "_closing", "_handshake", "_heard", "_host", "_out", "_reader", "_transport", "session")
+    __slots__ = (
+        "_accepted",
+        "_begun",
+        "_closing",
+        "_heard",
+        "_host",
+        "_out",
+        "_reader",
+        "_request",
+        "_transport",
+        "session",
+    )
 
     def __init__(self, host: Host) -> None:
         self._host = host
         self._transport: asyncio.Transport | None = None
-        self._handshake: ServerProtocol | None = ServerProtocol(max_size=host.granted.frame_bytes)
+        self._request = bytearray()
         self._reader: FrameReader | None = None
         self._out: list[bytes] = []
-        self._heard = self._accepted = 0.0
+        self._heard = self._accepted = self._begun = 0.0
         self._closing = False
         self.session = RelaySession(host.origins, os.urandom(NONCE_BYTES), host.verify, host.granted)
 
@@ -68,11 +83,13 @@ class Connection(asyncio.Protocol):
         """The socket is open; the gateway decides whether it may stay."""
         # uvloop's transports have the methods of asyncio.Transport, but do not descend from it.
         self._transport = opened = cast(asyncio.Transport, transport)
-        self._heard = self._accepted = asyncio.get_running_loop().time()
+        self._heard = self._accepted = self._begun = asyncio.get_running_loop().time()
         self._host.accepted(self, opened)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came in."""
+        """Bytes came in. After the end they are thrown away, so that the peer can still read why."""
+        if self._closing:
+            return
         self._heard = asyncio.get_running_loop().time()
         try:
             if self._reader is None:
@@ -87,24 +104,33 @@ class Connection(asyncio.Protocol):
         self._transport = None
         self._closing = True
         self._out.clear()
+        self._request.clear()
+        self._reader = None
         self.session.handle(Lost())
         self._host.lost(self)
 
     # --- coming in
 
     def _shake_hands(self, data: bytes) -> None:
-        handshake = self._handshake
-        if handshake is None or self._transport is None:
-            return
-        handshake.receive_data(data)
-        for event in handshake.events_received():
-            if isinstance(event, Request):
-                self._answer_request(handshake, event)
-                return
-        if handshake.handshake_exc is not None or len(handshake.reader.buffer) > REQUEST_BYTES_MAX:
-            self._end(b"".join(handshake.data_to_send()))
+        request = self._request
+        searched = max(0, len(request) - len(_END_OF_REQUEST))
+        request += data
+        end = request.find(_END_OF_REQUEST, searched, REQUEST_BYTES_MAX)
+        if end >= 0:
+            end += len(_END_OF_REQUEST)
+            head, rest = bytes(request[:end]), bytes(request[end:])
+            request.clear()
+            self._answer_request(head, rest)
+        elif len(request) >= REQUEST_BYTES_MAX or not request[:1].isupper():
+            self._end(_refusal(HTTPStatus.BAD_REQUEST))
 
-    def _answer_request(self, handshake: ServerProtocol, request: Request) -> None:
+    def _answer_request(self, head: bytes, rest: bytes) -> None:
+        handshake = ServerProtocol()
+        handshake.receive_data(head)
+        request = next(iter(handshake.events_received()), None)
+        if not isinstance(request, Request):
+            self._end(_refusal(HTTPStatus.BAD_REQUEST))
+            return
         if request.path == "/livez":
             response = handshake.reject(HTTPStatus.OK, "alive\n")
         else:
@@ -114,27 +140,32 @@ class Connection(asyncio.Protocol):
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
             self._end(answer)
             return
-        rest = bytes(handshake.reader.buffer)
-        self._handshake = None
-        self._reader = FrameReader(self._host.granted.frame_bytes)
+        self._reader = FrameReader(LOGIN_BYTES_MAX)
         self.send_frame(answer)
-        self.handle(Opened(asyncio.get_running_loop().time()))
+        self.handle(Opened(self._heard))
         if rest:
             self._read(rest)
 
     def _read(self, data: bytes) -> None:
         reader = self._reader
-        if reader is None or self._closing:
+        if reader is None:
             return
+        ping: bytes | None = None
+        if not reader.incomplete:
+            self._begun = self._heard
         for opcode, payload in reader.feed(data):
+            self._begun = self._heard
             if opcode is Opcode.BINARY:
                 self.handle(Received(payload, self._heard))
             elif opcode is Opcode.PING:
-                self.send_frame(pong_frame(payload))
+                ping = payload
             elif opcode is Opcode.CLOSE:
                 self._end(close_frame(CloseCode.NORMAL, ""))
-            if self.session.state is RelayState.CLOSED:
+            if self._closing:
                 return
+        if ping is not None:
+            # RFC 6455 5.5.3: of several pings the last one may be answered alone, so a flood costs one pong a read.
+            self.send_frame(pong_frame(ping))
 
     # --- going out
 
@@ -144,6 +175,8 @@ class Connection(asyncio.Protocol):
             return
         if isinstance(event, Refuse):
             self._host.metrics.faults.labels(event.code.name.lower()).inc()
+            if event.code is FaultCode.NO_SUCH_VAULT:
+                self._host.left(self, event.vault)
         self.carry_out(self.session.handle(event))
 
     def carry_out(self, effects: list[RelayEffect]) -> None:
@@ -158,6 +191,8 @@ class Connection(asyncio.Protocol):
             elif isinstance(effect, Noted):
                 self._host.noted(self, effect.positions)
             elif isinstance(effect, LoggedIn):
+                if self._reader is not None:
+                    self._reader.bytes_max = self._host.granted.frame_bytes
                 self._host.logged_in(self)
             elif isinstance(effect, Close):
                 self._host.metrics.closes.labels(str(int(effect.code))).inc()
@@ -181,19 +216,22 @@ class Connection(asyncio.Protocol):
         transport.write(out[0] if len(out) == 1 else b"".join(out))
         self._out = []
         if transport.get_write_buffer_size() > self._host.settings.unsent_bytes_max:
-            self._closing = True
-            transport.abort()
+            self._host.metrics.closes.labels("unread").inc()
+            self.abort()
 
     def _end(self, last_words: bytes) -> None:
-        if self._closing or self._transport is None:
+        """Say the last words and half-close: were the socket closed while bytes of the peer's are unread, it would
+        be reset and the last words be lost. Who does not hang up in time is cut off."""
+        transport = self._transport
+        if self._closing or transport is None:
             return
         self._closing = True
         self.session.handle(Lost())
+        self._reader = None
         self._out.append(last_words)
         self.flush()
-        transport = self._transport
-        if transport is not None:
-            transport.close()
+        if not transport.is_closing():
+            transport.write_eof()
             asyncio.get_running_loop().call_later(CLOSE_SECONDS, transport.abort)
 
     def close(self, code: CloseCode, reason: str) -> None:
@@ -211,12 +249,15 @@ class Connection(asyncio.Protocol):
             return None
         settings = self._host.settings
         if self.session.state is not RelayState.READY:
-            if now - self._accepted >= settings.login_seconds and self._reader is None:
-                self._end(b"")
+            login_by = self._accepted + settings.login_seconds
+            if now >= login_by:
+                self.close(CloseCode.TOO_SLOW, "the login was not finished in time")
                 return None
-            self.handle(Ticked(now))
-            return now + 1.0
+            return login_by
         silent = now - self._heard
+        if self._reader is not None and self._reader.incomplete and now - self._begun >= settings.idle_seconds:
+            self.close(CloseCode.TOO_SLOW, "a message was begun and not finished in time")
+            return None
         if silent >= settings.idle_seconds:
             self.close(CloseCode.IDLE, "nothing was heard for too long")
             return None
@@ -229,6 +270,12 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._closing = True
             self._transport.abort()
+
+
+def _refusal(status: HTTPStatus) -> bytes:
+    handshake = ServerProtocol()
+    response: Response = handshake.reject(status, f"{status.phrase}: a WebSocket is opened here.\n")
+    return response.serialize()
 
 
 def tune(transport: asyncio.Transport, user_timeout_ms: int) -> None:

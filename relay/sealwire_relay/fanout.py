@@ -24,6 +24,9 @@ from sealwire_relay.store.interface import Page, Store, StoredSegment, StoreErro
 PAGE_BYTES_MAX: Final = 1_048_576
 """Segment bytes of one catch-up read: large enough that the query's cost vanishes, small enough to take turns."""
 
+NEVER: Final = -1
+"""No listener stands there, so that a frame from there is never sent: it only makes known that there is more."""
+
 RETRY_SECONDS: Final = 1.0
 """Pause before a catch-up read is tried again after the database failed it."""
 
@@ -68,7 +71,7 @@ class Fanout:
     def __init__(self, store: Store, metrics: Metrics, readers: int) -> None:
         self._store, self._metrics, self._readers_max = store, metrics, readers
         self._listeners: dict[Name, dict[Listener, Peer]] = {}
-        self._by_peer: dict[Peer, list[Listener]] = {}
+        self._by_peer: dict[Peer, dict[Name, Listener]] = {}
         self._heads: dict[Name, int] = {}
         self._queue: deque[Peer] = deque()
         self._queued: set[Peer] = set()
@@ -88,28 +91,40 @@ class Fanout:
 
     # --- listeners
 
-    def sync(self, peer: Peer, vault: VaultId) -> None:
-        """Take in the peer's present listeners of a vault."""
-        for name, listener in peer.session.listeners.items():
-            if name[0] == vault and listener not in self._listeners.setdefault(name, {}):
-                self._listeners[name][listener] = peer
-                self._by_peer.setdefault(peer, []).append(listener)
+    def sync(self, peer: Peer, vault: VaultId, streams: Iterable[StreamId]) -> None:
+        """Take in the peer's present listeners to these streams."""
+        own = self._by_peer.setdefault(peer, {})
+        for name in [(vault, stream) for stream in streams]:
+            listener = peer.session.listeners.get(name)
+            if listener is None or own.get(name) is listener:
+                continue
+            self._leave(own, name)
+            own[name] = listener
+            self._listeners.setdefault(name, {})[listener] = peer
 
     def forget(self, peer: Peer) -> None:
         """The connection is gone: forget all its listeners."""
-        self.leave(peer, self._by_peer.pop(peer, []))
-
-    def leave(self, peer: Peer, listeners: Iterable[Listener]) -> None:
-        """Forget these listeners; a stream without any is forgotten too."""
-        for listener in listeners:
-            name = (listener.vault, listener.stream)
-            others = self._listeners.get(name)
-            if others is not None:
-                others.pop(listener, None)
-                if not others:
-                    del self._listeners[name]
-                    self._heads.pop(name, None)
+        own = self._by_peer.pop(peer, {})
+        for name in list(own):
+            self._leave(own, name)
         self._queued.discard(peer)
+
+    def leave(self, peer: Peer, vault: VaultId) -> None:
+        """Forget the peer's listeners to this vault."""
+        own = self._by_peer.get(peer, {})
+        for name in [name for name in own if name[0] == vault]:
+            self._leave(own, name)
+
+    def _leave(self, own: dict[Name, Listener], name: Name) -> None:
+        """Forget one listener; a stream without any is forgotten too."""
+        listener = own.pop(name, None)
+        others = self._listeners.get(name)
+        if listener is None or others is None:
+            return
+        others.pop(listener, None)
+        if not others:
+            del self._listeners[name]
+            self._heads.pop(name, None)
 
     def lagging(self) -> int:
         """Subscriptions to existing streams that are behind the head."""
@@ -136,6 +151,18 @@ class Fanout:
         self._metrics.deliveries.inc(sent)
         self._metrics.delivered_bytes.inc(sent * size)
 
+    def moved(self, vault: VaultId, stream: StreamId, head: int) -> None:
+        """A stream was found to have grown to `head`, by a write that was not offered here: whoever is behind lags."""
+        name = (vault, stream)
+        listeners = self._listeners.get(name)
+        if not listeners or head <= self._heads.get(name, -1):
+            return
+        self._heads[name] = head
+        for listener, peer in listeners.items():
+            listener.offer(NEVER, head, 0)
+            if not listener.live:
+                self.pump(peer)
+
     # --- catching up
 
     def pump(self, peer: Peer) -> None:
@@ -154,6 +181,7 @@ class Fanout:
             peer = self._queue.popleft()
             try:
                 await self._serve(peer)
+                await asyncio.sleep(0)  # who is at the head already costs no read, and many of them no pause
             except StoreError as error:
                 _log.warning("a catch-up read failed and will be tried again: %s", error)
                 self._metrics.store_errors.inc()
@@ -174,14 +202,25 @@ class Fanout:
             self._queued.discard(peer)
             return
         vault, stream = name = (listener.vault, listener.stream)
-        page = await self._store.read(vault, stream, listener.cursor, min(PAGE_BYTES_MAX, session.credit))
+        after, known = listener.cursor, self._heads.get(name)
+        if known is not None and after >= known:
+            self._queued.discard(peer)
+            peer.handle(PageRead(vault, stream, (), known))
+            return
+        page = await self._store.read(vault, stream, after, min(PAGE_BYTES_MAX, session.credit))
         self._queued.discard(peer)
+        if session.listeners.get(name) is not listener or listener.cursor != after or listener.live:
+            # It subscribed again meanwhile, or left: this page is not what it waits for.
+            self.pump(peer)
+            return
         if page is None:
             listener.exists = False
+            self.pump(peer)
             return
         frames = deliver_frames(vault, stream, page)
         head = max(page.head, self._heads.get(name, 0))
-        self._metrics.pages.inc()
-        self._metrics.deliveries.inc(len(frames))
-        self._metrics.delivered_bytes.inc(sum(len(frame) for _, frame in frames))
+        before = session.credit
         peer.handle(PageRead(vault, stream, frames, head))
+        self._metrics.pages.inc()
+        self._metrics.delivered_bytes.inc(before - session.credit)
+        self._metrics.deliveries.inc(sum(1 for last, _ in frames if after < last <= listener.cursor))

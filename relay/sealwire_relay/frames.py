@@ -42,15 +42,23 @@ PING_FRAME: Final = bytes((_PING, 0))
 
 
 class FrameReader:
-    """Bytes in, whole messages and control frames out. Holds memory only while a message is incomplete."""
+    """Bytes in, whole messages and control frames out. Holds memory only while a message is incomplete.
 
-    __slots__ = ("_bytes_max", "_fragments", "_parser", "_reader")
+    `bytes_max` is the largest message taken; it may be raised at any time, and counts from the next frame on.
+    """
+
+    __slots__ = ("_fragments", "_parser", "_reader", "bytes_max")
 
     def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
+        self.bytes_max = bytes_max
         self._reader: StreamReader | None = None
         self._parser: Generator[None, None, Frame] | None = None
         self._fragments: bytearray | None = None
+
+    @property
+    def incomplete(self) -> bool:
+        """True while the beginning of a message or frame is held, and its end is waited for."""
+        return self._parser is not None or self._fragments is not None
 
     def feed(self, data: bytes) -> Iterator[tuple[Opcode, bytes]]:
         """(BINARY, message), (PING | PONG | CLOSE, payload) in order. Raises RemoteFault on what RFC 6455 or the
@@ -63,7 +71,7 @@ class FrameReader:
                 if not reader.buffer:
                     self._reader = self._parser = None
                     return
-                parser = Frame.parse(reader.read_exact, mask=True, max_size=self._bytes_max)
+                parser = Frame.parse(reader.read_exact, mask=True, max_size=self.bytes_max)
             try:
                 next(parser)
             except StopIteration as done:
@@ -73,7 +81,7 @@ class FrameReader:
                     yield whole
                 continue
             except PayloadTooBig as error:
-                raise RemoteFault(f"a message is over {self._bytes_max} bytes", CloseCode.TOO_LARGE) from error
+                raise self._too_large() from error
             except ProtocolError as error:
                 raise RemoteFault(f"not WebSocket: {error}") from error
             self._reader, self._parser = reader, parser
@@ -90,8 +98,11 @@ class FrameReader:
         if self._fragments is None and frame.fin:
             return Opcode.BINARY, data
         fragments = self._fragments if self._fragments is not None else bytearray()
-        if len(fragments) + len(data) > self._bytes_max:
-            raise RemoteFault(f"a message is over {self._bytes_max} bytes", CloseCode.TOO_LARGE)
+        if len(fragments) + len(data) > self.bytes_max:
+            raise self._too_large()
         fragments += data
         self._fragments = None if frame.fin else fragments
         return (Opcode.BINARY, bytes(fragments)) if frame.fin else None
+
+    def _too_large(self) -> RemoteFault:
+        return RemoteFault(f"a message is over {self.bytes_max} bytes", CloseCode.TOO_LARGE)

@@ -1,18 +1,19 @@
 """Accepts sockets, keeps the limits on them, and hands what devices ask to the part that does it."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine
 from typing import Any, Final
 
 from sealwire_protocol.errors import CloseCode, RemoteFault
 from sealwire_protocol.events import Stop, TermChanged
-from sealwire_protocol.ids import Term
+from sealwire_protocol.ids import Term, VaultId
 from sealwire_protocol.limits import Limits
 from sealwire_protocol.membership import Verify
 from sealwire_protocol.messages import Acked, Message, Push, Subscribe
 from sealwire_protocol.relay_session import RelayState
-from sealwire_relay.connection import Connection, tune
+from sealwire_relay.connection import CLOSE_SECONDS, Connection, tune
 from sealwire_relay.fanout import Fanout
 from sealwire_relay.ingest import Ingest
 from sealwire_relay.metrics import Metrics
@@ -21,6 +22,10 @@ from sealwire_relay.requests import Requests
 from sealwire_relay.settings import Settings
 from sealwire_relay.view import admit
 from sealwire_relay.wheel import Wheel
+
+HANDSHAKE_GRACE_SECONDS: Final = 3.0
+"""A login takes three round trips. When there are too many handshakes, one that is older makes place for a new one:
+so sockets that never log in cannot keep devices out, and a fleet that returns at once is not thrown out by itself."""
 
 CLOSE_WAVE: Final = 500
 """Connections closed at once when the relay stops; the loop breathes between waves."""
@@ -44,7 +49,8 @@ class Gateway:
         self._fanout, self._ingest, self._requests = fanout, ingest, requests
         self._wheel = Wheel()
         self._connections: set[Connection] = set()
-        self._handshakes: set[Connection] = set()
+        self._handshakes: dict[Connection, float] = {}
+        self._empty = asyncio.Event()
         self._to_flush: list[Connection] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -62,7 +68,7 @@ class Gateway:
         return int(self._server.sockets[0].getsockname()[1])
 
     async def stop(self, code: CloseCode, reason: str) -> None:
-        """Stop accepting, close every connection, and wait for requests under way."""
+        """Stop accepting, close every connection, and wait for requests under way and for devices to hang up."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -74,7 +80,12 @@ class Gateway:
             await asyncio.wait(self._tasks, timeout=self.settings.drain_seconds)
         for task in self._tasks:
             task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         self._wheel.stop()
+        if self._connections:
+            self._empty.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), CLOSE_SECONDS)
         for connection in list(self._connections):
             connection.abort()
 
@@ -89,22 +100,37 @@ class Gateway:
     def accepted(self, peer: Peer, transport: asyncio.Transport) -> None:
         """Admit a socket, or cut it if there are too many."""
         assert isinstance(peer, Connection)
+        now = asyncio.get_running_loop().time()
         full = len(self._connections) >= self.settings.connections_max
-        if full or len(self._handshakes) >= self.settings.handshakes_max:
+        if full or not self._may_shake_hands(now):
             self.metrics.closes.labels("refused").inc()
             peer.abort()
             return
         tune(transport, int(self.settings.idle_seconds * 1000))
         self._connections.add(peer)
-        self._handshakes.add(peer)
+        self._handshakes[peer] = now
         self.metrics.connections.set(len(self._connections))
-        self._wheel.add(peer, asyncio.get_running_loop().time() + 1.0)
+        self._wheel.add(peer, now + self.settings.login_seconds)
+
+    def _may_shake_hands(self, now: float) -> bool:
+        if len(self._handshakes) < self.settings.handshakes_max:
+            return True
+        oldest, since = next(iter(self._handshakes.items()))
+        if now - since < HANDSHAKE_GRACE_SECONDS:
+            return False
+        del self._handshakes[oldest]
+        oldest.close(CloseCode.OVERLOADED, "others are waiting to log in; come back")
+        return True
 
     def lost(self, peer: Peer) -> None:
         """Forget a socket and all it listened to."""
         assert isinstance(peer, Connection)
+        if peer not in self._connections:
+            return
         self._connections.discard(peer)
-        self._handshakes.discard(peer)
+        self._handshakes.pop(peer, None)
+        if not self._connections:
+            self._empty.set()
         self._fanout.forget(peer)
         self._requests.left(peer)
         self.metrics.connections.set(len(self._connections))
@@ -112,7 +138,7 @@ class Gateway:
     def logged_in(self, peer: Peer) -> None:
         """A device is known now."""
         assert isinstance(peer, Connection)
-        self._handshakes.discard(peer)
+        self._handshakes.pop(peer, None)
         self.metrics.logins.inc()
 
     def do(self, peer: Peer, message: Message) -> None:
@@ -122,18 +148,22 @@ class Gateway:
             return
         if isinstance(message, Push):
             try:
-                admitted = admit(device, message, sum(len(group.records) for group in message.groups))
+                admitted = admit(device, message)
             except RemoteFault as fault:
                 peer.handle(Stop(fault.code, str(fault)))
                 return
             self._ingest.push(peer, admitted)
             return
         if isinstance(message, Subscribe):
-            self._fanout.sync(peer, message.vault)
+            self._fanout.sync(peer, message.vault, [wanted.stream for wanted in message.streams])
         self._spawn(self._requests.carry_out(peer, device, message))
 
     def noted(self, peer: Peer, positions: tuple[Acked, ...]) -> None:
         """Positions that a device has durably applied. They steer compaction, which this release does not do."""
+
+    def left(self, peer: Peer, vault: VaultId) -> None:
+        """There is no such vault for this device: it listens to nothing of it."""
+        self._fanout.leave(peer, vault)
 
     def pump(self, peer: Peer) -> None:
         """Serve a lagging connection when its turn comes."""

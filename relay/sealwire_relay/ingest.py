@@ -10,6 +10,7 @@ import logging
 import time
 from collections import OrderedDict, deque
 from collections.abc import Iterable
+from itertools import chain
 from typing import Final
 
 from sealwire_protocol.errors import Action, CloseCode, FaultCode
@@ -30,8 +31,9 @@ VIEWS_MAX: Final = 10_000
 QUEUE_BYTES_MAX: Final = 67_108_864
 """Pushes that wait for a commit, in all: beyond it pushers are told to come back later."""
 
-ATTEMPTS_MAX: Final = 5
-"""Times that a vault is decided afresh because another relay process wrote to it meanwhile."""
+ATTEMPTS_MAX: Final = 20
+"""Times that a vault is decided afresh because another relay process wrote to it meanwhile: some 50 ms. Of two
+that write without pause, one in a million loses so often in a row; its pushers are told to try again."""
 
 RETRY_MS: Final = 1_000
 """When a device may try again after the database failed it."""
@@ -39,6 +41,7 @@ RETRY_MS: Final = 1_000
 _log = logging.getLogger("sealwire.ingest")
 
 Waiting = tuple[Peer, Admitted, float]
+Batch = dict[VaultId, list[Waiting]]
 
 
 class Ingest:
@@ -67,12 +70,14 @@ class Ingest:
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """Let what is queued be committed, then stop. A commit under way is never cut."""
-        await self._idle.wait()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        """Let what is queued be committed, then stop. When it is cancelled, a commit under way is cut."""
+        try:
+            await self._idle.wait()
+        finally:
+            if self._task is not None:
+                self._task.cancel()
+                await asyncio.gather(self._task, return_exceptions=True)
+                self._task = None
 
     def push(self, peer: Peer, admitted: Admitted) -> None:
         """Queue a push; it is answered through the peer once it is durable."""
@@ -100,16 +105,10 @@ class Ingest:
                 self._idle.set()
                 self._wake.clear()
                 await self._wake.wait()
-            batch = self._take()
-            try:
-                await self._commit(batch)
-            except StoreError as error:
-                self._give_up(batch, error)
-            except Exception:
-                _log.exception("a group commit failed; its pushers are told to come back")
-                self._views.clear()
-                for peer, _, _ in batch:
-                    peer.close(CloseCode.RELAY_FAULT, "the relay failed; come back")
+            waiting: Batch = {}
+            for item in self._take():
+                waiting.setdefault(item[1].push.vault, []).append(item)
+            await self._commit(waiting)
 
     def _take(self) -> list[Waiting]:
         taken: list[Waiting] = []
@@ -122,58 +121,68 @@ class Ingest:
         self._queue_bytes -= size
         return taken
 
-    def _give_up(self, batch: list[Waiting], error: StoreError) -> None:
-        _log.warning("a group commit of %d pushes was not made: %s", len(batch), error)
+    async def _commit(self, waiting: Batch) -> None:
+        """Answer every push in `waiting`, which is emptied as they are: committed, refused, or to be tried again."""
+        try:
+            for fresh in range(ATTEMPTS_MAX):
+                await self._attempt(waiting, bool(fresh))
+                if not waiting:
+                    return
+                for vault in waiting:
+                    self.forget(vault)
+                await self._terms.refresh()
+            self._refuse(waiting, "too many relays write to this vault at once; try again")
+        except StoreError as error:
+            self._give_up(waiting, error)
+        except Exception:
+            self._views.clear()
+            if len(waiting) > 1:
+                _log.exception("a group commit failed; its vaults are tried one by one")
+                for vault, items in waiting.items():
+                    await self._commit({vault: items})
+                return
+            _log.exception("a commit failed; its pushers are told to come back")
+            for peer, _, _ in chain.from_iterable(waiting.values()):
+                peer.close(CloseCode.RELAY_FAULT, "the relay failed; come back")
+
+    def _give_up(self, waiting: Batch, error: StoreError) -> None:
+        _log.warning("pushes to %d vaults were not committed: %s", len(waiting), error)
         self._metrics.store_errors.inc()
         self._views.clear()
         why = "the relay's database is not available now; nothing was lost, it will be tried again"
         if isinstance(error, DiskFullError):
             why = "the relay's disk is full; nothing was lost, what is unsent waits on this device"
-        for peer, admitted, _ in batch:
+        self._refuse(waiting, why)
+
+    def _refuse(self, waiting: Batch, why: str) -> None:
+        for peer, admitted, _ in chain.from_iterable(waiting.values()):
             push = admitted.push
-            refuse = Refuse(FaultCode.OVERLOADED, Action.RETRY, why, 0, push.vault, push.batch, RETRY_MS)
-            peer.handle(refuse)
+            _answer(peer, Refuse(FaultCode.OVERLOADED, Action.RETRY, why, 0, push.vault, push.batch, RETRY_MS))
 
-    async def _commit(self, batch: list[Waiting]) -> None:
-        waiting: dict[VaultId, list[Waiting]] = {}
-        for item in batch:
-            waiting.setdefault(item[1].push.vault, []).append(item)
-        for _ in range(ATTEMPTS_MAX):
-            waiting = await self._attempt(waiting)
-            if not waiting:
-                return
-            for vault in waiting:
-                self.forget(vault)
-            await self._terms.refresh()
-        for items in waiting.values():
-            for peer, admitted, _ in items:
-                why = "too many relays write to this vault at once; try again"
-                vault, number = admitted.push.vault, admitted.push.batch
-                peer.handle(Refuse(FaultCode.OVERLOADED, Action.RETRY, why, 0, vault, number, RETRY_MS))
-
-    async def _attempt(self, waiting: dict[VaultId, list[Waiting]]) -> dict[VaultId, list[Waiting]]:
-        """Decide and write these; returns those whose condition did not hold."""
+    async def _attempt(self, waiting: Batch, fresh: bool) -> None:
+        """Decide and write these; takes out of `waiting` what was answered. `fresh`: their views are read anew."""
         term = await self._terms.now()
-        drafts: list[tuple[VaultId, Draft]] = []
-        for vault, items in waiting.items():
+        if any(item[1].push.term != term for items in waiting.values() for item in items):
+            term = await self._terms.refresh()
+        drafts: list[Draft] = []
+        for vault, items in list(waiting.items()):
             view = await self._view(vault, [admitted for _, admitted, _ in items])
             if view is None:
-                for peer, admitted, _ in items:
-                    peer.handle(no_such_vault(vault, admitted.push.batch))
+                for peer, admitted, _ in waiting.pop(vault):
+                    _answer(peer, no_such_vault(vault, admitted.push.batch))
                 continue
             draft = Draft(vault, view, term)
             for _, admitted, _ in items:
                 draft.decide(admitted)
-            drafts.append((vault, draft))
-        writes = [(vault, draft, draft.write()) for vault, draft in drafts]
-        kept = await self._write([write for _, _, write in writes if write is not None])
-        again: dict[VaultId, list[Waiting]] = {}
-        for vault, draft, write in writes:
-            if write is not None and vault not in kept:
-                again[vault] = waiting[vault]
-                continue
-            self._finish(draft, write, waiting[vault])
-        return again
+            if fresh or not draft.gap:
+                drafts.append(draft)
+        if self._terms.doubtful or self._terms.present != term:
+            return
+        writes = [(draft, draft.write()) for draft in drafts]
+        kept = await self._write([write for _, write in writes if write is not None])
+        for draft, write in writes:
+            if write is None or draft.vault in kept:
+                self._finish(draft, write, waiting.pop(draft.vault))
 
     async def _write(self, writes: list[VaultWrite]) -> set[VaultId]:
         if not writes:
@@ -193,7 +202,7 @@ class Ingest:
         delivers: Iterable[Deliver] = draft.committed(write) if write is not None else ()
         now = time.perf_counter()
         for (peer, _, queued), (_, answer) in zip(items, draft.answers, strict=True):
-            peer.handle(answer)
+            _answer(peer, answer)
             if isinstance(answer, Answer):
                 self._metrics.pushes.inc()
                 self._metrics.push_seconds.observe(now - queued)
@@ -232,5 +241,16 @@ class Ingest:
         for state in told.streams:
             if state.kind is not StreamKind.ABSENT:
                 view.heads.setdefault(state.stream, Head.of(state))
+                # It may have grown by a commit whose outcome was unknown, or by another process.
+                self._fanout.moved(vault, state.stream, state.head)
         view.pushers[device] = Pusher.of(pusher)
         return view
+
+
+def _answer(peer: Peer, verdict: Answer | Refuse) -> None:
+    """Tell one pusher. That it cannot be told is no reason not to tell the others."""
+    try:
+        peer.handle(verdict)
+    except Exception:
+        _log.exception("a pusher could not be told the verdict; it is cut off, and asks again")
+        peer.abort()

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from sealwire_protocol.errors import CloseCode
 from sealwire_protocol.events import RelayEvent
-from sealwire_protocol.ids import DeviceKey
+from sealwire_protocol.ids import DeviceKey, VaultId
 from sealwire_protocol.limits import Limits
 from sealwire_protocol.membership import Verify
 from sealwire_protocol.messages import Acked, Message
@@ -61,6 +61,9 @@ class Host(Protocol):
 
     def noted(self, peer: Peer, positions: tuple[Acked, ...]) -> None:
         """A device has durably applied these positions."""
+
+    def left(self, peer: Peer, vault: VaultId) -> None:
+        """A device is told that there is no such vault for it: it listens to nothing of it any more."""
 
     def pump(self, peer: Peer) -> None:
         """A device lags and has credit."""

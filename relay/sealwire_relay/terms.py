@@ -1,5 +1,6 @@
 """The relay's term (R7): one row of the database says which history it is; every process follows or opens the next."""
 
+import asyncio
 import logging
 from collections.abc import Callable
 
@@ -16,7 +17,8 @@ class Terms:
     def __init__(self, store: Store, metrics: Metrics, changed: Callable[[Term], None]) -> None:
         self._store, self._metrics, self._changed = store, metrics, changed
         self._term = NO_TERM
-        self._doubtful = False
+        self._doubts = self._settled = 0
+        self._lock = asyncio.Lock()
 
     @property
     def present(self) -> Term:
@@ -25,33 +27,46 @@ class Terms:
 
     def doubt(self) -> None:
         """The database is not the one it was (restarted, restored, failed over): open the next term first."""
-        self._doubtful = True
+        self._doubts += 1
 
     @property
     def doubtful(self) -> bool:
         """True until the next term is open."""
-        return self._doubtful
+        return self._doubts != self._settled
 
     async def open(self) -> Term:
-        """Open the next term. Raises StoreError."""
-        self._doubtful = False
-        self._adopt(await self._store.open_term())
-        return self._term
+        """Open the next term. Raises StoreError; doubt stays then, as it does if it is raised again meanwhile."""
+        async with self._lock:
+            return await self._open()
 
     async def now(self) -> Term:
-        """The term to write under: opens the next one if the database came back changed."""
-        return await self.open() if self._doubtful else self._term
+        """The term to write under: opens the next one if the database came back changed. Raises StoreError."""
+        if not self.doubtful:
+            return self._term
+        async with self._lock:
+            return await self._open() if self.doubtful else self._term
 
     async def refresh(self) -> Term:
-        """Read the term again: adopt a higher one; open the next if history went backwards."""
-        if self._doubtful:
-            return await self.open()
+        """Read the term again: adopt a higher one; open the next if history went backwards. Raises StoreError."""
+        async with self._lock:
+            return await self._read()
+
+    async def _open(self) -> Term:
+        doubts = self._doubts
+        term = await self._store.open_term()
+        self._settled = doubts
+        self._adopt(term)
+        return term
+
+    async def _read(self) -> Term:
+        if self.doubtful:
+            return await self._open()
         term = await self._store.current_term()
         if term == self._term:
             return term
         if term.number <= self._term.number:
             _log.warning("the database shows term %d where %d was known: history was lost", *_numbers(term, self._term))
-            return await self.open()
+            return await self._open()
         self._adopt(term)
         return term
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from sealwire_protocol import codec
-from sealwire_protocol.errors import Action, FaultCode, Outcome
+from sealwire_protocol.errors import Action, CloseCode, FaultCode, Outcome, RemoteFault
 from sealwire_protocol.events import Answer, Refuse
 from sealwire_protocol.ids import Author, DeviceKey, StreamId, Term, VaultId
-from sealwire_protocol.limits import SEGMENT_BYTES_MAX, VERSION_STEP_MAX
+from sealwire_protocol.limits import PUSH_RECORDS_MAX, SEGMENT_BYTES_MAX, VERSION_STEP_MAX
 from sealwire_protocol.membership import Role
 from sealwire_protocol.messages import Appended, Deliver, Push, Pushed, StreamKind, StreamState
 from sealwire_protocol.relay_session import term_changed
@@ -76,7 +76,7 @@ class VaultView:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A push whose bytes have been walked: what each group holds, and a digest to know a repeat by."""
+    """A push whose bytes have been walked: what each group holds, a digest to know a repeat by, and its bytes."""
 
     device: DeviceKey
     push: Push
@@ -85,9 +85,12 @@ class Admitted:
     size: int
 
 
-def admit(device: DeviceKey, push: Push, size: int) -> Admitted:
-    """Walk a push's bytes. Raises DecodeError: the sender is no honest client."""
+def admit(device: DeviceKey, push: Push) -> Admitted:
+    """Walk a push's bytes. Raises RemoteFault: the sender is no honest client."""
     surveys = tuple(survey(group.records) for group in push.groups)
+    if sum(found.records for found in surveys) > PUSH_RECORDS_MAX:
+        raise RemoteFault(f"a push has more than {PUSH_RECORDS_MAX} records", CloseCode.TOO_LARGE)
+    size = sum(len(group.records) + len(group.conditions) for group in push.groups)
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     digest.update(bytes((push.flags,)))
     for group in push.groups:
@@ -99,11 +102,16 @@ def admit(device: DeviceKey, push: Push, size: int) -> Admitted:
 
 
 class Draft:
-    """One vault's part of a group commit: pushes decided in order, and what is to be written if they are."""
+    """One vault's part of a group commit: pushes decided in order, and what is to be written if they are.
+
+    `gap`: a push was refused because of what the view says of its device, and no condition of a write will tell if
+    the view is old (the device may have pushed through another process): it counts only if the view was read afresh.
+    """
 
     def __init__(self, vault: VaultId, view: VaultView, term: Term) -> None:
         self.vault, self.view, self.term = vault, view, term
         self.answers: list[tuple[Admitted, Answer | Refuse]] = []
+        self.gap = False
         self.records = 0
         self._heads: dict[StreamId, tuple[int, int]] = {}
         self._bodies: dict[StreamId, list[tuple[int, list[bytes], int]]] = {}
@@ -130,6 +138,7 @@ class Draft:
             return term_changed(self.vault, push.batch)
         in_this_term = pusher.last_term == self.term.number or admitted.device in self._last
         if push.batch != last + 1 and in_this_term:
+            self.gap = True
             why = f"batch {push.batch} does not follow batch {last}; subscribe again and send what is unanswered"
             return Refuse(FaultCode.BATCH_GAP, Action.RESUBSCRIBE, why, vault=self.vault, batch=push.batch)
         outcome = self._outcome(admitted, pusher)

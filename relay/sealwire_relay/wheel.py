@@ -1,10 +1,14 @@
 """One timer for all connections: a wheel of one-second slots. Nothing is allocated for a connection but its place."""
 
 import asyncio
+import logging
 from typing import Final, Protocol
 
 TICK_SECONDS: Final = 1.0
 """How late a deadline may be noticed. Pings, logins and idle limits are all tens of seconds."""
+
+
+_log = logging.getLogger("sealwire.wheel")
 
 
 class Timed(Protocol):
@@ -26,7 +30,7 @@ class Wheel:
         """Begin to turn."""
         loop = asyncio.get_running_loop()
         self._last = int(loop.time())
-        self._handle = loop.call_later(TICK_SECONDS, self._turn)
+        self._handle = loop.call_later(TICK_SECONDS, self._tick)
 
     def stop(self) -> None:
         """Stop turning; members are forgotten."""
@@ -40,13 +44,20 @@ class Wheel:
         slot = max(int(when) + 1, self._last + 1)
         self._slots.setdefault(slot, []).append(member)
 
-    def _turn(self) -> None:
+    def _tick(self) -> None:
         loop = asyncio.get_running_loop()
-        now = loop.time()
-        self._handle = loop.call_later(TICK_SECONDS, self._turn)
-        first, self._last = self._last + 1, int(now)
+        self._handle = loop.call_later(TICK_SECONDS, self._tick)
+        self.turn(loop.time())
+
+    def turn(self, now: float) -> None:
+        """Call what is due at `now` (loop time, seconds). Time that stands still or runs backwards calls nobody."""
+        first, self._last = self._last + 1, max(self._last, int(now))
         for slot in range(first, self._last + 1):
             for member in self._slots.pop(slot, ()):
-                again = member.on_time(now)
+                try:
+                    again = member.on_time(now)
+                except Exception:
+                    _log.exception("a timed call failed; it is not made again")
+                    continue
                 if again is not None:
                     self.add(member, again)

@@ -1,0 +1,106 @@
+"""A relay's data plane in a test: on loopback, on a store in memory that can be told to fail or to wait."""
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple, cast
+
+from sealwire_relay.dataplane import DataPlane
+from sealwire_relay.metrics import Metrics
+from sealwire_relay.settings import Settings
+from sealwire_relay.signatures import verify
+from sealwire_relay.store.interface import Store
+from sealwire_relay.store.memory import MemoryDatabase, MemoryStore
+
+
+class Mishap(NamedTuple):
+    """What happens to one call of a store: `before` is awaited, the call is made if `made`, then `error` is raised."""
+
+    error: Exception | None = None
+    made: bool = False
+    before: Callable[[], Awaitable[object]] | None = None
+
+
+class TroubledStore:
+    """A store that passes every call on, counts it, and lets the mishaps happen that a test has put in line."""
+
+    def __init__(self, store: Store, pauses: Callable[[], int] | None = None) -> None:
+        self.calls: list[str] = []
+        self._store, self._pauses = store, pauses
+        self._mishaps: dict[str, deque[Mishap]] = defaultdict(deque)
+
+    @property
+    def store(self) -> Store:
+        """Itself, as what it stands for."""
+        return cast(Store, self)
+
+    def expect(self, call: str, *mishaps: Mishap) -> None:
+        """The next calls of this method meet with these, in order."""
+        self._mishaps[call].extend(mishaps)
+
+    def pending(self) -> bool:
+        """True while mishaps are in line that have not happened."""
+        return any(self._mishaps.values())
+
+    def __getattr__(self, name: str) -> Any:
+        made = getattr(self._store, name)
+
+        async def call(*args: Any) -> Any:
+            self.calls.append(name)
+            await self._pause()
+            mishap = self._mishaps[name].popleft() if self._mishaps[name] else Mishap(made=True)
+            if mishap.before is not None:
+                await mishap.before()
+            result = await made(*args) if mishap.made or mishap.error is None else None
+            await self._pause()
+            if mishap.error is not None:
+                raise mishap.error
+            return result
+
+        return call
+
+    async def _pause(self) -> None:
+        for _ in range(self._pauses() if self._pauses else 0):
+            await asyncio.sleep(0)
+
+
+class Relay(NamedTuple):
+    """A running data plane, and what a test may want to look at."""
+
+    plane: DataPlane
+    port: int
+    metrics: Metrics
+
+    def counted(self, name: str, **labels: str) -> float:
+        """The value of one of its metrics."""
+        return self.metrics.registry.get_sample_value(f"sealwire_{name}", labels) or 0.0
+
+    def pass_time(self, seconds: float) -> None:
+        """Let all that is due `seconds` from now happen now."""
+        self.plane._gateway._wheel.turn(asyncio.get_running_loop().time() + seconds + 1.0)
+
+
+async def memory_store(database: MemoryDatabase | None = None, clock: Callable[[], float] = lambda: 0.0) -> MemoryStore:
+    """An open store in memory."""
+    store = MemoryStore(clock=clock, database=database)
+    await store.open()
+    return store
+
+
+@asynccontextmanager
+async def running(store: Store | None = None, **settings: Any) -> AsyncIterator[Relay]:
+    """A relay on loopback, on a fresh store in memory if none is given."""
+    metrics = Metrics()
+    plane = DataPlane(store or await memory_store(), Settings(port=0, **settings), metrics, verify)
+    port = await plane.start()
+    try:
+        yield Relay(plane, port, metrics)
+    finally:
+        await plane.stop()
+
+
+async def settled(turns: int = 20) -> None:
+    """Let everything run that can run without waiting for a socket."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
