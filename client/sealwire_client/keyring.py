@@ -12,12 +12,12 @@ is no other way to get one into a `VaultKeys`.
 
 import os
 from struct import Struct
+from struct import error as StructError
 from typing import Final, NamedTuple, NoReturn
 
 from sealwire_client import cipher, sealing
 from sealwire_client.cipher import KEY_BYTES, CipherError, Purpose, Random, Secret
 from sealwire_client.identity import DeviceIdentity
-from sealwire_protocol.errors import DecodeError
 from sealwire_protocol.ids import KEY_ID_BYTES, MEMBERSHIP, STREAM_ID_BYTES, Author, DeviceKey, KeyId, StreamId, VaultId
 from sealwire_protocol.membership import (
     COMMITMENT_BYTES,
@@ -134,7 +134,7 @@ class VaultKeys:
             if inside is None:
                 raise CipherError("a name is not padded")
             return Names(inside[0].decode(), inside[1].decode())
-        except (CipherError, LookupError, ValueError, DecodeError) as error:
+        except (CipherError, StructError, LookupError, ValueError) as error:
             raise KeyringError(f"the name of device {member.author} cannot be read ({error})") from None
 
     def sealed_for(self, box_key: bytes, random: bytes) -> bytes:

@@ -98,7 +98,7 @@ def load(path: Path, passphrase: str | None = None) -> DeviceIdentity:
         fields = json.loads(content)
         known = fields["sealwire_keystore"]
         device = bytes.fromhex(fields["device"])
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         raise _damaged(path) from None
     if known != FORMAT:
         raise KeystoreError(

@@ -36,7 +36,7 @@ from sealwire_client.cipher import (
     record_open,
     record_seal,
 )
-from sealwire_protocol.errors import DecodeError
+from sealwire_protocol.errors import DecodeError, LocalMisuse
 from sealwire_protocol.ids import TAG_BYTES, Author, KeyId, StreamId, Tag, VaultId
 from sealwire_protocol.limits import PLAINTEXT_BYTES_MAX
 from sealwire_protocol.segment import (
@@ -68,6 +68,7 @@ _RANK: Final = Struct(">QHI8s")
 _KIND: Final = FORMAT << 4
 _WRITABLE: Final = {_KIND, _KIND | TOMBSTONE}
 _END_MARK: Final = 0x80
+_BAD_FLAGS: Final = "a write is sealed with no flags, or as a tombstone, which has no value"
 _SINGLE_STEPS: Final = 16
 """Up to so many units a plaintext is padded to the next unit; beyond, `padded_bytes` says to what."""
 
@@ -354,6 +355,8 @@ class Sealer:
         sealed: list[SealedRecord] = []
         at = 0
         for key, value, version, flags in drafts:
+            if flags and (flags != TOMBSTONE or value):
+                raise LocalMisuse(_BAD_FLAGS)
             raw_key = key.encode()
             padded = pad(raw_key, value)
             state = copy_tag()
@@ -372,6 +375,8 @@ class Sealer:
     def seal_with_salt(self, draft: Draft, author: Author, salt: bytes) -> SealedRecord:
         """The very bytes that `author` once made of this entry with this salt, in this sealer's epoch."""
         key, value, version, flags = draft
+        if flags and (flags != TOMBSTONE or value):
+            raise LocalMisuse(_BAD_FLAGS)
         raw_key = key.encode()
         state = self._tag_state.copy()
         state.update(raw_key)

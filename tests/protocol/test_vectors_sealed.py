@@ -47,7 +47,9 @@ def test_a_record_follows_from_the_specification_alone(vector: dict[str, Any]) -
     record_key = blake(epoch_key, b"sw record key 1", vault + stream, 32)
     nonce_key = blake(epoch_key, b"sw nonce key 1", vault + stream, 32)
     context = b"\1" + vault + stream + vector["epoch"].to_bytes(2, "big") + given["key_id"]
-    context += bytes([vector["flags"]]) + vector["author"].to_bytes(4, "big") + vector["version"].to_bytes(8, "big") + tag
+    context += (
+        bytes([vector["flags"]]) + vector["author"].to_bytes(4, "big") + vector["version"].to_bytes(8, "big") + tag
+    )
     salt = blake(hedge, b"sw salt 1", given["random"] + context + given["padded"], 8)
     nonce = blake(nonce_key, b"sw nonce 1", context + salt, 12)
     body = read_record(given["encoded"], 0)[1].body
