@@ -331,7 +331,8 @@ class Device:
         return term
 
     async def push(self, vault: VaultId, batch: int, *groups: Group) -> Pushed:
-        """Push a batch and wait for its verdict."""
+        """Push a batch, as soon as the vault is subscribed, and wait for its verdict."""
+        await self.when(lambda: self.session.term_of(vault) is not None)
         await self.send(Push(vault, self.term(vault), batch, 0, groups))
         return await self.verdict(vault, batch)
 

@@ -13,6 +13,9 @@ from sealwire_relay.signatures import verify
 from sealwire_relay.store.interface import Store
 from sealwire_relay.store.memory import MemoryDatabase, MemoryStore
 
+TURNS_MAX = 200_000
+"""Turns of the event loop, some seconds: only a test that fails waits so long."""
+
 
 class Mishap(NamedTuple):
     """What happens to one call of a store: `before` is awaited, the call is made if `made`, then `error` is raised."""
@@ -100,7 +103,10 @@ async def running(store: Store | None = None, **settings: Any) -> AsyncIterator[
         await plane.stop()
 
 
-async def settled(turns: int = 20) -> None:
-    """Let everything run that can run without waiting for a socket."""
-    for _ in range(turns):
+async def turns_until(holds: Callable[[], bool]) -> None:
+    """Let the event loop turn until something holds that nobody announces."""
+    for _ in range(TURNS_MAX):
+        if holds():
+            return
         await asyncio.sleep(0)
+    raise AssertionError("what was waited for did not come about")

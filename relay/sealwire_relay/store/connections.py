@@ -93,11 +93,16 @@ async def _leave(_: Connection) -> None:
 
 
 async def connect_pool(dsn: str, server: Server, size: int) -> Pool:
-    """A pool of at most `size` connections, the first of which is made now. Raises what asyncpg raises."""
-    return await asyncpg.create_pool(
+    """A pool of at most `size` connections, the first of which is made now. Raises what asyncpg raises.
+
+    Connections stay until they break, and are made again when wanted, not in the background: the store's callers
+    decide when to try a database again that is down, and say so.
+    """
+    pool = await asyncpg.create_pool(
         dsn,
-        min_size=1,
+        min_size=0,
         max_size=size,
+        max_inactive_connection_lifetime=0,
         init=server.greet,
         reset=_leave,
         timeout=CONNECT_SECONDS_MAX,
@@ -107,3 +112,5 @@ async def connect_pool(dsn: str, server: Server, size: int) -> Pool:
         max_cacheable_statement_size=0,
         server_settings=SESSION,
     )
+    async with pool.acquire(timeout=CONNECT_SECONDS_MAX):
+        return pool
