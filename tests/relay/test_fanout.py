@@ -1,0 +1,279 @@
+"""Delivery: live or from storage, every seq once and in order, and never more than a device's credit under way."""
+
+import asyncio
+import random
+
+import pytest
+
+from sealwire_protocol import codec
+from sealwire_protocol.ids import NO_TERM, Position, Term, VaultId
+from sealwire_protocol.limits import CREDIT_BYTES_MIN, DELIVER_HEAD_BYTES_MAX, SEGMENT_BYTES_MAX
+from sealwire_protocol.messages import Ack, Deliver
+from sealwire_protocol.segment import encode_segment
+from sealwire_relay.fanout import deliver_frames
+from sealwire_relay.store.interface import Page, StoreDownError, StoredSegment
+from tests.support.aio import asyncio_test
+from tests.support.device import Device, Identity, group, record, stream_id
+from tests.support.relay import Mishap, Relay, TroubledStore, memory_store, running, turns_until
+
+ANNA, BERT = Identity(1), Identity(2)
+TODOS, NOTES = stream_id(1), stream_id(2)
+TERM = Term(3, b"whatever")
+VAULT = VaultId(bytes(16))
+
+
+def page(*sizes: int, cleaned_to: int = 0, start: int = 0) -> Page:
+    """A page of fresh segments with so many records each."""
+    segments, at = [], start
+    for size in sizes:
+        body = encode_segment([record() for _ in range(size)])
+        segments.append(StoredSegment(at, at + size, body))
+        at += size
+    return Page(TERM, at, 0, 0, 0, cleaned_to, tuple(segments))
+
+
+def delivers(found: Page) -> list[Deliver]:
+    """The page's frames, decoded."""
+    out = []
+    for last, frame in deliver_frames(VAULT, TODOS, found):
+        message = codec.decode(frame)
+        assert isinstance(message, Deliver)
+        assert message.last == last
+        out.append(message)
+    return out
+
+
+def test_small_neighbours_are_sent_as_one() -> None:
+    found = page(1, 2, 3)
+    (only,) = delivers(found)
+    assert (only.prev, only.last, only.term) == (0, 6, TERM)
+    assert only.segment == b"".join(segment.body for segment in found.segments)
+
+
+def test_segments_that_the_cleaner_has_touched_are_sent_as_they_are() -> None:
+    assert [(d.prev, d.last) for d in delivers(page(1, 2, 3, 4, cleaned_to=3))] == [(0, 1), (1, 3), (3, 10)]
+
+
+def test_what_is_joined_stays_within_a_segment() -> None:
+    sent = delivers(page(*[1000] * 9))
+    assert [(d.prev, d.last) for d in sent] == [(0, 3000), (3000, 6000), (6000, 9000)]
+    assert all(len(d.segment) <= SEGMENT_BYTES_MAX for d in sent)
+
+
+def test_an_empty_page_has_no_frames() -> None:
+    assert deliver_frames(VAULT, TODOS, page()) == ()
+
+
+def test_a_frame_is_larger_than_its_segment_by_less_than_its_limit() -> None:
+    huge = 2**62
+    body = bytes(SEGMENT_BYTES_MAX)
+    found = Page(Term(huge, bytes(8)), huge, huge, huge, huge, huge, (StoredSegment(huge - 1, huge, body),))
+    ((_, frame),) = deliver_frames(VAULT, TODOS, found)
+    assert len(frame) - len(body) <= DELIVER_HEAD_BYTES_MAX
+
+
+async def filled(relay: Relay, segments: int, units: int = 4000) -> tuple[Device, VaultId]:
+    """A vault whose stream has so many segments of one record each, 64 KB by default."""
+    anna = await Device.open(relay.port, ANNA)
+    vault, log = await anna.create_vault()
+    await anna.add(log, BERT)
+    for stream in (TODOS, NOTES):
+        await anna.create_stream(vault, stream)
+    await anna.subscribe(vault)
+    for batch in range(1, segments + 1):
+        await anna.push(vault, batch, group(TODOS, record(units=units)))
+    return anna, vault
+
+
+@asyncio_test
+async def test_a_device_is_never_sent_more_than_its_credit_and_catches_up_when_it_gives_it_back() -> None:
+    async with running(credit_bytes=CREDIT_BYTES_MIN) as relay:
+        anna, vault = await filled(relay, 20)
+        async with anna, await Device.open(relay.port, BERT, applies=False) as bert:
+            await bert.subscribe(vault, TODOS)
+            await bert.when(lambda: CREDIT_BYTES_MIN - bert.bytes_delivered < SEGMENT_BYTES_MAX)
+            outstanding = bert.bytes_delivered
+            # Whoever has nothing left is not in the way of the others, and costs the relay nothing more.
+            await anna.subscribe(vault, TODOS)
+            for batch in range(21, 31):
+                await anna.push(vault, batch, group(TODOS, record(units=100)))
+            await anna.has(TODOS, 30)
+            assert bert.bytes_delivered <= CREDIT_BYTES_MIN
+            assert bert.bytes_delivered == outstanding
+            returned = 0
+            while len(bert.seqs(TODOS)) < 30:
+                returned = await give_back(bert, returned)
+            assert bert.seqs(TODOS) == list(range(1, 31))
+
+
+async def give_back(device: Device, returned: int) -> int:
+    """Acknowledge all that was delivered, and wait for more of the stream's 30 records. Returns what is given back."""
+    seen = device.bytes_delivered
+    await device.send(Ack(seen - returned, ()))
+    await device.when(lambda: len(device.seqs(TODOS)) == 30 or device.bytes_delivered > seen)
+    assert device.bytes_delivered - seen <= CREDIT_BYTES_MIN
+    return seen
+
+
+@asyncio_test
+async def test_live_frames_respect_the_credit_too() -> None:
+    async with running(credit_bytes=CREDIT_BYTES_MIN) as relay:
+        anna, vault = await filled(relay, 0)
+        async with anna, await Device.open(relay.port, BERT, applies=False) as bert:
+            await bert.subscribe(vault, TODOS)
+            for batch in range(1, 21):
+                await anna.push(vault, batch, group(TODOS, record(units=4000)))
+            await bert.when(lambda: CREDIT_BYTES_MIN - bert.bytes_delivered < SEGMENT_BYTES_MAX)
+            # Its answer shows that what came before is done.
+            await anna.create_stream(vault, TODOS)
+            assert bert.bytes_delivered <= CREDIT_BYTES_MIN
+            await bert.send(Ack(bert.bytes_delivered, ()))
+            seen = bert.bytes_delivered
+            await bert.when(lambda: bert.bytes_delivered > seen)
+
+
+@asyncio_test
+async def test_several_lagging_streams_take_turns() -> None:
+    async with running(credit_bytes=CREDIT_BYTES_MIN) as relay:
+        anna, vault = await filled(relay, 12)
+        async with anna, await Device.open(relay.port, BERT) as bert:
+            for batch in range(13, 17):
+                await anna.push(vault, batch, group(NOTES, record()))
+            await bert.subscribe(vault, TODOS, NOTES)
+            await bert.has(NOTES, 4)
+            await bert.has(TODOS, 12)
+            assert bert.seqs(TODOS) == list(range(1, 13))
+            assert bert.seqs(NOTES) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_pushes_during_catching_up_are_delivered_once_and_in_order(seed: int) -> None:
+    @asyncio_test
+    async def run() -> None:
+        chance = random.Random(seed)
+        store = TroubledStore(await memory_store(), lambda: chance.randrange(6))
+        async with running(store.store) as relay:
+            anna, vault = await filled(relay, 5, units=1)
+            async with anna:
+                readers = [await Device.open(relay.port, BERT) for _ in range(3)]
+
+                async def push_all() -> None:
+                    for batch in range(6, 31):
+                        await anna.push(vault, batch, group(TODOS, *[record()] * chance.randint(1, 3)))
+                        for _ in range(chance.randrange(10)):
+                            await asyncio.sleep(0)
+
+                async def listen(device: Device) -> None:
+                    for _ in range(chance.randrange(60)):
+                        await asyncio.sleep(0)
+                    await device.subscribe(vault, TODOS)
+                    if chance.random() < 0.5:
+                        # Again, from where it stands, in the middle of it.
+                        seqs = device.seqs(TODOS)
+                        at = Position(device.delivered[-1].term, seqs[-1]) if seqs else Position(NO_TERM, 0)
+                        await device.subscribe(vault, TODOS, cursor=at)
+
+                await asyncio.gather(push_all(), *map(listen, readers))
+                stored = await store.read(vault, TODOS, 0, 1)
+                for device in readers:
+                    await device.has(TODOS, stored.head)
+                    assert device.seqs(TODOS) == list(range(1, stored.head + 1))
+                    await device.close()
+
+    run()
+
+
+@asyncio_test
+async def test_a_page_read_for_an_earlier_subscription_is_not_sent() -> None:
+    store = TroubledStore(await memory_store())
+    async with running(store.store) as relay:
+        anna, vault = await filled(relay, 6, units=1)
+        async with anna, await Device.open(relay.port, BERT) as bert:
+            held = asyncio.Event()
+            store.expect("read", Mishap(made=True, before=held.wait))
+            await bert.subscribe(vault, TODOS, cursor=Position(anna.term(vault), 4))
+            await turns_until(lambda: "read" in store.calls)
+            await bert.subscribe(vault, TODOS)
+            held.set()
+            await bert.has(TODOS, 6)
+            assert bert.seqs(TODOS) == [1, 2, 3, 4, 5, 6]
+            assert [(d.prev, d.last) for d in bert.delivered] == [(0, 6)]
+
+
+@asyncio_test
+async def test_who_is_at_the_head_already_costs_no_read() -> None:
+    store = TroubledStore(await memory_store())
+    async with running(store.store) as relay:
+        anna, vault = await filled(relay, 3, units=1)
+        async with anna, await Device.open(relay.port, BERT) as bert:
+            await bert.subscribe(vault, TODOS, cursor=Position(anna.term(vault), 3))
+            await anna.push(vault, 4, group(TODOS, record()))
+            await bert.has(TODOS, 1)
+            assert bert.seqs(TODOS) == [4]
+            assert "read" not in store.calls
+
+
+@asyncio_test
+async def test_a_read_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sealwire_relay.fanout.RETRY_SECONDS", 0.0)
+    store = TroubledStore(await memory_store())
+    async with running(store.store) as relay:
+        anna, vault = await filled(relay, 3, units=1)
+        async with anna, await Device.open(relay.port, BERT) as bert:
+            store.expect("read", Mishap(StoreDownError("down")), Mishap(StoreDownError("down")))
+            await bert.subscribe(vault, TODOS)
+            await bert.has(TODOS, 3)
+            assert store.calls.count("read") == 3
+            assert relay.counted("store_errors_total") == 2
+
+
+@asyncio_test
+async def test_a_read_that_fails_unforeseen_ends_that_connection_alone() -> None:
+    store = TroubledStore(await memory_store())
+    async with running(store.store, read_pages_max=1) as relay:
+        anna, vault = await filled(relay, 3, units=1)
+        async with anna, await Device.open(relay.port, BERT) as bert:
+            store.expect("read", Mishap(ZeroDivisionError()))
+            await bert.subscribe_raw(vault, TODOS)
+            assert await bert.closed() == 1006
+            await anna.subscribe(vault, TODOS)
+            await anna.has(TODOS, 3)
+
+
+@asyncio_test
+async def test_nothing_is_remembered_of_who_has_gone() -> None:
+    async with running() as relay:
+        anna, vault = await filled(relay, 1, units=1)
+        fanout = relay.plane._fanout
+        async with anna:
+            for _ in range(3):
+                async with await Device.open(relay.port, BERT) as bert:
+                    await bert.subscribe(vault, TODOS, NOTES)
+                    for stranger in range(5):
+                        await bert.subscribe_raw(VaultId(stranger.to_bytes(16, "big")), TODOS, NOTES)
+                    await bert.when(lambda d=bert: len([m for m in d.log if type(m).__name__ == "Fault"]) == 5)  # type: ignore[misc]
+                    assert len(fanout._listeners) == 2
+            await turns_until(lambda: relay.plane.connections == 1)
+            assert not fanout._listeners
+            assert not fanout._by_peer or list(fanout._by_peer.values()) == [{}]
+            assert not fanout._heads
+            assert not fanout._queued
+
+
+@asyncio_test
+async def test_many_subscribers_get_the_very_same_bytes() -> None:
+    async with running() as relay:
+        anna, vault = await filled(relay, 1, units=1)
+        at = Position(anna.term(vault), 1)
+        async with anna:
+            devices = [await Device.open(relay.port, BERT) for _ in range(20)]
+            for device in devices:
+                await device.subscribe(vault, TODOS, cursor=at)
+            sent = [record(), record()]
+            await anna.push(vault, 2, group(TODOS, *sent))
+            for device in devices:
+                await device.has(TODOS, 2)
+                assert device.records(TODOS) == sent
+            assert relay.counted("deliveries_total") == 20
+            for device in devices:
+                await device.close()
