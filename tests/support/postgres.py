@@ -134,13 +134,14 @@ class Server:
 
 
 @contextlib.contextmanager
-def server(binaries: Path, settings: tuple[str, ...] = QUICK) -> Iterator[Server]:
-    """A running server in a folder that is removed afterwards."""
+def server(binaries: Path, settings: tuple[str, ...] = QUICK, run: bool = True) -> Iterator[Server]:
+    """A server in a folder that is removed afterwards, running unless told otherwise."""
     folder = Path(tempfile.mkdtemp(prefix="sealwire-pg-"))  # short, because the socket's path must be
     made = Server(binaries, folder, settings)
     try:
         made.make()
-        asyncio.run(made.start())
+        if run:
+            asyncio.run(made.start())
         yield made
     finally:
         made.stop()

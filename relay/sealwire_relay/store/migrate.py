@@ -120,9 +120,7 @@ async def _next(connection: Connection, phase: Phase) -> Migration | None:
             return None
         migration = missing[0]
         await connection.execute(migration.sql)
-        await connection.execute(
-            f"UPDATE sealwire.relay SET migrated_{phase.value} = $1", migration.number
-        )
+        await connection.execute(f"UPDATE sealwire.relay SET migrated_{phase.value} = $1", migration.number)
         return migration
 
 

@@ -18,8 +18,8 @@ async def _push(store: Store, vault: Vault, term: Term, head: int, body: bytes =
 
 
 @asyncio_test
-async def test_each_process_opens_a_term_of_its_own(place: Place) -> None:
-    async with place.opened() as one, place.opened() as two:
+async def test_each_process_opens_a_term_of_its_own(fresh: Place) -> None:
+    async with fresh.opened() as one, fresh.opened() as two:
         assert await one.current_term() == NO_TERM
         first, second = await one.open_term(), await two.open_term()
         assert (first.number, second.number) == (1, 2)
@@ -28,9 +28,9 @@ async def test_each_process_opens_a_term_of_its_own(place: Place) -> None:
 
 
 @asyncio_test
-async def test_two_relays_that_take_turns_write_one_history(place: Place) -> None:
+async def test_two_relays_that_take_turns_write_one_history(fresh: Place) -> None:
     """The later process's term is adopted by the earlier one; with a term each, both would cry loss by turns."""
-    async with place.opened() as one, place.opened() as two:
+    async with fresh.opened() as one, fresh.opened() as two:
         first = await one.open_term()
         vault = await make_vault(one, first)
         assert await _push(one, vault, first, 0)
@@ -47,8 +47,8 @@ async def test_two_relays_that_take_turns_write_one_history(place: Place) -> Non
 
 
 @asyncio_test
-async def test_a_term_in_which_a_stream_was_not_written_leaves_no_trace_in_it(place: Place) -> None:
-    async with place.opened() as store:
+async def test_a_term_in_which_a_stream_was_not_written_leaves_no_trace_in_it(fresh: Place) -> None:
+    async with fresh.opened() as store:
         first = await store.open_term()
         vault = await make_vault(store, first)
         assert await _push(store, vault, first, 0, b"abc")
@@ -63,19 +63,19 @@ async def test_a_term_in_which_a_stream_was_not_written_leaves_no_trace_in_it(pl
 
 
 @asyncio_test
-async def test_a_restored_relay_writes_the_same_seqs_under_another_term(place: Place) -> None:
+async def test_a_restored_relay_writes_the_same_seqs_under_another_term(fresh: Place) -> None:
     """R8: a device at seq 100 of a relay restored to 90 can tell the new 91 to 100 from those it has."""
-    async with place.opened() as store:
+    async with fresh.opened() as store:
         first = await store.open_term()
         vault = await make_vault(store, first)
         assert await _push(store, vault, first, 0, b"a" * 90)
-    await place.back_up()
-    async with place.opened() as store:
+    await fresh.back_up()
+    async with fresh.opened() as store:
         assert await _push(store, vault, first, 90, b"b" * 10)
         lost = await store.open_term()
         assert await _push(store, vault, lost, 100, b"c")
-    await place.restore()
-    async with place.opened() as store:
+    await fresh.restore()
+    async with fresh.opened() as store:
         assert not await _push(store, vault, lost, 90, b"d" * 13)
         term = await store.open_term()
         assert term.number == lost.number

@@ -12,8 +12,8 @@
 --   * The current term is read on the snapshot. If a newer one was opened since, and something was written under
 --     it in this stream, then the head has moved, and the row's own term tells as well. If nothing was, this
 --     append comes before that term's first one in this stream, which is all that terms promise.
---   * What is written is joined by key alone to "accepted" rows, decided once. No subquery may stand in the
---     UPDATEs: for a row newer than the snapshot it would be run anew, and find its own locks' work undone.
+--   * What is written is joined by key alone to "accepted" rows. An UPDATE that meets a row newer than the snapshot
+--     checks its conditions again on the new one; the key holds on any, and all else was decided under the lock.
 -- "whole" divides by zero, and so undoes everything, should a head or a member ever not follow its segments.
 WITH wanted AS (
     SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[])

@@ -1,0 +1,92 @@
+"""Migrations on a real Postgres: twice, at once, too old, too new."""
+
+import asyncio
+
+import asyncpg  # type: ignore[import-untyped]
+import pytest
+
+from sealwire_relay.store import migrate as module
+from sealwire_relay.store.interface import SchemaError, StoreError
+from sealwire_relay.store.migrate import MIGRATIONS, Migration, Phase, latest, migrate
+from sealwire_relay.store.postgres import PostgresStore
+from tests.relay.store.places import PostgresPlace
+from tests.support.aio import asyncio_test
+
+
+async def _empty(place: PostgresPlace) -> str:
+    return place.server.dsn(await place.server.database())
+
+
+async def _run(dsn: str, sql: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    await connection.execute(sql)
+    await connection.close()
+
+
+@asyncio_test
+async def test_migrating_twice_changes_nothing_the_second_time(postgres: PostgresPlace) -> None:
+    dsn, lines = await _empty(postgres), list[str]()
+    await migrate(dsn, lines.append, Phase.PRE)
+    assert len(lines) == sum(m.phase is Phase.PRE for m in MIGRATIONS)
+    await migrate(dsn, lines.append, Phase.PRE)
+    await migrate(dsn, lines.append, Phase.POST)
+    await migrate(dsn, lines.append, Phase.POST)
+    assert len(lines) == len(MIGRATIONS)
+    store = PostgresStore(dsn)
+    await store.open()
+    await store.close()
+
+
+@asyncio_test
+async def test_many_may_migrate_at_once(postgres: PostgresPlace) -> None:
+    dsn, lines = await _empty(postgres), list[str]()
+    await asyncio.gather(*[migrate(dsn, lines.append, Phase.PRE) for _ in range(6)])
+    assert len(lines) == sum(m.phase is Phase.PRE for m in MIGRATIONS)
+
+
+@asyncio_test
+async def test_a_database_without_the_schema_is_refused(postgres: PostgresPlace) -> None:
+    dsn = await _empty(postgres)
+    with pytest.raises(SchemaError, match="run `sealwire-relay migrate`"):
+        await PostgresStore(dsn).open()
+    with pytest.raises(SchemaError, match="before the new relay runs"):
+        await migrate(dsn, print, Phase.POST)
+
+
+@asyncio_test
+async def test_an_older_relay_works_on_what_only_adds_and_on_nothing_else(postgres: PostgresPlace) -> None:
+    dsn = await _empty(postgres)
+    await migrate(dsn, lambda line: None, Phase.PRE)
+    await _run(dsn, "UPDATE sealwire.relay SET migrated_pre = migrated_pre + 1")
+    store = PostgresStore(dsn)
+    await store.open()
+    await store.close()
+    for phase in Phase:
+        with pytest.raises(SchemaError, match="newer relay"):
+            await migrate(dsn, print, phase)
+    await _run(dsn, f"UPDATE sealwire.relay SET migrated_post = {latest(Phase.POST) + 1}")
+    with pytest.raises(SchemaError, match="newer relay"):
+        await PostgresStore(dsn).open()
+
+
+@asyncio_test
+async def test_a_migration_that_fails_leaves_nothing_behind(postgres: PostgresPlace) -> None:
+    dsn = await _empty(postgres)
+    await migrate(dsn, lambda line: None, Phase.PRE)
+    number = latest(Phase.PRE) + 1
+    steps = (
+        Migration(number, "fine", Phase.PRE, "CREATE TABLE sealwire.fine (vault_id uuid PRIMARY KEY)"),
+        Migration(number + 1, "bad", Phase.PRE, "CREATE TABLE sealwire.half (vault_id uuid); SELECT 1 / 0"),
+    )
+    lines: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "MIGRATIONS", (*MIGRATIONS, *steps))
+        with pytest.raises(StoreError, match="division by zero"):
+            await migrate(dsn, lines.append, Phase.PRE)
+        assert lines == [f"database migrated: {number:04} fine (pre)"]
+        patch.setattr(module, "MIGRATIONS", (*MIGRATIONS, steps[0], steps[1]._replace(sql="SELECT 1")))
+        await migrate(dsn, lines.append, Phase.PRE)
+    connection = await asyncpg.connect(dsn)
+    assert await connection.fetchval("SELECT to_regclass('sealwire.half')") is None
+    assert await connection.fetchval("SELECT to_regclass('sealwire.fine')") is not None
+    await connection.close()
