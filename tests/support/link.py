@@ -132,7 +132,8 @@ class Store:
         """Begin another term, and say so on every connection."""
         self.term = Term(self.term.number + 1, bytes([self.term.number + 1]) * 8)
         for connection in list(self.connections):
-            connection.tell_relay(TermChanged(self.term))
+            if connection.relay.state is RelayState.READY:
+                connection.tell_relay(TermChanged(self.term))
 
     def restore(self, name: Name, head: int) -> None:
         """What a dump restored does: the tail of a stream is gone, and a new term begins."""

@@ -1,0 +1,202 @@
+"""Records and segments: one encoding each, places that skip, and what the relay learns of a push."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sealwire_protocol.errors import DecodeError, LocalMisuse
+from sealwire_protocol.ids import KeyId, Tag
+from sealwire_protocol.limits import PLAINTEXT_BYTES_MAX, RECORD_BYTES_MAX
+from sealwire_protocol.segment import (
+    OVERHEAD_BYTES_MIN,
+    RANK_BYTES,
+    Placed,
+    Rank,
+    Record,
+    decode_varint,
+    encode_record,
+    encode_segment,
+    encode_varint,
+    padded_bytes,
+    read_record,
+    read_segment,
+    survey,
+)
+from tests.protocol.examples import record
+from tests.protocol.strategies import any_record, exactly, sized
+
+often = settings(max_examples=100, deadline=None)
+WIDE = 8
+
+ranks = st.builds(Rank, sized(64), sized(16), sized(32), exactly(8))
+
+
+@often
+@given(any_record, st.sampled_from([0, 1, 127, 128, 1 << 40]))
+def test_a_record_has_one_encoding(given_record: Record, skip: int) -> None:
+    data = encode_record(given_record, skip)
+    assert read_record(data, 0) == (skip, given_record, len(data))
+    assert encode_record(read_record(data, 0)[1], skip) == data
+    with pytest.raises(DecodeError):
+        read_record(data[:-1], 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "wide"),
+    [
+        ({"version": (1 << 32) - 1, "author": 255, "epoch": 255}, False),
+        ({"version": 1 << 32}, True),
+        ({"author": 256}, True),
+        ({"epoch": 256}, True),
+        ({"body": bytes(255 * 16 + 16)}, False),
+        ({"body": bytes(256 * 16 + 16)}, True),
+    ],
+)
+def test_a_record_is_wide_iff_a_number_needs_it(change: dict[str, int], wide: bool) -> None:
+    assert bool(encode_record(record(1)._replace(**change))[1] & WIDE) == wide  # type: ignore[arg-type]
+
+
+def test_a_compact_record_costs_53_bytes_beside_its_plaintext() -> None:
+    assert OVERHEAD_BYTES_MIN == 53 and len(encode_record(record(1, units=2))) == 53 + 32
+    largest = record(1)._replace(version=1 << 63, body=bytes(PLAINTEXT_BYTES_MAX + 16))
+    assert len(encode_record(largest)) <= RECORD_BYTES_MAX
+
+
+def test_a_record_wider_than_it_needs_is_refused() -> None:
+    wide = bytearray(encode_record(record(1)._replace(version=1 << 32)))
+    wide[18:26] = (7).to_bytes(8, "big")
+    with pytest.raises(DecodeError, match="wider"):
+        read_record(bytes(wide), 0)
+
+
+@pytest.mark.parametrize("kind", (0x00, 0x20, 0x14, 0x90, 0xFF))
+def test_an_unknown_format_or_flag_is_refused(kind: int) -> None:
+    data = bytearray(encode_record(record(1)))
+    data[1] = kind
+    with pytest.raises(DecodeError):
+        read_record(bytes(data), 0)
+
+
+def test_a_record_without_contents_or_with_too_much_is_refused() -> None:
+    empty = bytearray(encode_record(record(1, units=1)))
+    empty[36] = 0
+    with pytest.raises(DecodeError, match="size"):
+        read_record(bytes(empty), 0)
+    large = bytearray(encode_record(record(1)._replace(body=bytes(PLAINTEXT_BYTES_MAX + 16))))
+    large[44:46] = b"\xff\xff"
+    with pytest.raises(DecodeError, match="size"):
+        read_record(bytes(large), 0)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        record(1)._replace(body=bytes(40)),
+        record(1)._replace(body=bytes(16)),
+        record(1)._replace(body=bytes(PLAINTEXT_BYTES_MAX + 32)),
+        record(1)._replace(tag=Tag(bytes(15))),
+        record(1)._replace(key_id=KeyId(bytes(5))),
+        record(1)._replace(salt=bytes(7)),
+        record(1)._replace(flags=4),
+        record(1)._replace(flags=8),
+        record(1)._replace(version=1 << 64),
+        record(1)._replace(version=-1),
+        record(1)._replace(epoch=1 << 16),
+    ],
+)
+def test_what_is_no_record_is_our_mistake(wrong: Record) -> None:
+    with pytest.raises(LocalMisuse):
+        encode_record(wrong)
+
+
+# --- segments
+
+
+@often
+@given(st.lists(st.tuples(any_record, st.integers(0, 300)), max_size=5), st.integers(0, 1 << 40))
+def test_a_records_place_gives_its_seq(items: list[tuple[Record, int]], prev: int) -> None:
+    data = b"".join(encode_record(one, skip) for one, skip in items)
+    seq, expected = prev, []
+    for one, skip in items:
+        seq += skip + 1
+        expected.append(Placed(seq, one))
+    assert list(read_segment(data, prev)) == expected
+
+
+def test_a_fresh_segment_skips_nothing() -> None:
+    data = encode_segment([record(1), record(2), record(3)])
+    assert [placed.seq for placed in read_segment(data, 41)] == [42, 43, 44]
+    assert list(read_segment(b"", 41)) == []
+
+
+def test_a_survey_tells_what_the_relay_must_know() -> None:
+    found = survey(encode_segment([record(5), record(9), record(7)]))
+    assert found == (3, 9, 5, 1, 1, b"kkkk")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        encode_record(record(1), skip=1),
+        encode_segment([record(1), record(2)._replace(author=record(1).author.__class__(2))]),
+        encode_segment([record(1), record(2)._replace(epoch=2)]),
+        encode_segment([record(1), record(2)._replace(key_id=KeyId(b"llll"))]),
+        encode_segment([record(1)]) + b"\0",
+    ],
+)
+def test_a_push_that_is_not_of_one_author_and_key_or_not_fresh_is_refused(data: bytes) -> None:
+    with pytest.raises(DecodeError):
+        survey(data)
+
+
+# --- ranks
+
+
+@often
+@given(ranks, ranks)
+def test_packed_ranks_compare_as_ranks_do(one: Rank, other: Rank) -> None:
+    assert (one.pack() < other.pack()) == (one < other) and (one.pack() == other.pack()) == (one == other)
+    assert Rank.unpack(one.pack()) == one and len(one.pack()) == RANK_BYTES == 22
+
+
+@often
+@given(any_record)
+def test_a_records_rank_is_in_the_order_of_the_rule(one: Record) -> None:
+    assert one.rank == (one.version, one.epoch, one.author, one.salt)
+    assert one._replace(version=one.version + 1, epoch=0).rank > one.rank
+
+
+# --- numbers and padding
+
+
+@often
+@given(sized(63), st.binary(max_size=3))
+def test_a_varint_is_read_as_it_was_written(value: int, more: bytes) -> None:
+    data = encode_varint(value)
+    assert decode_varint(data + more, 0) == (value, len(data)) and len(data) <= 9
+
+
+def test_numbers_that_no_varint_holds_are_our_mistake() -> None:
+    for value in (-1, 1 << 63):
+        with pytest.raises(LocalMisuse):
+            encode_varint(value)
+
+
+@often
+@given(st.integers(0, PLAINTEXT_BYTES_MAX - 1))
+def test_padding_wastes_little_and_fits_units(length: int) -> None:
+    padded = padded_bytes(length)
+    assert padded % 16 == 0 and length < padded <= PLAINTEXT_BYTES_MAX
+    assert padded_bytes(padded - 1) == padded
+    assert padded - (length + 1) < 16 or (padded - (length + 1)) / (length + 1) <= 0.12
+
+
+def test_padding_has_few_steps() -> None:
+    steps = sorted({padded_bytes(length) for length in range(PLAINTEXT_BYTES_MAX)})
+    assert steps[:17] == [*range(16, 257, 16), 272] and steps[-1] == PLAINTEXT_BYTES_MAX and len(steps) < 150
+    assert all(padded_bytes(a) <= padded_bytes(a + 1) for a in range(3_000))
+
+
+def test_records_do_not_print_what_they_hold() -> None:
+    assert repr(record(7)) == "<Record v7 author=1 epoch=1 48 B>"
