@@ -1,0 +1,118 @@
+"""Child processes of the demo: started, watched, and killed without mercy or remainder (Linux: reads /proc)."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import trio
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+TIED: Final = Path(__file__).with_name("tied.py")
+
+DYING_S_MAX: Final = 10.0
+"""For what was sent SIGKILL: only the kernel can be slow."""
+
+POLL_S: Final = 0.01
+LAST_LINES: Final = 12
+"""Lines of a log that are shown when its process died: enough for the cause, few enough to read."""
+
+
+class StoryError(Exception):
+    """The story cannot go on. The message is for people: what happened, and the last that was heard."""
+
+
+def spawn(module: str, *arguments: str, log: Path) -> "subprocess.Popen[bytes]":
+    """Run `python -m module` in a session of its own, tied to this process; stderr goes to `log`.
+
+    Its own session, so that Ctrl-C reaches the conductor alone, who ends everything in order.
+    """
+    command = [sys.executable, "-m", module, *arguments]
+    with log.open("ab") as errors:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", str(TIED), str(os.getpid()), *command],
+            cwd=ROOT,
+            env={name: value for name, value in os.environ.items() if not name.startswith("SEALWIRE_")},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,
+        )
+
+
+def kill_tree(process: "subprocess.Popen[bytes]") -> list[int]:
+    """Kill -9 a process and all that descend from it, at one moment; returns their ids, all dead.
+
+    They are stopped first, parents before children: nobody can start another one or shut down in order. Raises
+    StoryError if one does not die.
+    """
+    stopped: list[int] = []
+    if process.poll() is None:
+        while fresh := [pid for pid in _tree(process.pid) if pid not in stopped]:
+            stopped += fresh
+            for pid in fresh:
+                _send(pid, signal.SIGSTOP)
+        for pid in stopped:
+            _send(pid, signal.SIGKILL)
+    process.wait(DYING_S_MAX)
+    deadline = time.monotonic() + DYING_S_MAX
+    while living := [pid for pid in stopped if alive(pid)]:
+        if time.monotonic() > deadline:
+            raise StoryError(f"Processes {living} did not die of SIGKILL within {DYING_S_MAX:.0f} s.")
+        time.sleep(POLL_S)
+    return stopped
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs, or could; one that only waits to be reaped does not."""
+    state = _states().get(pid)
+    return state is not None and state[1] not in "ZX"
+
+
+async def until(reached: Callable[[], bool], limit_s: float) -> bool:
+    """Wait until something is so that nobody tells of: another process' end, say. False: not within the limit."""
+    with trio.move_on_after(limit_s):
+        while True:
+            if reached():
+                return True
+            await trio.sleep(POLL_S)
+    return reached()
+
+
+def last_words(log: Path) -> str:
+    """The last lines of a log, for a message."""
+    try:
+        lines = log.read_text(errors="replace").splitlines()[-LAST_LINES:]
+    except OSError:
+        lines = []
+    return "".join(f"\n    {line}" for line in lines) or " It wrote nothing."
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _tree(root: int) -> Sequence[int]:
+    """A process and its descendants, parents first."""
+    states, found = _states(), [root]
+    for pid in found:
+        found += [child for child, (parent, _) in states.items() if parent == pid]
+    return found
+
+
+def _states() -> dict[int, tuple[int, str]]:
+    """Parent and state of every process."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                # The name stands in parentheses and may hold anything, so fields count from the last one.
+                state, parent, *_ = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
+                found[int(entry.name)] = (int(parent), state)
+    return found
