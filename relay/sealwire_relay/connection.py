@@ -129,7 +129,7 @@ class Connection(asyncio.Protocol):
         handshake.receive_data(head)
         request = next(iter(handshake.events_received()), None)
         if not isinstance(request, Request):
-            self._end(_refusal(HTTPStatus.BAD_REQUEST))
+            self._end(b"".join(handshake.data_to_send()) or _refusal(HTTPStatus.BAD_REQUEST))
             return
         if request.path == "/livez":
             response = handshake.reject(HTTPStatus.OK, "alive\n")
@@ -230,9 +230,14 @@ class Connection(asyncio.Protocol):
         self._reader = None
         self._out.append(last_words)
         self.flush()
-        if not transport.is_closing():
+        if transport.is_closing():
+            return
+        try:
             transport.write_eof()
-            asyncio.get_running_loop().call_later(CLOSE_SECONDS, transport.abort)
+        except OSError:
+            transport.abort()  # the peer has reset the connection, which the loop has not seen yet
+            return
+        asyncio.get_running_loop().call_later(CLOSE_SECONDS, transport.abort)
 
     def close(self, code: CloseCode, reason: str) -> None:
         """End the connection from the relay's side."""

@@ -1,0 +1,471 @@
+"""What a relay endures from a socket: strangers, liars, idlers and floods. S14 to S20: security.md has the list."""
+
+import asyncio
+import contextlib
+import os
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from sealwire_protocol import codec
+from sealwire_protocol.errors import CloseCode
+from sealwire_protocol.ids import NONCE_BYTES, START, Term, VaultId
+from sealwire_protocol.login import login_payload
+from sealwire_protocol.messages import (
+    Ack,
+    Challenge,
+    CreateStream,
+    Done,
+    Hello,
+    Prove,
+    Push,
+    StreamKind,
+    Subscribe,
+    Wanted,
+    Welcome,
+)
+from sealwire_protocol.segment import encode_segment
+from sealwire_relay.connection import LOGIN_BYTES_MAX, REQUEST_BYTES_MAX
+from tests.support.aio import asyncio_test
+from tests.support.device import Device, Identity, group, record, stream_id
+from tests.support.relay import Mishap, TroubledStore, memory_store, running, turns_until
+from tests.support.stranger import BINARY, CLOSE, CONT, PING, PONG, REQUEST, TEXT, Stranger, frame
+
+ANNA, BERT = Identity(1), Identity(2)
+TODOS = stream_id(1)
+HELLO = codec.encode(Hello(1, 1, ANNA.key, bytes(NONCE_BYTES), "test"))
+
+
+async def logged_in(port: int, identity: Identity = ANNA) -> Stranger:
+    """A socket that has logged in by hand."""
+    stranger = await Stranger.upgraded(port)
+    stranger.send(frame(BINARY, codec.encode(Hello(1, 1, identity.key, bytes(NONCE_BYTES), "test"))))
+    _, data = await stranger.receive()
+    challenge = codec.decode(data)
+    assert isinstance(challenge, Challenge)
+    origin = f"ws://127.0.0.1:{port}"
+    payload = login_payload((1, 1, 1), origin, identity.key, bytes(NONCE_BYTES), challenge.nonce)
+    stranger.send(frame(BINARY, codec.encode(Prove(origin, identity.sign(payload)))))
+    _, data = await stranger.receive()
+    assert isinstance(codec.decode(data), Welcome)
+    return stranger
+
+
+# --- HTTP
+
+
+@asyncio_test
+async def test_livez_answers_without_a_websocket() -> None:
+    async with running() as relay, await Stranger.dial(relay.port) as stranger:
+        stranger.send(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = await stranger.rest()
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert answer.endswith(b"\r\n\r\nalive\n")
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"426"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello", b"400"),
+        (b"GET / HTTP/3.0\r\n\r\n", b"400"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"400"),
+        (b"get lost", b"400"),
+        (REQUEST.replace(b"13", b"8") + b"\r\n", b"400"),
+        (REQUEST + b"A: " + b"a" * REQUEST_BYTES_MAX, b"400"),
+        (REQUEST + b"A: b\r\n" * 200 + b"\r\n", b"431"),
+        (REQUEST + b"A: " + b"a" * 9_000 + b"\r\n\r\n", b"431"),
+        (b"GET /" + b"a" * 9_000 + b" HTTP/1.1\r\n\r\n", b"414"),
+    ],
+    ids=["plain", "post", "version", "tls", "rubbish", "draft", "endless", "many", "long", "path"],
+)
+def test_what_is_not_a_websocket_is_told_so_and_hung_up_on(request_: bytes, status: bytes) -> None:
+    @asyncio_test
+    async def run() -> None:
+        async with running() as relay, await Stranger.dial(relay.port) as stranger:
+            stranger.send(request_)
+            assert (await stranger.rest()).startswith(b"HTTP/1.1 " + status)
+            await turns_until(lambda: relay.plane.connections == 0)
+
+    run()
+
+
+@asyncio_test
+async def test_a_request_that_comes_byte_by_byte_is_understood() -> None:
+    async with running() as relay, await Stranger.dial(relay.port) as stranger:
+        for byte in REQUEST + b"\r\n":
+            stranger.send(bytes((byte,)))
+            await asyncio.sleep(0)
+        assert (await stranger.response()).startswith(b"HTTP/1.1 101")
+
+
+@asyncio_test
+async def test_a_greeting_in_the_packet_of_the_request_is_heard() -> None:
+    async with running() as relay, await Stranger.dial(relay.port) as stranger:
+        stranger.send(REQUEST + b"\r\n" + frame(BINARY, HELLO))
+        await stranger.response()
+        _, data = await stranger.receive()
+        assert isinstance(codec.decode(data), Challenge)
+
+
+@asyncio_test
+async def test_s20_permessage_deflate_is_not_negotiated() -> None:
+    async with running() as relay, await Stranger.dial(relay.port) as stranger:
+        stranger.send(REQUEST + b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n")
+        response = await stranger.response()
+        assert response.startswith(b"HTTP/1.1 101")
+        assert b"extensions" not in response.lower()
+        stranger.send(frame(BINARY, HELLO, rsv=4))
+        assert await stranger.closed() == CloseCode.PROTOCOL_ERROR
+
+
+# --- frames
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        (frame(TEXT, b"hello"), 4100),
+        (frame(BINARY, HELLO, masked=False), 4100),
+        (frame(3, b""), 4100),
+        (frame(CONT, b"x"), 4100),
+        (frame(BINARY, b"x", fin=False) + frame(BINARY, b"x"), 4100),
+        (frame(PING, b"", fin=False), 4100),
+        (frame(PING, bytes(126)), 4100),
+        (frame(BINARY, b""), 4100),
+        (frame(BINARY, b"\xff" + bytes(100)), 4100),
+        (frame(BINARY, codec.encode(Ack(0, ()))), 4100),
+        (frame(BINARY, codec.encode(Hello(7, 9, ANNA.key, bytes(32), ""))), 4101),
+        (frame(BINARY, HELLO) + frame(BINARY, HELLO), 4100),
+        (frame(BINARY, HELLO) + frame(BINARY, codec.encode(Prove("ws://elsewhere", bytes(64)))), 4103),
+        (frame(BINARY, bytes(LOGIN_BYTES_MAX + 1)), 4104),
+        (frame(BINARY, length=2**62), 4104),
+        (frame(BINARY, bytes(3000), fin=False) + frame(CONT, bytes(3000), fin=False), 4104),
+    ],
+    ids=[
+        "text", "unmasked", "opcode", "cont", "interleaved", "split-ping", "long-ping", "empty", "type", "too-early",
+        "version", "twice", "origin", "large", "lying-length", "fragments",
+    ],
+)  # fmt: skip
+def test_s17_what_the_protocol_forbids_ends_the_connection_with_a_reason(sent: bytes, code: int) -> None:
+    @asyncio_test
+    async def run() -> None:
+        async with running() as relay, await Stranger.upgraded(relay.port) as stranger:
+            stranger.send(sent)
+            assert await stranger.closed() == code
+            await turns_until(lambda: relay.plane.connections == 0)
+            assert relay.counted("login_failures_total") == 1
+            assert relay.counted("closes_total", code=str(code)) == 1
+
+    run()
+
+
+@asyncio_test
+async def test_a_message_in_fragments_with_a_ping_between_them_is_whole() -> None:
+    async with running() as relay, await Stranger.upgraded(relay.port) as stranger:
+        stranger.send(frame(BINARY, HELLO[:10], fin=False) + frame(PING, b"?") + frame(CONT, HELLO[10:20], fin=False))
+        assert await stranger.receive() == (PONG, b"?")
+        stranger.send(frame(CONT, HELLO[20:]))
+        _, data = await stranger.receive()
+        assert isinstance(codec.decode(data), Challenge)
+
+
+@asyncio_test
+async def test_s17_a_message_over_the_limit_is_refused_by_its_header_and_the_reason_arrives() -> None:
+    async with running() as relay, await logged_in(relay.port) as stranger, await Device.open(relay.port, BERT) as bert:
+        stranger.send(frame(BINARY, bytes(3_000_000)))
+        assert await stranger.closed() == CloseCode.TOO_LARGE
+        await bert.create_vault()
+
+
+@asyncio_test
+async def test_s17_counts_and_lengths_that_lie_end_the_connection() -> None:
+    lies = [
+        b"\x85" + bytes(16) + b"\xff\xff",
+        b"\x87" + bytes(16) + b"\x01" + bytes(8) + b"\x01\x00\x00\x01" + bytes(8) + b"\xff\xff\xff\xff",
+        b"\x82" + bytes(4) + b"\xff\xff",
+    ]
+    async with running() as relay:
+        for lie in lies:
+            async with await logged_in(relay.port) as stranger:
+                stranger.send(frame(BINARY, lie))
+                assert await stranger.closed() == CloseCode.PROTOCOL_ERROR
+
+
+@asyncio_test
+async def test_a_flood_of_pings_costs_one_pong_a_read() -> None:
+    async with running() as relay, await logged_in(relay.port) as stranger:
+        stranger.send(b"".join(frame(PING, n.to_bytes(2, "big")) for n in range(2_000)))
+        pongs: list[tuple[int, bytes]] = []
+        while not pongs or pongs[-1] != (PONG, (1999).to_bytes(2, "big")):
+            pongs.append(await stranger.receive())
+        assert len(pongs) < 100
+
+
+@asyncio_test
+async def test_a_device_that_says_goodbye_is_answered() -> None:
+    async with running() as relay, await logged_in(relay.port) as stranger:
+        stranger.send(frame(CLOSE, (1001).to_bytes(2, "big")))
+        assert await stranger.closed() == 1000
+        await turns_until(lambda: relay.plane.connections == 0)
+
+
+@asyncio_test
+async def test_a_device_that_hangs_up_without_a_word_is_forgotten() -> None:
+    async with running() as relay:
+        async with await logged_in(relay.port):
+            assert relay.plane.connections == 1
+        await turns_until(lambda: relay.plane.connections == 0)
+
+
+# --- logging in
+
+
+@asyncio_test
+async def test_s14_a_captured_login_is_worth_nothing_elsewhere() -> None:
+    async with running() as relay:
+        device = Device(relay.port, ANNA)
+        await device.connect()
+        async with device:
+            await device.prove(sign=BERT)
+            assert await device.closed() == CloseCode.LOGIN_REFUSED
+        # A proof made for one socket's nonce is not valid for another's.
+        captured: list[bytes] = []
+        for _ in range(2):
+            async with await Stranger.upgraded(relay.port) as stranger:
+                stranger.send(frame(BINARY, HELLO))
+                _, data = await stranger.receive()
+                challenge = codec.decode(data)
+                assert isinstance(challenge, Challenge)
+                origin = f"ws://127.0.0.1:{relay.port}"
+                payload = login_payload((1, 1, 1), origin, ANNA.key, bytes(NONCE_BYTES), challenge.nonce)
+                captured.append(codec.encode(Prove(origin, ANNA.sign(payload))))
+                stranger.send(frame(BINARY, captured[0]))
+                opcode, _ = await stranger.receive()
+                assert opcode == (BINARY if len(captured) == 1 else CLOSE)
+        device = Device(relay.port, ANNA)
+        await device.connect()
+        async with device:
+            await device.prove(origin="wss://relay.example.org")
+            assert await device.closed() == CloseCode.WRONG_ORIGIN
+
+
+@asyncio_test
+async def test_s16_sockets_that_never_log_in_are_capped_ended_in_time_and_cost_no_query() -> None:
+    store = TroubledStore(await memory_store())
+    async with running(store.store, handshakes_max=4) as relay:
+        silent = [await Stranger.dial(relay.port) for _ in range(2)]
+        shaken = [await Stranger.upgraded(relay.port) for _ in range(2)]
+        async with await Stranger.dial(relay.port) as fifth:
+            assert await fifth.rest() == b""
+        assert relay.plane.connections == 4
+        assert relay.counted("closes_total", code="refused") == 1
+        relay.pass_time(9.0)
+        assert relay.plane.connections == 4
+        relay.pass_time(10.0)
+        for stranger in silent:
+            assert await stranger.rest() == b""
+        for stranger in shaken:
+            assert await stranger.closed() == CloseCode.TOO_SLOW
+        await turns_until(lambda: relay.plane.connections == 0)
+        assert store.calls == ["open_term"]
+        for stranger in silent + shaken:
+            await stranger.__aexit__()
+
+
+@asyncio_test
+async def test_s16_strangers_that_dawdle_make_place_for_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sealwire_relay.gateway.HANDSHAKE_GRACE_SECONDS", 0.0)
+    async with running(handshakes_max=2) as relay:
+        async with await Stranger.upgraded(relay.port) as oldest, await Stranger.upgraded(relay.port):
+            async with await Device.open(relay.port, ANNA) as anna:
+                await anna.create_vault()
+                assert await oldest.closed() == CloseCode.OVERLOADED
+
+
+@asyncio_test
+async def test_connections_are_capped_and_a_place_that_is_given_up_is_free() -> None:
+    async with running(connections_max=2) as relay:
+        async with await Device.open(relay.port, ANNA):
+            async with await Device.open(relay.port, ANNA):
+                async with await Stranger.dial(relay.port) as third:
+                    assert await third.rest() == b""
+            await turns_until(lambda: relay.plane.connections == 1)
+            async with await Device.open(relay.port, BERT):
+                pass
+
+
+@asyncio_test
+async def test_the_setting_for_the_login_counts_from_accepting_the_socket() -> None:
+    async with running(login_seconds=2.0) as relay, await Stranger.upgraded(relay.port) as stranger:
+        stranger.send(frame(BINARY, HELLO))
+        await stranger.receive()
+        relay.pass_time(2.0)
+        assert await stranger.closed() == CloseCode.TOO_SLOW
+
+
+# --- slow and silent ones
+
+
+@asyncio_test
+async def test_a_silent_device_is_pinged_and_then_given_up() -> None:
+    async with running() as relay, await logged_in(relay.port) as stranger:
+        relay.pass_time(26.0)
+        assert await stranger.receive() == (PING, b"")
+        relay.pass_time(80.0)
+        assert await stranger.closed() == CloseCode.IDLE
+
+
+@asyncio_test
+async def test_s18_a_message_that_never_ends_is_not_waited_for() -> None:
+    async with running() as relay, await logged_in(relay.port) as stranger:
+        stranger.send(frame(BINARY, bytes(10), length=1000))
+        stranger.send(b"x")
+        stranger.send(frame(PING))
+        relay.pass_time(1.0)
+        (connection,) = relay.plane._gateway._connections
+        await turns_until(lambda: connection._reader is not None and connection._reader.incomplete)
+        relay.pass_time(76.0)
+        assert await stranger.closed() == CloseCode.TOO_SLOW
+
+
+@asyncio_test
+async def test_s18_a_subscriber_that_never_reads_is_sent_its_credit_and_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sealwire_relay.connection.CLOSE_SECONDS", 0.0)
+    async with running() as relay, await Device.open(relay.port, ANNA) as anna:
+        vault, log = await anna.create_vault()
+        await anna.create_stream(vault, TODOS)
+        await anna.add(log, BERT)
+        await anna.subscribe(vault, TODOS)
+        async with await logged_in(relay.port, BERT) as deaf:
+            deaf._reader._transport.pause_reading()  # type: ignore[attr-defined]
+            deaf.send(frame(BINARY, codec.encode(Subscribe(vault, (Wanted(TODOS, START, START),)))))
+            for batch in range(1, 61):
+                await anna.push(vault, batch, group(TODOS, record(units=4000)))
+                for connection in relay.plane._gateway._connections:
+                    assert connection._transport is not None
+                    assert connection._transport.get_write_buffer_size() <= 2_097_152 + 200
+            assert relay.plane.connections == 2
+            relay.pass_time(26.0)
+            relay.pass_time(80.0)
+            await turns_until(lambda: relay.plane.connections == 0)
+
+
+class FullTransport(asyncio.Transport):
+    """A transport whose peer takes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size, self.aborted = 0, False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.size += len(data)
+
+    def get_write_buffer_size(self) -> int:
+        return self.size
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+@asyncio_test
+async def test_s18_what_waits_for_a_peer_that_does_not_read_is_bounded() -> None:
+    async with running() as relay:
+        async with await Device.open(relay.port, ANNA):
+            (connection,) = relay.plane._gateway._connections
+            real, connection._transport = connection._transport, FullTransport()
+            full = connection._transport
+            for _ in range(100):
+                connection.send_frame(bytes(100_000))
+                connection.flush()
+            assert full.aborted
+            assert full.size <= 4_194_304 + 100_000
+            assert relay.counted("closes_total", code="unread") == 1
+            connection._transport = real
+            assert real is not None
+            real.abort()
+
+
+# --- floods of those who have logged in
+
+
+@asyncio_test
+async def test_requests_may_be_sent_without_waiting_and_are_all_answered() -> None:
+    async with running() as relay, await Device.open(relay.port, ANNA) as anna:
+        vault, _ = await anna.create_vault()
+        await anna.send(*[CreateStream(100 + n, vault, stream_id(n + 1), StreamKind.OPEN) for n in range(200)])
+        await anna.when(lambda: len([m for m in anna.log if isinstance(m, Done)]) == 200)
+
+
+@asyncio_test
+async def test_a_flood_of_requests_that_wait_ends_the_connection() -> None:
+    store = TroubledStore(await memory_store())
+    held = asyncio.Event()
+    async with running(store.store) as relay, await Device.open(relay.port, ANNA, applies=False) as anna:
+        wanted = tuple(Wanted(stream_id(n), START, START) for n in range(1, 257))
+        store.expect("subscription", *[Mishap(made=True, before=held.wait)] * 40)
+        for n in range(200):
+            with contextlib.suppress(ConnectionClosed):
+                await anna.send(Subscribe(VaultId(n.to_bytes(16, "big")), wanted))
+        assert await anna.closed() in (CloseCode.OVERLOADED, CloseCode.PROTOCOL_ERROR)
+        held.set()
+        await turns_until(lambda: not relay.plane._gateway._tasks and not relay.plane.connections)
+        assert not relay.plane._fanout._listeners
+
+
+@asyncio_test
+async def test_more_pushes_than_the_window_end_the_connection() -> None:
+    store = TroubledStore(await memory_store())
+    held = asyncio.Event()
+    async with running(store.store) as relay, await Device.open(relay.port, ANNA) as anna:
+        vault, _ = await anna.create_vault()
+        await anna.create_stream(vault, TODOS)
+        await anna.subscribe(vault, TODOS)
+        store.expect("append", Mishap(made=True, before=held.wait))
+        await anna.send(*[Push(vault, anna.term(vault), n, 0, (group(TODOS, record()),)) for n in range(1, 10)])
+        assert await anna.closed() == CloseCode.PROTOCOL_ERROR
+        held.set()
+        await turns_until(lambda: relay.plane._ingest._idle.is_set())
+
+
+@asyncio_test
+async def test_credit_that_was_never_used_cannot_be_given_back() -> None:
+    async with running() as relay, await Device.open(relay.port, ANNA) as anna:
+        await anna.send(Ack(1, ()))
+        assert await anna.closed() == CloseCode.PROTOCOL_ERROR
+
+
+@pytest.mark.parametrize(
+    ("records", "code"),
+    [
+        (encode_segment([record()] * 2049), CloseCode.TOO_LARGE),
+        (encode_segment([record(), record(author=2)]), CloseCode.PROTOCOL_ERROR),
+        (b"", CloseCode.PROTOCOL_ERROR),
+        (os.urandom(100), CloseCode.PROTOCOL_ERROR),
+        (encode_segment([record()])[:-1], CloseCode.PROTOCOL_ERROR),
+    ],
+    ids=["too-many", "two-authors", "empty", "rubbish", "cut-off"],
+)
+def test_a_push_that_no_honest_client_makes_ends_the_connection(records: bytes, code: CloseCode) -> None:
+    @asyncio_test
+    async def run() -> None:
+        async with running() as relay, await Device.open(relay.port, ANNA) as anna:
+            vault, _ = await anna.create_vault()
+            for stream in (TODOS, stream_id(2)):
+                await anna.create_stream(vault, stream)
+            await anna.subscribe(vault, TODOS)
+            spoilt = [group(stream, record())._replace(records=records) for stream in (TODOS, stream_id(2))]
+            await anna.send(Push(vault, anna.term(vault), 1, 0, tuple(spoilt)))
+            assert await anna.closed() == code
+
+    run()
+
+
+@asyncio_test
+async def test_a_push_without_a_subscription_is_told_to_subscribe() -> None:
+    async with running() as relay, await Device.open(relay.port, ANNA) as anna:
+        vault, _ = await anna.create_vault()
+        await anna.send(Push(vault, Term(1, bytes(8)), 1, 0, (group(TODOS, record()),)))
+        await anna.when(lambda: "NOT_SUBSCRIBED" in repr(anna.log))
