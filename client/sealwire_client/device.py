@@ -132,7 +132,7 @@ class Device:
         check_origin(invite.origin)
         if invite.vault in self._vaults:
             return self._vaults[invite.vault]
-        relay = self._link(invite.origin)
+        relay = self.link(invite.origin)
         reader = _LogReader(invite.vault, relay)
         relay.follow(invite.vault, reader)
         try:
@@ -179,17 +179,18 @@ class Device:
             raise InviteError(f"the inviter refused: {answer.reason}")
         return answer
 
-    # --- inside
-
-    def _link(self, origin: str) -> Link:
+    def link(self, origin: str) -> Link:
+        """The connection to a relay, kept up from the first call on: its state, and why it is not up."""
         link = self._links.get(origin)
         if link is None:
             link = self._links[origin] = Link(origin, self._identity, self._dial)
             self._nursery.start_soon(link.run)
         return link
 
+    # --- inside
+
     def _follow(self, held: HeldVault, membership: Membership) -> Vault:
-        link = self._link(held.origin)
+        link = self.link(held.origin)
 
         def told(collection: Held, changes: Sequence[Change] | None) -> None:
             vault.told(collection, changes)

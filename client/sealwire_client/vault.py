@@ -88,6 +88,19 @@ class Vault:
         """What its creator called it."""
         return self._held.name
 
+    @property
+    def origin(self) -> str:
+        """The address of its relay."""
+        return self._held.origin
+
+    async def collections(self) -> list[str]:
+        """The names of its collections that hold something on this device, or did, in order."""
+        return await self._writer.run(lambda replica: replica.vaults.collections(self._held.number))
+
+    async def known(self) -> None:
+        """Wait until the relay has the vault, and has told this device of all members."""
+        await self._sync.until(lambda sync: sync.knows_members)
+
     async def collection(self, name: str, kind: type[T], *, policy: Policy) -> Collection[T]:
         """Open a collection, or make it: `kind` is a dataclass, or `dict` for values without types.
 
@@ -165,7 +178,7 @@ class Vault:
 
         Show `invite.link` to whoever is invited, alone, and await `invite.joined()`, which approves by itself.
         """
-        await self._sync.until(lambda sync: sync.knows_members)
+        await self.known()
         membership = self._sync.membership
         invite = invites.new_invite(
             self._link.origin, self.id, membership.head, membership.last_hash, self._identity.device_key

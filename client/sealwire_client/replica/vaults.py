@@ -65,3 +65,14 @@ class Vaults:
         """The membership links in order; the first has seq 1."""
         found = self._database.connection.execute("SELECT raw FROM _link WHERE vault = ? ORDER BY seq", (vault,))
         return [row[0] for row in found]
+
+    def collections(self, vault: int) -> list[str]:
+        """The names of a vault's collections in which anything was ever edited or received, in order."""
+        found = self._database.connection.execute(
+            "SELECT name FROM _collection AS c WHERE vault = ? AND (cursor_seq > 0"
+            " OR EXISTS (SELECT 1 FROM _edit WHERE collection = c.id)"
+            " OR EXISTS (SELECT 1 FROM _sent WHERE collection = c.id)"
+            " OR EXISTS (SELECT 1 FROM _stuck WHERE collection = c.id)) ORDER BY name",
+            (vault,),
+        )
+        return [row[0] for row in found]
