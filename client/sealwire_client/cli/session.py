@@ -1,0 +1,155 @@
+"""A device open for one command: its folder's lock, the vault that is meant, and waiting for the relay, bounded."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any, Final
+
+import trio
+
+from sealwire_client.cli import config
+from sealwire_client.cli.failures import Failure, relay_missing
+from sealwire_client.cli.output import Bar
+from sealwire_client.cli.place import Place
+from sealwire_client.collection import Collection
+from sealwire_client.device import Device
+from sealwire_client.policies import latest
+from sealwire_client.replica import ColumnsChangedError, ReplicaInUseError
+from sealwire_client.vault import Status, Vault
+
+IN_USE_SECONDS_MAX: Final = 2.0
+"""Another command on the same folder is usually done sooner; what takes longer is a `watch`, or an app."""
+
+LOOK_SECONDS_MIN: Final = 0.01
+LOOK_SECONDS_MAX: Final = 0.1
+"""Between two looks at how far things have come; the last one is also how often a progress bar moves."""
+
+LOOK_SHARE: Final = 4
+"""A look may cost a fifth of the time: counting a long outbox keeps its writer from work."""
+
+Entries = Collection[dict[str, Any]]
+
+
+@asynccontextmanager
+async def opened(
+    place: Place, relay: str | None = None, patience_seconds: float = IN_USE_SECONDS_MAX
+) -> AsyncIterator[Device]:
+    """The device of a place, made if there is none. Waits so long for another process to let go of it."""
+    patience = trio.current_time() + patience_seconds
+    async with AsyncExitStack() as stack:
+        while True:
+            opening = Device.open(place.folder, relay=relay, passphrase=place.passphrase)
+            try:
+                device = await stack.enter_async_context(opening)
+                break
+            except ReplicaInUseError:
+                if trio.current_time() > patience:
+                    raise
+            await trio.sleep(LOOK_SECONDS_MAX)
+        yield device
+
+
+def chosen(device: Device, place: Place, name: str | None) -> Vault:
+    """The vault that is meant: the one named, else the folder's default, else the only one."""
+    if not device.vaults:
+        raise Failure(
+            f"The device in {place.folder} holds no vault yet: make one with `sealwire init`, or `sealwire join` one",
+            "no_vault",
+        )
+    name = name or config.read(place.folder).vault
+    if name is None and len(device.vaults) == 1:
+        return device.vaults[0]
+    try:
+        return device.vault(name or "")
+    except LookupError as error:
+        why = str(error.args[0]) if name else "There are several vaults on this device, and none is the default"
+        raise Failure(f"{why}; name one with --vault", "no_vault") from None
+
+
+async def entries(vault: Vault, name: str) -> Entries:
+    """A collection of the command line: dicts, of which the latest wins."""
+    try:
+        return await vault.collection(name, dict, policy=latest())
+    except ColumnsChangedError as error:
+        raise Failure(
+            f"Collection {name} belongs to an app, which gives its values fields of their own; the command line leaves"
+            " it alone: use the app",
+            "replica",
+        ) from error
+
+
+async def open_known(vault: Vault) -> list[str]:
+    """Open every collection that holds something here, so that all of what waits is sent. Returns their names."""
+    names = await vault.collections()
+    for name in names:
+        with suppress(ColumnsChangedError):
+            await vault.collection(name, dict, policy=latest())
+    return names
+
+
+Reached = Callable[[Status], bool]
+
+
+def in_step(status: Status) -> bool:
+    """Everything sent, everything received."""
+    return status.state == "synced"
+
+
+def all_sent(status: Status) -> bool:
+    """Everything sent, and confirmed by the relay."""
+    return status.pending == 0
+
+
+def failed(status: Status) -> bool:
+    """The relay was tried, and is not there for us."""
+    return status.state == "refused" or (status.state == "offline" and status.last_error is not None)
+
+
+async def until(vault: Vault, reached: Reached, seconds: float, bar: Bar) -> Status:
+    """Wait until a vault's status satisfies a condition, and return it; the last one, if it does not come to that.
+
+    Given up once the relay cannot be reached, or nothing has moved for `seconds`: as long as something moves, it
+    may take its time.
+    """
+    moved, last, most = trio.current_time(), (-1, -1), 0
+    pause = LOOK_SECONDS_MIN
+    while True:
+        began = trio.current_time()
+        status = await vault.status()
+        now = trio.current_time()
+        left = status.pending + status.behind
+        most = max(most, left)
+        if reached(status):
+            return status
+        if (status.pending, status.behind) != last:
+            moved, last = now, (status.pending, status.behind)
+        if failed(status) or now - moved >= seconds:
+            return status
+        if most:
+            bar.update(most - left, most)
+        pause = min(pause * 1.5, LOOK_SECONDS_MAX)
+        await trio.sleep(max(pause, LOOK_SHARE * (now - began)))
+
+
+def why_not(status: Status, origin: str, seconds: float) -> str:
+    """Why a vault is not in step with its relay, in words that can follow a colon."""
+    if status.last_error:
+        return status.last_error
+    if status.state == "offline":
+        return f"{origin} did not answer within {seconds:g} s"
+    return f"the relay did not confirm it within {seconds:g} s"
+
+
+async def reach(device: Device, origin: str, seconds: float, then: str) -> None:
+    """Wait until a relay has let this device in. Raises Failure after `seconds`, or at once if it refuses for good.
+
+    `then` is what to do next.
+    """
+    from sealwire_client.link import LinkState
+
+    link = device.link(origin)
+    with trio.move_on_after(seconds):
+        await link.until(lambda link: link.state in (LinkState.ONLINE, LinkState.REFUSED))
+    if link.state is LinkState.ONLINE:
+        return
+    told = link.last_error or f"{origin} did not answer within {seconds:g} s"
+    raise relay_missing(f"{told}; {then}")

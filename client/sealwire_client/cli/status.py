@@ -1,0 +1,75 @@
+"""`status`: how this device stands to its relay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sealwire_client.cli import options
+from sealwire_client.cli.failures import ExitCode
+from sealwire_client.cli.output import Bar, Output, visible
+
+if TYPE_CHECKING:
+    from sealwire_client.cli.place import Place
+
+
+@click.command()
+@options.vault
+@options.wait(5, "Longest wait for the vault to come into step while nothing moves; 0: tell how it is now.")
+@options.folder_and_json
+def status(vault: str | None, wait: float, folder: Path | None, as_json: bool) -> ExitCode:
+    """Send what waits, fetch what is new, and tell how this device stands to its relay.
+
+    Exit code 0 if it is in step with it, 3 if not.
+    """
+    from sealwire_client.cli import place, running
+
+    output, found = Output(as_json), place.existing(folder)
+    return running.run(lambda: _status(found, vault, wait, output))
+
+
+async def _status(place: Place, name: str | None, wait: float, output: Output) -> ExitCode:
+    from sealwire_client.cli import session
+
+    async with session.opened(place) as device:
+        vault = session.chosen(device, place, name)
+        collections = await session.open_known(vault)
+        with Bar("Coming into step", output) as bar:
+            found = await session.until(vault, session.in_step, wait, bar)
+        fields = {
+            "state": found.state,
+            "vault": vault.name,
+            "id": vault.id.hex(),
+            "relay": vault.origin,
+            "device": device.key.hex(),
+            "folder": str(place.folder),
+            "collections": collections,
+            "pending": found.pending,
+            "behind": found.behind,
+            "stuck": found.stuck,
+            "unreadable": found.unreadable,
+            "members": found.members,
+            "last_error": found.last_error,
+        }
+    output.answer(fields, "\n".join(f"{name:12}{_shown(name, value)}" for name, value in fields.items()))
+    return ExitCode.DONE if found.state == "synced" else ExitCode.RELAY
+
+
+_MEANING = {
+    "pending": "writes not yet confirmed by the relay",
+    "behind": "records at the relay, not yet here",
+    "stuck": "writes that the relay refused for good, kept here",
+    "unreadable": "records that could not be opened, kept here",
+    "members": "devices",
+}
+
+
+def _shown(name: str, value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(value) or "none"
+    if value is None:
+        return "none"
+    meaning = _MEANING.get(name)
+    return f"{value:<10,} {meaning}" if meaning and isinstance(value, int) else visible(str(value))
