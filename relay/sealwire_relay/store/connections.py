@@ -26,7 +26,9 @@ SESSION: Final = {
     "application_name": "sealwire-relay",
     "synchronous_commit": "on",  # an ack means durable
     "plan_cache_mode": "force_generic_plan",  # plan each statement once, not at every call
-    "enable_seqscan": "off",  # a plan made while a table was small must not scan it whole when it is large
+    "enable_seqscan": "off",  # plans made while a table is small must go by key too, for they are kept
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
     "jit": "off",  # every statement is short; compiling it would take longer than running it
     "work_mem": "32MB",  # the bodies of one group commit pass through a function scan; keep them off the disk
 }
