@@ -160,10 +160,10 @@ class VaultSync:
             await self._moved.wait()
 
     def is_synced(self) -> bool:
-        """Everything sent and confirmed, everything that the relay was known to have applied."""
+        """The relay knows the vault, everything is sent and confirmed, everything known of is applied."""
         waiting = self._waiting
         return (
-            self._link.session is not None
+            self.knows_members
             and all(stream.caught_up for stream in self._streams.values())
             and not (waiting.edits or waiting.unanswered or waiting.answered)
         )
