@@ -51,9 +51,9 @@ class Wheel:
 
     def turn(self, now: float) -> None:
         """Call what is due at `now` (loop time, seconds). Time that stands still or runs backwards calls nobody."""
-        first, self._last = self._last + 1, max(self._last, int(now))
-        for slot in range(first, self._last + 1):
-            for member in self._slots.pop(slot, ()):
+        self._last = max(self._last, int(now))
+        for slot in sorted(slot for slot in self._slots if slot <= self._last):
+            for member in self._slots.pop(slot):
                 try:
                     again = member.on_time(now)
                 except Exception:

@@ -1,0 +1,219 @@
+"""Decisions about pushes, without a store: numbers, terms, heads, and what is written if they are accepted."""
+
+import random
+
+import pytest
+
+from sealwire_protocol import codec
+from sealwire_protocol.errors import FaultCode, Outcome, RemoteFault
+from sealwire_protocol.events import Answer, Refuse
+from sealwire_protocol.ids import Author, Term, VaultId
+from sealwire_protocol.limits import PUSH_RECORDS_MAX, SEGMENT_BYTES_MAX
+from sealwire_protocol.membership import Role
+from sealwire_protocol.messages import Group, Push, Pushed, StreamKind
+from sealwire_protocol.segment import encode_segment, read_segment
+from sealwire_relay.store.interface import OUTCOMES_KEPT, VaultState
+from sealwire_relay.view import Admitted, Draft, Head, Pusher, VaultView, admit
+from tests.support.device import KEY_ID, Identity, group, record, stream_id
+
+ANNA, BERT = Identity(1).key, Identity(2).key
+VAULT = VaultId(bytes(16))
+TODOS, NOTES = stream_id(1), stream_id(2)
+TERM = Term(5, b"term five"[:8])
+
+
+def view(head: int = 0, last_batch: int = 0, last_term: int = 5) -> VaultView:
+    """A vault with two streams, of which Anna (author 1) and Bert (author 2) are writers."""
+    return VaultView(
+        VaultState(1, KEY_ID),
+        {stream: Head(StreamKind.OPEN, head, head, 0, 0, 0, 0) for stream in (TODOS, NOTES)},
+        {
+            ANNA: Pusher(Author(1), Role.WRITER, last_batch, last_term, {}),
+            BERT: Pusher(Author(2), Role.WRITER, last_batch, last_term, {}),
+        },
+    )
+
+
+def pushed(batch: int, *groups: Group, term: Term = TERM) -> Admitted:
+    """Anna's push."""
+    return admit(ANNA, Push(VAULT, term, batch, 0, groups or (group(TODOS, record()),)))
+
+
+def decide(draft: Draft, admitted: Admitted) -> Pushed | Refuse:
+    """The verdict on a push."""
+    draft.decide(admitted)
+    _, verdict = draft.answers[-1]
+    if isinstance(verdict, Refuse):
+        return verdict
+    assert isinstance(verdict, Answer)
+    assert isinstance(verdict.message, Pushed)
+    return verdict.message
+
+
+def test_pushes_of_one_commit_follow_each_other_and_become_one_segment() -> None:
+    known = view(head=10)
+    draft = Draft(VAULT, known, TERM)
+    groups = [group(TODOS, record(), record()), group(TODOS, record(version=4))]
+    assert [decide(draft, pushed(n, g)).appended[0].first for n, g in enumerate(groups, 1)] == [11, 13]  # type: ignore[union-attr]
+    write = draft.write()
+    assert write is not None
+    (stream,) = write.streams
+    assert (stream.expected_head, stream.new_head, stream.new_top) == (10, 13, 10)
+    assert [(s.prev, s.last, s.body) for s in stream.segments] == [(10, 13, groups[0].records + groups[1].records)]
+    assert [(b.expected_last, b.outcome.batch) for b in write.batches] == [(0, 1), (1, 2)]
+    assert known.heads[TODOS].head == 10, "the view changes only when it is committed"
+    (deliver,) = draft.committed(write)
+    assert (deliver.prev, deliver.last, deliver.term) == (10, 13, TERM)
+    assert (known.heads[TODOS].head, known.pushers[ANNA].last_batch) == (13, 2)
+
+
+def test_segments_tile_what_they_cover_and_stay_within_their_size() -> None:
+    chance = random.Random(3)
+    draft = Draft(VAULT, view(head=7), TERM)
+    for batch in range(1, 40):
+        records = [record(units=chance.choice((1, 100, 1000))) for _ in range(chance.randint(1, 15))]
+        decide(draft, pushed(batch, group(chance.choice((TODOS, NOTES)), *records)))
+    write = draft.write()
+    assert write is not None
+    for stream in write.streams:
+        at = stream.expected_head
+        for segment in stream.segments:
+            assert segment.prev == at
+            assert len(segment.body) <= SEGMENT_BYTES_MAX
+            assert [placed.seq for placed in read_segment(segment.body, at)] == list(range(at + 1, segment.last + 1))
+            at = segment.last
+        assert at == stream.new_head
+
+
+def test_a_repeat_within_one_commit_and_after_it_gets_the_same_verdict() -> None:
+    known = view()
+    draft = Draft(VAULT, known, TERM)
+    push = pushed(1)
+    first = decide(draft, push)
+    assert decide(draft, push) == first
+    write = draft.write()
+    assert write is not None
+    assert len(write.batches) == 1
+    draft.committed(write)
+    again = Draft(VAULT, known, Term(6, bytes(8)))
+    assert decide(again, push) == first
+    assert again.write() is None
+
+
+def test_outcomes_are_looked_up_before_the_epoch_and_the_term() -> None:
+    known = view()
+    draft = Draft(VAULT, known, TERM)
+    push = pushed(1)
+    first = decide(draft, push)
+    write = draft.write()
+    assert write is not None
+    draft.committed(write)
+    known.state = VaultState(2, KEY_ID)
+    assert decide(Draft(VAULT, known, Term(6, bytes(8))), push) == first
+
+
+def test_the_same_number_with_other_contents_is_a_clone() -> None:
+    draft = Draft(VAULT, view(), TERM)
+    decide(draft, pushed(1))
+    for other in (
+        pushed(1),
+        pushed(1, group(NOTES, record())),
+        pushed(1, group(TODOS, record()), group(NOTES, record())),
+    ):
+        verdict = decide(draft, other)
+        assert isinstance(verdict, Pushed)
+        assert verdict.outcome is Outcome.CLONED
+
+
+@pytest.mark.parametrize(("batch", "legal"), [(6, True), (7, False), (5, None), (1, None)])
+def test_numbers_within_a_term(batch: int, legal: bool | None) -> None:
+    draft = Draft(VAULT, view(last_batch=5), TERM)
+    verdict = decide(draft, pushed(batch))
+    if legal is None:
+        assert isinstance(verdict, Pushed)
+        assert verdict.outcome is Outcome.STALE_NUMBER
+    elif legal:
+        assert isinstance(verdict, Pushed)
+        assert verdict.outcome is Outcome.DONE
+    else:
+        assert isinstance(verdict, Refuse)
+        assert verdict.code is FaultCode.BATCH_GAP
+    assert draft.gap is (legal is False)
+    assert (draft.write() is not None) is (legal is True)
+
+
+def test_a_gap_is_legal_once_at_the_beginning_of_a_term() -> None:
+    draft = Draft(VAULT, view(last_batch=5, last_term=4), TERM)
+    first, second = decide(draft, pushed(9)), decide(draft, pushed(11))
+    assert isinstance(first, Pushed)
+    assert first.outcome is Outcome.DONE
+    assert isinstance(second, Refuse)
+    write = draft.write()
+    assert write is not None
+    assert [(b.expected_last, b.outcome.batch) for b in write.batches] == [(5, 9)]
+
+
+def test_a_push_of_another_term_is_sent_back_to_subscribe() -> None:
+    verdict = decide(Draft(VAULT, view(), TERM), pushed(1, term=Term(4, bytes(8))))
+    assert isinstance(verdict, Refuse)
+    assert (verdict.code, verdict.batch) == (FaultCode.TERM_CHANGED, 1)
+
+
+def test_a_stranger_learns_nothing() -> None:
+    known = view()
+    del known.pushers[ANNA]
+    verdict = decide(Draft(VAULT, known, TERM), pushed(1))
+    assert isinstance(verdict, Refuse)
+    assert verdict.code is FaultCode.NO_SUCH_VAULT
+
+
+def test_what_was_purged_must_be_sealed_again() -> None:
+    known = view()
+    known.heads[TODOS].purged = 7
+    draft = Draft(VAULT, known, TERM)
+    verdict = decide(draft, pushed(1, group(TODOS, record(version=8), record(version=7))))
+    assert isinstance(verdict, Pushed)
+    assert verdict.outcome is Outcome.SEAL_AGAIN
+    verdict = decide(draft, pushed(2, group(TODOS, record(version=8))))
+    assert isinstance(verdict, Pushed)
+    assert verdict.outcome is Outcome.DONE
+
+
+def test_a_refused_push_writes_its_verdict_alone_and_uses_up_its_number() -> None:
+    known = view()
+    draft = Draft(VAULT, known, TERM)
+    decide(draft, pushed(1, group(TODOS, record()), group(stream_id(9), record())))
+    write = draft.write()
+    assert write is not None
+    assert not write.streams
+    kept = codec.decode(write.batches[0].outcome.answer)
+    assert kept == Pushed(VAULT, 1, Outcome.MALFORMED, (), ())
+    assert draft.committed(write) == []
+    assert known.pushers[ANNA].last_batch == 1
+
+
+def test_as_many_outcomes_are_kept_as_the_store_keeps() -> None:
+    known = view()
+    for batch in range(1, OUTCOMES_KEPT + 20):
+        draft = Draft(VAULT, known, TERM)
+        decide(draft, pushed(batch))
+        write = draft.write()
+        assert write is not None
+        draft.committed(write)
+    assert len(known.pushers[ANNA].outcomes) == OUTCOMES_KEPT
+    verdict = decide(Draft(VAULT, known, TERM), pushed(3))
+    assert isinstance(verdict, Pushed)
+    assert verdict.outcome is Outcome.STALE_NUMBER
+
+
+def test_a_push_is_measured_whole() -> None:
+    one = group(TODOS, record())
+    assert pushed(1, one, one._replace(conditions=b"1234")).size == 2 * len(one.records) + 4
+
+
+def test_a_push_has_only_so_many_records() -> None:
+    half = encode_segment([record()] * (PUSH_RECORDS_MAX // 2))
+    groups = (Group(TODOS, b"", half), Group(NOTES, b"", half))
+    assert sum(found.records for found in pushed(1, *groups).surveys) == PUSH_RECORDS_MAX
+    with pytest.raises(RemoteFault):
+        pushed(1, *groups, group(TODOS, record()))
