@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sealwire_protocol.codec import decode, encode
 from sealwire_protocol.errors import Action, CloseCode, DecodeError, FaultCode, LocalMisuse
 from sealwire_protocol.ids import Term
-from sealwire_protocol.limits import FRAME_BYTES_MAX, SUBSCRIBE_STREAMS_MAX
+from sealwire_protocol.limits import FRAME_BYTES_MAX, LINK_BYTES_MAX, SUBSCRIBE_STREAMS_MAX
 from sealwire_protocol.membership import decode_link, decode_links
 from sealwire_protocol.messages import BY_TYPE, CRITICAL, NO_VAULT, Ack, Done, Fault, Hello, Message, Prove, Push
 from sealwire_protocol.segment import read_segment, survey
@@ -148,6 +148,16 @@ def test_a_list_over_its_limit_is_refused_though_all_of_it_is_there() -> None:
     count = SUBSCRIBE_STREAMS_MAX + 1
     with pytest.raises(DecodeError, match="limit"):
         decode(b"\x85" + bytes(16) + count.to_bytes(2, "big") + item * count)
+
+
+def test_bytes_over_their_limit_are_refused_though_all_of_them_are_there() -> None:
+    for size, limit in ((LINK_BYTES_MAX, True), (LINK_BYTES_MAX + 1, False)):
+        data = b"\x82" + bytes(4) + size.to_bytes(2, "big") + bytes(size)
+        if limit:
+            assert decode(data) is not None
+        else:
+            with pytest.raises(DecodeError, match="limit"):
+                decode(data)
 
 
 def test_unknown_members_of_closed_sets_are_refused_or_read_as_the_page_says() -> None:

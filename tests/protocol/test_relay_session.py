@@ -239,6 +239,13 @@ def test_a_commit_between_the_read_and_its_arrival_is_not_missed() -> None:
     assert session.lagging() is listener(session)
 
 
+def test_a_page_read_twice_is_sent_once() -> None:
+    session = ready(stream_state(head=30))
+    assert page(session, 10, 20, head=30)[:-1] == [Send(bytes(100))] * 2
+    assert page(session, 10, 20, 30, head=30) == [Send(bytes(100))]
+    assert session.credit == session.limits.credit_bytes - 300
+
+
 def test_nothing_is_delivered_while_a_subscription_is_unanswered() -> None:
     session = ready(stream_state())
     page(session, head=0)
@@ -435,6 +442,16 @@ def test_after_a_refused_push_the_whole_window_is_free_again(code: FaultCode) ->
     for number in range(1, 9):
         assert receive(session, push(number)) == [Do(push(number))]
     assert session.handle(replace(refuse, batch=99)) == []
+
+
+def test_a_subscription_answered_under_another_term_frees_the_whole_window() -> None:
+    """The device voids its pushes when it reads the new term, and may fill the window at once."""
+    session = ready(stream_state())
+    for number in range(1, 9):
+        receive(session, push(number))
+    subscribe(session, stream_state(), term=T2)
+    for number in range(1, 9):
+        assert receive(session, push(number, T2)) == [Do(push(number, T2))]
 
 
 def test_a_late_refusal_of_a_voided_push_is_not_told_again() -> None:
