@@ -1,6 +1,6 @@
 """A device: one installation with its own keys, its replica, and its vaults. The app's way in."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -26,6 +26,10 @@ from sealwire_protocol.messages import NO_REQUEST, Deliver, Fault, Join, Joined,
 
 KEYSTORE_NAME: Final = "keystore.json"
 """The device's secret seed, beside the replica."""
+
+
+OpenWriter = Callable[[Callable[[], Replica]], Awaitable[Runner[Replica]]]
+"""Opens the replica in the thread that is to write it; raises what opening raises."""
 
 
 class NoRelayError(ValueError):
@@ -58,24 +62,32 @@ class Device:
         relay: str | None = None,
         passphrase: str | None = None,
         dialler: Dialler = dial,
+        writer: OpenWriter = Writer.open,
     ) -> "AsyncIterator[Device]":
         """The device that lives in `folder` (made, with fresh keys, if there is none), online for the block's length.
 
         `relay` is where new vaults go; vaults that are here know theirs. Everything but the relay's work goes on
-        without it. Raises KeystoreError, ReplicaError (in use, not a replica, too new, damaged),
-        InsecureOriginError, LocalMisuse for what is no address.
+        without it. `dialler` and `writer` are for tests (`sealwire_client.testing`).
+
+        Raises KeystoreError, ReplicaError (in use, not a replica, too new, damaged), InsecureOriginError,
+        LocalMisuse for what is no address.
         """
         path = _folder(folder)
         if relay is not None:
             relay = normal_origin(relay)
             check_origin(relay)
-        identity = await trio.to_thread.run_sync(keystore.load_or_create, path / KEYSTORE_NAME, passphrase)
-        writer = await Writer.open(lambda: Replica(path))
+        identities: list[DeviceIdentity] = []
+
+        def opens() -> Replica:
+            identities.append(keystore.load_or_create(path / KEYSTORE_NAME, passphrase))
+            return Replica(path)
+
+        runner = await writer(opens)
         try:
             async with open_nursery() as nursery:
-                device = cls(path, relay, identity, writer, dialler, nursery)
+                device = cls(path, relay, identities[0], runner, dialler, nursery)
                 try:
-                    for held, links in await writer.run(_held_vaults):
+                    for held, links in await runner.run(_held_vaults):
                         device._follow(held, _verified(links))
                     yield device
                 finally:
@@ -83,7 +95,7 @@ class Device:
                     for vault in device._vaults.values():
                         vault.close()
         finally:
-            await writer.aclose()
+            await runner.aclose()
 
     @property
     def key(self) -> DeviceKey:
