@@ -125,6 +125,7 @@ class VaultSync:
         self._inbox: deque[Subscribed | Pushed | Fault] = deque()
         self._backlog: deque[StoredBatch] = deque()
         self._resend = True
+        self._stored_after: int | None = None
         self._waiting = Waiting(0, 0, 0, 0, 0)
 
     # --- for the parts above
@@ -450,14 +451,19 @@ class VaultSync:
         session = self._link.session
         while session is not None and session is self._link.session and session.may_push(self.held.id):
             if self._resend:
-                self._resend = False
-                done = session.outstanding(self.held.id)
-                stored = await self._writer.run(lambda replica: replica.outbox.unanswered(self.held.number))
-                self._backlog = deque(batch for batch in stored if batch.number not in done)
-                continue
+                self._resend, self._stored_after = False, 0
+                self._backlog.clear()
             if self._backlog:
                 self._submit(session, self._backlog.popleft())
                 continue
+            if self._stored_after is not None:
+                after, done = self._stored_after, session.outstanding(self.held.id)
+                stored = await self._writer.run(_unanswered, self.held.number, after)
+                self._backlog = deque(batch for batch in stored if batch.number not in done)
+                self._stored_after = stored[-1].number if len(stored) == PUSH_WINDOW else None
+                continue
+            if self._inbox:
+                return  # verdicts first: what is sealed and not known to be answered stays within the window
             if not await self._create_streams():
                 return
             tops = {x.collection.number: x.top for x in self._streams.values() if x.exists and x.caught_up}
@@ -494,6 +500,10 @@ class VaultSync:
         """Let everyone look again who waits for something to happen."""
         self._moved.set()
         self._moved = trio.Event()
+
+
+def _unanswered(replica: Replica, vault: int, after: int) -> list[StoredBatch]:
+    return replica.outbox.unanswered(vault, after)
 
 
 def _has_claims(replica: Replica, collection: int) -> bool:
