@@ -42,7 +42,7 @@ def _end(error: BaseException) -> ExitCode:
         traceback.print_exception(error)
     told = sentence(visible(str(failure), lines=True))
     say(f"sealwire: {told}")
-    if "--json" in sys.argv[1:]:
+    if "--json" in sys.argv[1:] and failure.kind != "interrupted":
         try:
             Output(as_json=True).answer({"error": {"kind": failure.kind, "message": told}}, "")
         except (OutputClosed, Failure):

@@ -215,8 +215,8 @@ async def _join(place: Place, link: str, device_name: str, wait: float, output: 
             )
         _keep_default(place, vault)
         fields = {"folder": str(place.folder), "device": device.key.hex(), "vault": vault.name, "id": vault.id.hex()}
-        done = "holds" if held else "has joined"
+        done = "This device holds" if held else f"Device {device_name} has joined"
         output.answer(
             {**fields, "relay": vault.origin, "held_before": held},
-            visible(f"Device {device_name} {done} vault {vault.name}, in {place.folder}."),
+            visible(f"{done} vault {vault.name}, in {place.folder}."),
         )

@@ -132,6 +132,8 @@ async def until(vault: Vault, reached: Reached, seconds: float, bar: Bar) -> Sta
 
 def why_not(status: Status, origin: str, seconds: float) -> str:
     """Why a vault is not in step with its relay, in words that can follow a colon."""
+    if not seconds:
+        return "the relay was not waited for"
     if status.last_error:
         return status.last_error
     if status.state == "offline":
