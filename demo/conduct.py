@@ -30,7 +30,8 @@ def conduct(arguments: Sequence[str]) -> int:
     """Tell the story; returns the exit code."""
     options = _options(arguments)
     # Programs read the last line of stdout; people then read stderr.
-    console = Console(stderr=options.json, highlight=False, soft_wrap=not sys.stdout.isatty())
+    stream = sys.stderr if options.json else sys.stdout
+    console = Console(file=stream, highlight=False, soft_wrap=not stream.isatty())
     folder = Path(tempfile.mkdtemp(prefix="sealwire-demo-"))
     try:
         return trio.run(_conduct, options, folder, Teller(console), restrict_keyboard_interrupt_to_checkpoints=True)

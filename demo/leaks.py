@@ -52,7 +52,8 @@ class Needles:
             self._by_beginning.setdefault(name[:NAME_CHARS_MIN], []).append(name)
         self.count = len(self._needles) + sum(map(len, self._by_beginning.values()))
         lengths = [len(needle) for needle in self._needles.values()]
-        self.longest = max([*lengths, *(len(name) for names in self._by_beginning.values() for name in names)])
+        lengths += [len(name) for names in self._by_beginning.values() for name in names]
+        self.longest = max(lengths, default=1)
 
     def within(self, data: bytes, after: int) -> Iterator[str]:
         """What occurs in `data` and ends after a place."""
@@ -70,7 +71,7 @@ class Needles:
         for at in range(len(run) - NAME_CHARS_MIN + 1):
             for name in self._by_beginning.get(run[at : at + NAME_CHARS_MIN], ()):
                 if at + len(name) > after and run.startswith(name, at):
-                    yield f"the name {name.decode()}"
+                    yield name.decode()
 
 
 def search(folder: Path, needles: Needles, *, skip: frozenset[str] = frozenset(), chunk: int = CHUNK_BYTES) -> Found:

@@ -6,20 +6,21 @@ from typing import Final
 from demo.characters import Character
 from demo.ledger import Edit
 
-WHILE_JOINING: Final = 30
-LIVE: Final = 120
-"""Edits of which the latency is measured: enough for a 95th percentile, few enough not to swell the log."""
+WHILE_JOINING: Final = 10
+LIVE: Final = 100
+"""Edits of which the latency is measured: enough for a 95th percentile, few enough not to swell the log, in which
+each is a segment of its own."""
 
-OWN: Final = 30
+OWN: Final = 12
 """Entries that each device edits alone when the relay is killed; the first edits still reach the relay."""
 
-SAME: Final = 20
+SAME: Final = 10
 """Entries that both edit offline."""
 
-NEW_AND_DELETED: Final = 5
+NEW_AND_DELETED: Final = 2
 """Entries that each device adds offline, and as many that it deletes."""
 
-LAST: Final = 40
+LAST: Final = 20
 """Entries that device A edits when it is killed itself."""
 
 ENTRIES_MIN: Final = 1_000
@@ -49,14 +50,12 @@ class Plan:
     def _edit(self, key: str, device: str) -> Edit:
         self._edits += 1
         character = self._initial[key]
-        return key, (f"{character.name} - EDIT {self._edits} BY {device}", character.category, character.numeric)
+        return key, (f"EDIT {self._edits:03} BY {device}", character.category, character.numeric)
 
     def _offline(self, device: str, place: int) -> list[Edit]:
         """Own entries first, so that those which both edit come when the relay is gone."""
         own = [self._edit(key, device) for key in self._next(OWN)]
         deleted: list[Edit] = [(key, None) for key in self._next(NEW_AND_DELETED)]
         points = range(NEW_FROM + place * NEW_AND_DELETED, NEW_FROM + (place + 1) * NEW_AND_DELETED)
-        new: list[Edit] = [
-            (f"{point:04X}", (f"PRIVATE CHARACTER OF DEVICE {device} - {point:X}", "Co", None)) for point in points
-        ]
+        new: list[Edit] = [(f"{point:04X}", (f"PRIVATE {point:X} OF {device}", "Co", None)) for point in points]
         return [*own, *deleted, *new, *(self._edit(key, device) for key in self.conflicts)]

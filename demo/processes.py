@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,9 @@ import trio
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 TIED: Final = Path(__file__).with_name("tied.py")
+
+FOREIGN: Final = re.compile("SEALWIRE_(?!PROOF)")
+"""Settings of another relay that this shell may have; the mark of a proof stays, by which it finds its processes."""
 
 DYING_S_MAX: Final = 10.0
 """For what was sent SIGKILL: only the kernel can be slow."""
@@ -37,7 +41,7 @@ def spawn(module: str, *arguments: str, log: Path) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
             [sys.executable, "-I", "-S", str(TIED), str(os.getpid()), *command],
             cwd=ROOT,
-            env={name: value for name, value in os.environ.items() if not name.startswith("SEALWIRE_")},
+            env={name: value for name, value in os.environ.items() if not FOREIGN.match(name)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

@@ -33,6 +33,7 @@ class Figures:
     live_edits: int = 0
     scan_ms: float | None = None
     relay_bytes_per_entity: float | None = None
+    relay_bytes_per_entity_after_crash: float | None = None
     put_per_s: float | None = None
     upload_per_s: float | None = None
     recovery_s: float | None = None
@@ -135,7 +136,8 @@ def _lines(figures: Figures) -> Iterator[tuple[str, str]]:
     yield "edits lost, records twice", f"{_number(f.lost)}, {_number(f.duplicated)}"
     yield "replicas equal", "yes" if f.converged else "no"
     yield "plaintext in the relay's folder", _number(f.plaintext_found)
-    yield "the relay's tables, per entry", _number(f.relay_bytes_per_entity, " bytes", 1)
+    size, later = _number(f.relay_bytes_per_entity, "", 1), _number(f.relay_bytes_per_entity_after_crash, "", 1)
+    yield "the relay's tables, per entry (after the crash)", f"{size} ({later}) bytes"
 
 
 def _number(value: float | None, unit: str = "", digits: int = 0) -> str:
