@@ -39,6 +39,7 @@ _WIDE_HEADER: Final = Struct(f">B{TAG_BYTES}sQIH{KEY_ID_BYTES}s{SALT_BYTES}sH")
 _RANK: Final = Struct(f">QHI{SALT_BYTES}s")
 _KIND_COMPACT: Final = FORMAT << 4
 _VARINT_BYTES_MAX: Final = 9
+_ONE_BYTE: Final = tuple(bytes((value,)) for value in range(0x80))
 
 RANK_BYTES: Final = _RANK.size
 HEADER_BYTES_MIN: Final = _COMPACT_HEADER.size
@@ -93,6 +94,8 @@ class Placed(NamedTuple):
 
 def encode_varint(value: int) -> bytes:
     """Unsigned LEB128, shortest form, below 2^63."""
+    if 0 <= value < 0x80:
+        return _ONE_BYTE[value]
     if not 0 <= value < 1 << 63:
         raise LocalMisuse(f"a varint holds 0 to 2^63-1, not {value}")
     out = bytearray()
@@ -105,6 +108,8 @@ def encode_varint(value: int) -> bytes:
 
 def decode_varint(data: bytes, at: int) -> tuple[int, int]:
     """The number at `at`, and where the next field begins. Refuses what is not the shortest form."""
+    if at < len(data) and data[at] < 0x80:
+        return data[at], at + 1
     value = shift = 0
     for count in range(_VARINT_BYTES_MAX):
         if at >= len(data):

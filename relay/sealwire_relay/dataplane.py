@@ -54,7 +54,7 @@ class DataPlane:
             await self._ingest.stop()
             await self._fanout.stop()
             raise
-        self._gateway.origins = origins_of(self._settings, port)
+        self._gateway.origins = self._settings.origins_at(port)
         self._why_not = None
         return port
 
@@ -84,10 +84,3 @@ class DataPlane:
     def _new_term(self, term: Term) -> None:
         self._ingest.forget_all()
         self._gateway.new_term(term)
-
-
-def origins_of(settings: Settings, port: int) -> frozenset[str]:
-    """The names under which devices may dial: those set, or the loopback ones of this port."""
-    if settings.origins:
-        return frozenset(settings.origins)
-    return frozenset(f"ws://{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]"))

@@ -50,7 +50,7 @@ class Head:
 
 @dataclass(slots=True)
 class Pusher:
-    """A device's batches as last committed or read."""
+    """A device's batches as last committed or read; `outcomes` by batch number, in ascending order."""
 
     author: Author
     role: Role
@@ -61,7 +61,7 @@ class Pusher:
     @classmethod
     def of(cls, state: PusherState) -> "Pusher":
         """From what the store says of the device."""
-        kept = {outcome.batch: outcome for outcome in state.outcomes}
+        kept = {outcome.batch: outcome for outcome in sorted(state.outcomes)}
         return cls(state.member.author, state.member.role, state.last_batch, state.last_term, kept)
 
 
@@ -235,8 +235,8 @@ class Draft:
         for (device, batch), outcome in self._outcomes.items():
             outcomes = self.view.pushers[device].outcomes
             outcomes[batch] = outcome
-            for old in [number for number in outcomes if number <= batch - OUTCOMES_KEPT]:
-                del outcomes[old]
+            while (oldest := next(iter(outcomes))) <= batch - OUTCOMES_KEPT:
+                del outcomes[oldest]
         return delivers
 
 
