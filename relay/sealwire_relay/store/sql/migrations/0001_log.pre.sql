@@ -4,6 +4,10 @@
 -- Small relays count every page: few tables, no index that repeats a primary key, and fixed-size columns where
 -- they do, because any column without a size brings a TOAST table with an index of its own.
 --
+-- Autovacuum comes later than its defaults would have it. Rows that change are pruned within their page by the next
+-- update, so that vacuuming them after every fifty gains nothing; and segments are never updated: what vacuuming
+-- inserts is good for, freezing, can wait for the first million rows. Each vacuum of a small table adds 32 kB to it.
+--
 -- Identifiers: vaults and mailboxes are their 16 bytes as uuid; streams, term ids (8 bytes) and key ids (4) are
 -- big-endian signed integers; device keys are bit(256), which has a size where bytea has none.
 
@@ -42,7 +46,7 @@ CREATE TABLE sealwire.stream (
     kind       smallint NOT NULL,
     terms      bigint[] NOT NULL,
     PRIMARY KEY (vault_id, stream)
-) WITH (fillfactor = 50, toast_tuple_target = 256);
+) WITH (fillfactor = 50, toast_tuple_target = 256, autovacuum_vacuum_threshold = 10000);
 
 ALTER TABLE sealwire.stream ALTER COLUMN terms SET STORAGE EXTERNAL;
 
@@ -54,7 +58,7 @@ CREATE TABLE sealwire.segment (
     prev     bigint NOT NULL,
     body     bytea  NOT NULL,
     PRIMARY KEY (vault_id, stream, last)
-);
+) WITH (autovacuum_vacuum_insert_threshold = 1000000, toast.autovacuum_vacuum_insert_threshold = 1000000);
 
 -- Ciphertext does not compress, and uncompressed bodies tell their size without being read.
 ALTER TABLE sealwire.segment ALTER COLUMN body SET STORAGE EXTERNAL;
@@ -69,7 +73,7 @@ CREATE TABLE sealwire.member (
     device     bit(256) NOT NULL,
     role       smallint NOT NULL,
     PRIMARY KEY (vault_id, author)
-);
+) WITH (autovacuum_vacuum_threshold = 10000);
 
 -- The latest verdicts on each member's batches; slot = batch modulo their number, so they never grow.
 CREATE TABLE sealwire.outcome (
@@ -80,7 +84,7 @@ CREATE TABLE sealwire.outcome (
     digest   bytea    NOT NULL,
     answer   bytea    NOT NULL,
     PRIMARY KEY (vault_id, author, slot)
-);
+) WITH (autovacuum_vacuum_threshold = 10000);
 
 -- Where a joining device and its inviter meet. Found by its own id: a joiner does not know the vault yet.
 CREATE TABLE sealwire.mailbox (
