@@ -72,10 +72,9 @@ class Canary:
 
 
 def tables(folder: Path) -> list[Table]:
-    """All tables of the relay, the largest first, after a checkpoint."""
+    """All tables of the relay, the largest first."""
 
     async def look(database: Any) -> list[Table]:
-        await database.execute("CHECKPOINT")
         found = await database.fetch(
             "SELECT oid::regclass::text AS name, pg_total_relation_size(oid) AS bytes FROM pg_class"
             " WHERE relkind IN ('r', 'p', 'm') AND relnamespace NOT IN ('pg_catalog'::regnamespace,"
