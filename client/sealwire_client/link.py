@@ -5,6 +5,7 @@ decisions are `ClientSession`'s; what messages mean for a vault is its follower'
 """
 
 import logging
+import math
 import os
 import random
 from collections import deque
@@ -20,7 +21,7 @@ from sealwire_client.identity import DeviceIdentity
 from sealwire_client.nursery import open_nursery
 from sealwire_client.transport import Transport, TransportError, dial
 from sealwire_protocol.client_session import ClientSession, ClientState
-from sealwire_protocol.errors import Action, CloseCode, may_come_back
+from sealwire_protocol.errors import Action, CloseCode, RemoteFault, may_come_back
 from sealwire_protocol.events import (
     Applied,
     Apply,
@@ -67,7 +68,14 @@ RETRY_SECONDS_MAX: Final = 30.0
 """The longest pause between two attempts: an always-on device is back within half a minute."""
 
 STABLE_SECONDS: Final = 10.0
-"""A connection that lasted so long resets the backoff."""
+"""A connection that was logged in for so long resets the backoff."""
+
+HINT_SECONDS_MAX: Final = 600.0
+"""The longest pause that a relay can ask for: a device must not be silenced for a day by one message."""
+
+WAKE_SECONDS_MIN: Final = 1.0
+"""An attempt or a connection younger than this is not given up for a `wake`: a storm of them must not keep it from
+coming about."""
 
 APPLY_TOGETHER_MAX: Final = 64
 """Deliveries that are applied in one transaction of the replica; each is at most one segment."""
@@ -141,10 +149,14 @@ class Link:
         self._requests: dict[int, _Waiting] = {}
         self._last_request = NO_REQUEST
         self._mail: dict[bytes, Callable[[Joining | Joined], None]] = {}
-        self._wake = trio.Event()
         self._changed = trio.Event()
         self._conversation: Conversation | None = None
         self._attempts = 0
+        self._attempt = self._pausing = trio.CancelScope()
+        self._began = 0.0
+        self._online_since = math.inf
+        self._not_before = 0.0
+        self._woken = False
         self.state = LinkState.OFFLINE
         self.last_error: str | None = None
 
@@ -156,9 +168,14 @@ class Link:
         return self._conversation.session if self._conversation and self.state is LinkState.ONLINE else None
 
     def handle(self, event: ClientEvent) -> None:
-        """Give an event to the present session, if there is one."""
-        if self._conversation is not None:
+        """Give an event to the present session, if one is logged in."""
+        if self._conversation is not None and self.state is LinkState.ONLINE:
             self._conversation.handle(event)
+
+    def give_up(self, why: TransportError) -> None:
+        """End the present connection, if there is one; the next one comes when and if `why` says so."""
+        if self._conversation is not None:
+            self._conversation.fail(why)
 
     def follow(self, vault: VaultId, follower: Follower) -> None:
         """From now on this vault's messages go to the follower."""
@@ -188,8 +205,7 @@ class Link:
         self._requests[number] = waiting
         try:
             while True:
-                if self.state is LinkState.ONLINE:
-                    self.handle(Request(waiting.message))
+                self.handle(Request(waiting.message))
                 await waiting.done.wait()
                 fault = waiting.fault
                 if fault is None:
@@ -204,9 +220,15 @@ class Link:
             del self._requests[number]
 
     def wake(self) -> None:
-        """Try to connect at once: the app came to the front, or the network changed."""
-        self._attempts = 0
-        self._wake.set()
+        """Connect afresh at once: the app came to the front, or the network changed.
+
+        A connection that stands is given up: after a suspension it can look alive for minutes and not be.
+        """
+        self._attempts, self._not_before = 0, 0.0
+        self._pausing.cancel()
+        if trio.current_time() - self._began >= WAKE_SECONDS_MIN:
+            self._woken = True
+            self._attempt.cancel()
 
     async def until(self, reached: Callable[["Link"], bool]) -> None:
         """Wait until the link's state satisfies a condition."""
@@ -215,7 +237,7 @@ class Link:
 
     async def wait_while_online(self, event: trio.Event) -> None:
         """Wait for an event; return early if the connection is lost meanwhile, once it is back."""
-        async with trio.open_nursery() as nursery:
+        async with open_nursery() as nursery:
 
             async def lost() -> None:
                 await self.until(lambda link: link.state is not LinkState.ONLINE)
@@ -233,27 +255,33 @@ class Link:
         """Keep the connection up until cancelled."""
         while True:
             self._set(LinkState.CONNECTING)
-            began = trio.current_time()
+            self._began, self._online_since, self._woken = trio.current_time(), math.inf, False
             come_back = True
             try:
-                async with self._dial(self.origin) as transport:
-                    await self._converse(transport)
+                with trio.CancelScope() as self._attempt:
+                    async with self._dial(self.origin) as transport:
+                        await self._converse(transport)
             except TransportError as error:
                 self.last_error, come_back = str(error), error.come_back
+                self._take_hint(error.retry_seconds)
                 _log.info("%s", error)
             finally:
                 self._offline(LinkState.OFFLINE if come_back else LinkState.REFUSED)
-            if trio.current_time() - began > STABLE_SECONDS:
+            if trio.current_time() - self._online_since >= STABLE_SECONDS:
                 self._attempts = 0
-            await self._pause(come_back)
+            if not self._woken:
+                await self._pause(come_back)
 
     async def _pause(self, come_back: bool) -> None:
         most = min(FIRST_RETRY_SECONDS_MAX * 2**self._attempts, RETRY_SECONDS_MAX)
         self._attempts = min(self._attempts + 1, 8)
         pause = random.uniform(0, most) if come_back else RETRY_SECONDS_MAX
-        with trio.move_on_after(pause):
-            await self._wake.wait()
-        self._wake = trio.Event()
+        with trio.CancelScope() as self._pausing:
+            await trio.sleep_until(max(self._not_before, trio.current_time()) + pause)
+
+    def _take_hint(self, seconds: float) -> None:
+        """The relay asks not to be dialled before so many seconds have passed."""
+        self._not_before = max(self._not_before, trio.current_time() + min(seconds, HINT_SECONDS_MAX))
 
     async def _converse(self, transport: Transport) -> None:
         conversation = Conversation(transport, self._identity, self.origin, self)
@@ -282,7 +310,7 @@ class Link:
         """Route a message to whom it concerns."""
         match message:
             case Welcome():
-                self.last_error = None
+                self.last_error, self._online_since = None, trio.current_time()
                 self._set(LinkState.ONLINE)
                 for waiting in list(self._requests.values()):
                     self.handle(Request(waiting.message))
@@ -294,6 +322,8 @@ class Link:
                 self._answer(message.request, message)
             case Fault() if message.vault == NO_VAULT:
                 self.last_error = message.message
+                if message.action is Action.RETRY:
+                    self._take_hint(message.retry_ms / 1000)
             case Joining() | Joined():
                 receive = self._mail.get(message.mailbox)
                 if receive is not None:
@@ -334,7 +364,8 @@ class Conversation:
         self._out: deque[bytes] = deque()
         self._applies: deque[Apply] = deque()
         self._out_ready, self._apply_ready, self._clock_moved = trio.Event(), trio.Event(), trio.Event()
-        self._close: Close | None = None
+        self._failure: TransportError | None = None
+        self._applies_bytes = 0
         self._scope = trio.CancelScope()
 
     async def run(self) -> None:
@@ -350,10 +381,17 @@ class Conversation:
         finally:
             if self.session.state is not ClientState.CLOSED:
                 self.session.handle(Lost())
-            code = self._close.code if self._close else CloseCode.GOING_AWAY
-            await self._transport.close(code, self._close.reason if self._close else "")
-        if self._close is not None:
-            raise TransportError(self._close.reason, may_come_back(self._close.code), self._close.code)
+            code, reason = CloseCode.GOING_AWAY, ""
+            if self._failure is not None and self._failure.code is not None:
+                code, reason = CloseCode(self._failure.code), str(self._failure)
+            await self._transport.close(code, reason)
+        if self._failure is not None:
+            raise self._failure
+
+    def fail(self, why: TransportError) -> None:
+        """End the conversation."""
+        self._failure = self._failure or why
+        self._scope.cancel()
 
     def handle(self, event: ClientEvent) -> None:
         """Give an event to the session and carry out its effects."""
@@ -365,8 +403,7 @@ class Conversation:
                     self._out.append(data)
                     self._out_ready.set()
                 case Apply():
-                    self._applies.append(effect)
-                    self._apply_ready.set()
+                    self._queue(effect)
                 case Arrived(message):
                     self._link.arrived(message)
                 case Sign(payload):
@@ -375,10 +412,16 @@ class Conversation:
                     follower = self._link.follower(vault)
                     if follower is not None:
                         follower.history_lost(stream, reason)
-                case Close():
-                    self._close = effect
-                    self._scope.cancel()
+                case Close(code, reason):
+                    self.fail(TransportError(reason, may_come_back(code), code))
         self._clock_moved.set()
+
+    def _queue(self, apply: Apply) -> None:
+        self._applies.append(apply)
+        self._applies_bytes += apply.frame_bytes
+        self._apply_ready.set()
+        if self._applies_bytes > self.session.limits.credit_bytes:
+            self.handle(Stop(CloseCode.PROTOCOL_ERROR, "the relay sent more than this device gave it credit for"))
 
     async def _read(self) -> None:
         while True:
@@ -408,7 +451,12 @@ class Conversation:
         follower = self._link.follower(vault)
         reached: dict[StreamId, Position] = {}
         if follower is not None:
-            reached = dict(await follower.apply([apply.deliver for apply in taken]))
+            try:
+                reached = dict(await follower.apply([apply.deliver for apply in taken]))
+            except RemoteFault as fault:
+                self.handle(Stop(fault.code, str(fault)))
+                return
+        self._applies_bytes -= sum(apply.frame_bytes for apply in taken)
         now = trio.current_time()
         for apply in taken:
             stream = apply.deliver.stream
@@ -426,7 +474,3 @@ class Conversation:
                 await self._clock_moved.wait()
             if trio.current_time() >= deadline:
                 self.handle(Ticked(trio.current_time()))
-
-    def stop(self, reason: str) -> None:
-        """End the connection in good order."""
-        self.handle(Stop(CloseCode.NORMAL, reason))

@@ -8,6 +8,7 @@ only in collections that have caught up (R2).
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -21,10 +22,12 @@ from sealwire_client.replica import (
     Change,
     Collection,
     Delivery,
+    GapError,
     HeldVault,
     Incoming,
     Replica,
     ReplicaFullError,
+    ReplicaUnreadableError,
     Row,
     Runner,
     SealedGroup,
@@ -34,7 +37,7 @@ from sealwire_client.replica import (
 )
 from sealwire_client.transport import TransportError
 from sealwire_protocol.client_session import ClientSession
-from sealwire_protocol.errors import FaultCode, Outcome
+from sealwire_protocol.errors import FaultCode, Outcome, RemoteFault, may_come_back
 from sealwire_protocol.events import Listen, Submit
 from sealwire_protocol.ids import MEMBERSHIP, START, KeyId, Position, StreamId
 from sealwire_protocol.limits import PUSH_WINDOW, SUBSCRIBE_STREAMS_MAX
@@ -54,6 +57,10 @@ from sealwire_protocol.messages import (
 from sealwire_protocol.segment import TOMBSTONE
 
 _log = logging.getLogger("sealwire.sync")
+
+INBOX_MESSAGES_MAX: Final = 1_024
+"""Verdicts, faults and states of streams that wait for a vault's task. A relay owes at most a window of verdicts and
+an answer to each SUBSCRIBE; what sends more is no honest relay."""
 
 Read = Callable[[bytes], tuple[Row, bool]]
 """A value's bytes as a row, and whether the row gives these very bytes again (R17). Raises EncodingError."""
@@ -77,6 +84,7 @@ class StreamSync:
     head: int = 0
     cursor: int = 0
     lost: str | None = None
+    refused: bool = False
 
     @property
     def caught_up(self) -> bool:
@@ -88,11 +96,15 @@ class StreamSync:
 class Progress:
     """What a vault's sync is doing, for people."""
 
-    caught_up: bool = False
-    last_error: str | None = None
-    stuck: int = 0
-    behind: int = 0
-    lost: dict[str, str] = field(default_factory=dict)
+    passing: str | None = None
+    """What was refused last; forgotten when the relay next tells how things stand."""
+    lasting: dict[str, str] = field(default_factory=dict)
+    """What is wrong until it is mended, by collection; under an empty name with the membership log."""
+
+    @property
+    def last_error(self) -> str | None:
+        """What is wrong, or None."""
+        return self.passing or next(iter(self.lasting.values()), None)
 
 
 class _Sealed(NamedTuple):
@@ -125,6 +137,7 @@ class VaultSync:
         self._inbox: deque[Subscribed | Pushed | Fault] = deque()
         self._backlog: deque[StoredBatch] = deque()
         self._resend = True
+        self._asked_for_vault = False
         self._stored_after: int | None = None
         self._waiting = Waiting(0, 0, 0, 0, 0)
 
@@ -177,10 +190,11 @@ class VaultSync:
     async def synced(self) -> None:
         """Wait until everything made before this call is sent and confirmed, and everything known is applied."""
         while True:
+            moved = self._moved  # before the look: what happens during it must not be missed
             await self.waiting()
             if self.is_synced():
                 return
-            await self._moved.wait()
+            await moved.wait()
 
     @property
     def knows_members(self) -> bool:
@@ -209,6 +223,10 @@ class VaultSync:
         self._backlog.clear()
         self._inbox.clear()
         self._unheard = [MEMBERSHIP, *self._streams]
+        self._asked_for_vault = False
+        self.progress.lasting.clear()
+        for stream in self._streams.values():
+            stream.lost, stream.refused = None, False
         self._online.set()
 
     def offline(self) -> None:
@@ -222,17 +240,23 @@ class VaultSync:
         self._stir()
 
     def subscribed(self, message: Subscribed) -> None:
-        """Queue for the vault's task."""
-        self._inbox.append(message)
-        self._wake.set()
+        """Queue for the vault's task. From here on batches may be voided: all without a verdict are sent again."""
+        self._resend = True
+        self._queue(message)
 
     def pushed(self, message: Pushed) -> None:
         """Queue for the vault's task."""
-        self._inbox.append(message)
-        self._wake.set()
+        self._queue(message)
 
     def fault(self, message: Fault) -> None:
         """Queue for the vault's task."""
+        self._queue(message)
+
+    def _queue(self, message: Subscribed | Pushed | Fault) -> None:
+        if len(self._inbox) >= INBOX_MESSAGES_MAX:
+            why = "the relay tells more than anybody asked; the connection to it was given up"
+            self._link.give_up(TransportError(why))
+            return
         self._inbox.append(message)
         self._wake.set()
 
@@ -247,12 +271,20 @@ class VaultSync:
         if known is not None:
             known.lost = reason
             why = f"{known.collection.name}: the relay has lost history ({reason}); nothing here was given up"
-            self.progress.last_error = self.progress.lost[known.collection.name] = why
+            self.progress.lasting[known.collection.name] = why
             _log.warning("%s", why)
             self._stir()
 
     async def apply(self, delivers: Sequence[Deliver]) -> list[tuple[StreamId, Position]]:
-        """Apply deliveries durably, in order."""
+        """Apply deliveries durably, in order. Not cut short by cancellation: whoever watches learns of all of it."""
+        try:
+            with trio.CancelScope(shield=True):
+                reached = await self._apply(delivers)
+        except (ReplicaFullError, ReplicaUnreadableError, GapError) as error:
+            raise TransportError(str(error)) from error
+        return reached
+
+    async def _apply(self, delivers: Sequence[Deliver]) -> list[tuple[StreamId, Position]]:
         reached: dict[StreamId, Position] = {}
         records: list[Deliver] = []
         for deliver in delivers:
@@ -262,10 +294,7 @@ class VaultSync:
             else:
                 records.append(deliver)
         if records:
-            try:
-                changes = await self._writer.run(self._apply_records, records)
-            except ReplicaFullError as error:
-                raise TransportError(str(error)) from error
+            changes = await self._writer.run(self._apply_records, records)
             for deliver in records:
                 stream = self._streams[deliver.stream]
                 stream.cursor = max(stream.cursor, deliver.last)
@@ -321,19 +350,30 @@ class VaultSync:
         """Work until cancelled."""
         while True:
             await self._online.wait()
+            if not self._online.is_set():
+                continue  # offline again before this task had its turn
             with trio.CancelScope() as self._scope:
-                while True:
-                    self._wake = trio.Event()
-                    await self._listen()
-                    await self._read_inbox()
-                    await self._send()
-                    self._stir()
-                    await self._wake.wait()
+                try:
+                    await self._work()
+                except (ReplicaFullError, ReplicaUnreadableError, RemoteFault) as error:
+                    come_back = not isinstance(error, RemoteFault) or may_come_back(error.code)
+                    self._link.give_up(TransportError(str(error), come_back))
+                    await trio.sleep_forever()
             self._scope = None
+
+    async def _work(self) -> None:
+        """Work until the connection is gone."""
+        while True:
+            self._wake = trio.Event()
+            await self._listen()
+            await self._read_inbox()
+            await self._send()
+            self._stir()
+            await self._wake.wait()
 
     async def _listen(self) -> None:
         """Subscribe to what is new, where the replica stands."""
-        names, self._unheard = self._unheard, []
+        names, self._unheard = list(dict.fromkeys(self._unheard)), []
         numbers = [(name, self._streams[name].collection.number) for name in names if name != MEMBERSHIP]
         if not names:
             return
@@ -376,8 +416,7 @@ class VaultSync:
         for state, stream in told:
             stream.told, stream.exists = True, state.kind is not StreamKind.ABSENT
             stream.top, stream.head = state.top, max(state.head, stream.cursor)
-        self._resend = True
-        self.progress.last_error = next(iter(self.progress.lost.values()), None)
+        self.progress.passing = None
         await self.waiting()
 
     async def _take_verdict(self, message: Pushed) -> None:
@@ -388,8 +427,8 @@ class VaultSync:
             )
         )
         if message.outcome is not Outcome.DONE:
-            self.progress.last_error = _WHY_REFUSED[message.outcome]
-            _log.warning("batch %d was refused: %s", message.batch, self.progress.last_error)
+            self.progress.passing = _WHY_REFUSED[message.outcome]
+            _log.warning("batch %d was refused: %s", message.batch, self.progress.passing)
         if answered is not None:
             for collection_number, change in answered.changes:
                 for stream in self._streams.values():
@@ -398,10 +437,13 @@ class VaultSync:
         await self.waiting()
 
     async def _take_fault(self, message: Fault) -> None:
-        self.progress.last_error = message.message
-        if message.code is FaultCode.NO_SUCH_VAULT and self.held.author == FIRST_AUTHOR:
+        self.progress.passing = message.message
+        mine = message.code is FaultCode.NO_SUCH_VAULT and self.held.author == FIRST_AUTHOR
+        if mine and not self._asked_for_vault:
+            self._asked_for_vault = True
             genesis = (await self._writer.run(lambda replica: replica.vaults.links(self.held.number)))[0]
-            await self._ask(CreateVault(NO_REQUEST, genesis))
+            if not await self._ask(CreateVault(NO_REQUEST, genesis)):
+                return
             self._members_at = START
             self._unheard = [MEMBERSHIP, *self._streams]
             self._wake.set()
@@ -410,7 +452,7 @@ class VaultSync:
         try:
             await self._link.request(message)
         except RelayRefusedError as error:
-            self.progress.last_error = str(error)
+            self.progress.passing = str(error)
             _log.warning("%s was refused: %s", type(message).__name__, error)
             return False
         return True
@@ -428,20 +470,24 @@ class VaultSync:
             self._reject_log("the relay shows another membership log than the one that this device holds")
             return
         first = self.membership.head + 1
+        grown = copy(self.membership)
+        grown.members = dict(grown.members)
         try:
             for raw in fresh:
-                self.membership.apply(raw, cipher.verify)
+                grown.apply(raw, cipher.verify)
         except LinkError as error:
             self._reject_log(str(error))
-        taken = list(fresh[: self.membership.head + 1 - first])
+        taken = list(fresh[: grown.head + 1 - first])
         if taken:
             await self._writer.run(lambda replica: replica.vaults.add_links(self.held.number, first, taken))
-        self._members_at = Position(deliver.term, deliver.last)
+            self.membership = grown
+        # A link that was not accepted is asked for again on the next connection.
+        self._members_at = Position(deliver.term, min(deliver.last, self.membership.head))
         self._stir()
 
     def _reject_log(self, why: str) -> None:
-        self.progress.last_error = f"the relay's membership log was not accepted: {why}"
-        _log.error("%s", self.progress.last_error)
+        self.progress.lasting[""] = f"the relay's membership log was not accepted: {why}"
+        _log.error("%s", self.progress.lasting[""])
         self._stir()
 
     # --- sending
@@ -464,8 +510,7 @@ class VaultSync:
                 continue
             if self._inbox:
                 return  # verdicts first: what is sealed and not known to be answered stays within the window
-            if not await self._create_streams():
-                return
+            await self._create_streams()
             tops = {x.collection.number: x.top for x in self._streams.values() if x.exists and x.caught_up}
             if not tops or len(session.outstanding(self.held.id)) >= PUSH_WINDOW:
                 return
@@ -482,19 +527,20 @@ class VaultSync:
             return
         self._link.handle(Submit(Push(self.held.id, term, batch.number, batch.flags, batch.groups)))
 
-    async def _create_streams(self) -> bool:
+    async def _create_streams(self) -> None:
         """Create the streams of collections that have edits and do not exist at the relay yet."""
         for stream in list(self._streams.values()):
-            if not stream.told or stream.exists or stream.lost is not None:
+            if not stream.told or stream.exists or stream.lost is not None or stream.refused:
                 continue
             number = stream.collection.number
             if not await self._writer.run(_has_claims, number):
                 continue
             kind = stream.collection.kind
-            if not await self._ask(CreateStream(NO_REQUEST, self.held.id, stream.collection.stream, kind)):
-                return False
-            stream.exists = True
-        return True
+            stream.exists = await self._ask(CreateStream(NO_REQUEST, self.held.id, stream.collection.stream, kind))
+            if not stream.exists:
+                stream.refused = True  # the others go on
+                name = stream.collection.name
+                self.progress.lasting[name] = f"{name}: {self.progress.passing}"
 
     def _stir(self) -> None:
         """Let everyone look again who waits for something to happen."""

@@ -33,11 +33,14 @@ class InsecureOriginError(ValueError):
 
 
 class TransportError(Exception):
-    """The relay cannot be reached, or the connection has ended. `come_back`: trying again makes sense."""
+    """The relay cannot be reached, or the connection has ended. `come_back`: trying again makes sense, but not
+    before `retry_seconds`, which is what the other side asked for."""
 
-    def __init__(self, message: str, come_back: bool = True, code: int | None = None) -> None:
+    def __init__(
+        self, message: str, come_back: bool = True, code: int | None = None, retry_seconds: float = 0.0
+    ) -> None:
         super().__init__(message)
-        self.come_back, self.code = come_back, code
+        self.come_back, self.code, self.retry_seconds = come_back, code, retry_seconds
 
 
 class Transport(Protocol):
