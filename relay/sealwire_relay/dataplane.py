@@ -13,6 +13,7 @@ from sealwire_relay.metrics import Metrics
 from sealwire_relay.requests import Requests
 from sealwire_relay.settings import Settings
 from sealwire_relay.store.interface import Store, StoreError
+from sealwire_relay.sweep import Sweep
 from sealwire_relay.terms import Terms
 
 _log = logging.getLogger("sealwire.dataplane")
@@ -28,6 +29,7 @@ class DataPlane:
         self._ingest = Ingest(store, self._fanout, settings, metrics, self._terms)
         requests = Requests(store, self._fanout, self._ingest, self._terms, verify)
         self._gateway = Gateway(settings, metrics, verify, self._fanout, self._ingest, requests)
+        self._sweep = Sweep(store, self._fanout, self._terms, settings.sweep_seconds)
         metrics.lagging.set_function(self._fanout.lagging)
         self._why_not: str | None = "the relay is starting"
 
@@ -54,6 +56,7 @@ class DataPlane:
             await self._ingest.stop()
             await self._fanout.stop()
             raise
+        self._sweep.start()
         self._gateway.origins = self._settings.origins_at(port)
         self._why_not = None
         return port
@@ -61,6 +64,7 @@ class DataPlane:
     async def stop(self) -> None:
         """Close every connection with 1012, let the commits under way finish, and stop."""
         self._why_not = "the relay is stopping"
+        await self._sweep.stop()
         await self._gateway.stop(CloseCode.RESTARTING, "the relay is stopping; come back")
         try:
             async with asyncio.timeout(self._settings.drain_seconds):

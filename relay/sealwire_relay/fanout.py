@@ -130,6 +130,10 @@ class Fanout:
         """Subscriptions to existing streams that are behind the head."""
         return sum(1 for peers in self._listeners.values() for x in peers if x.exists and not x.live)
 
+    def listened(self) -> list[Name]:
+        """The streams that anybody here listens to."""
+        return list(self._listeners)
+
     # --- live
 
     def offer(self, vault: VaultId, stream: StreamId, message: Deliver) -> None:

@@ -158,6 +158,9 @@ class Settings:
         4, "Catch-up reads of the database at once: leaves connections of the pool to writers.", 1, 256
     )
     pool_size: int = _setting(8, "Connections to Postgres; a quarter of them is kept for commits alone.", 2, 512)
+    sweep_seconds: float = _setting(
+        5.0, "How often to look for what other relays on the same database have committed.", 0.05, 3_600
+    )
     drain_seconds: float = _setting(
         10.0, "When stopping, the longest wait for commits under way before connections are cut.", 0, 600
     )

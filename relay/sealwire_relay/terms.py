@@ -44,7 +44,8 @@ class Terms:
         if not self.doubtful:
             return self._term
         async with self._lock:
-            return await self._open() if self.doubtful else self._term
+            settled_meanwhile = self._settled == self._doubts
+            return self._term if settled_meanwhile else await self._open()
 
     async def refresh(self) -> Term:
         """Read the term again: adopt a higher one; open the next if history went backwards. Raises StoreError."""

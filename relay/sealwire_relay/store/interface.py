@@ -222,6 +222,10 @@ class Store(ABC):
         `bytes_max` body bytes and PAGE_SEGMENTS_MAX. None: no such stream."""
 
     @abstractmethod
+    async def heads(self, names: Sequence[tuple[VaultId, StreamId]]) -> dict[tuple[VaultId, StreamId], int]:
+        """The heads of those of these streams that exist."""
+
+    @abstractmethod
     async def pusher(self, vault: VaultId, device: DeviceKey) -> PusherState | None:
         """None: the device is no member."""
 

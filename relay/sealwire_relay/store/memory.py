@@ -226,6 +226,12 @@ class MemoryStore(Store):
             page.append(segment)
         return Page(log.term, log.head, 0, 0, 0, 0, tuple(page))
 
+    async def heads(self, names: Sequence[tuple[VaultId, StreamId]]) -> dict[tuple[VaultId, StreamId], int]:
+        """The heads of streams."""
+        vaults = self._data().vaults
+        logs = {(vault, stream): vaults[vault].streams.get(stream) for vault, stream in names if vault in vaults}
+        return {name: log.head for name, log in logs.items() if log is not None}
+
     async def pusher(self, vault: VaultId, device: DeviceKey) -> PusherState | None:
         """A device's batches."""
         kept = self._data().vaults.get(vault)

@@ -223,6 +223,12 @@ class PostgresStore(Store):
             tuple(segments),
         )
 
+    async def heads(self, names: Sequence[tuple[VaultId, StreamId]]) -> dict[tuple[VaultId, StreamId], int]:
+        """One statement."""
+        vaults, streams = [vault for vault, _ in names], [signed(stream) for _, stream in names]
+        rows = await self._rows("heads", vaults, streams)
+        return {names[row["place"] - 1]: row["head"] for row in rows}
+
     async def pusher(self, vault: VaultId, device: DeviceKey) -> PusherState | None:
         """One statement, so one snapshot."""
         rows = await self._rows("pusher", vault, device)

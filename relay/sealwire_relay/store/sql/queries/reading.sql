@@ -29,6 +29,12 @@ LEFT JOIN (
 WHERE s.vault_id = $1 AND s.stream = $2
 ORDER BY g.last
 
+-- name: heads
+-- The heads of streams of any vaults, each with its place in the question.
+SELECT w.place, s.head
+FROM unnest($1::uuid[], $2::bigint[]) WITH ORDINALITY AS w (vault_id, stream, place)
+JOIN sealwire.stream s ON s.vault_id = w.vault_id AND s.stream = w.stream
+
 -- name: pusher
 -- A member's standing with its batches and the verdicts kept, oldest first, on one snapshot.
 SELECT m.author, m.role, m.last_batch, m.last_term, o.batch, o.digest, o.answer
