@@ -1,0 +1,264 @@
+"""What goes wrong is one sentence and an exit code; nothing is lost by it."""
+
+import json
+import os
+import socket
+import sqlite3
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.client.cli.commands import Machine, Relay
+from tests.client.cli.conftest import NOWHERE
+
+
+def test_without_a_relay_the_device_works(alone: Machine) -> None:
+    put = alone.succeed("put", "notes", "k", "v", "--json")
+    assert (put.answer["saved"], put.answer["sent"], put.answer["pending"]) == (True, False, 1)
+    assert alone.succeed("get", "notes", "k").out == "v\n"
+    fresh = alone.run("get", "notes", "k", "--fresh")
+    assert fresh.code == 3
+    assert fresh.out == ""
+    assert "without --fresh" in fresh.error
+
+
+def test_inviting_and_joining_need_the_relay_and_say_so_in_time(
+    alone: Machine, a: Machine, machine: Callable[[str], Machine], environment: dict[str, str]
+) -> None:
+    invite = alone.run("invite", "--wait", "0.5")
+    assert invite.code == 3
+    assert "No relay answers at ws://127.0.0.1:9" in invite.error
+    own = Relay(environment)
+    founder = machine("founder")
+    founder.succeed("init", "--relay", own.address)
+    with founder.running("invite") as inviting:
+        inviting.until("out", "\n")
+        own.end()
+        join = machine("b").run("join", inviting.out.strip(), "--wait", "0.5", "--json")
+    assert join.code == 3
+    assert join.answer["error"]["kind"] == "relay"
+    assert join.answer["error"]["message"] == join.error
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [("ws://example.org", "wss://example.org"), ("https://example.org", "not a relay's address"), ("", "address")],
+)
+def test_a_relay_that_must_not_or_cannot_be_dialled_is_refused_before_anything_is_made(
+    machine: Callable[[str], Machine], address: str, told: str
+) -> None:
+    device = machine("a")
+    done = device.run("init", "--relay", address, "--json")
+    assert done.code == 2
+    assert done.answer["error"]["kind"] == "usage"
+    assert told in done.error
+    assert not device.folder.exists()
+
+
+def test_an_address_without_a_relay_is_told_and_the_vault_is_made(machine: Callable[[str], Machine]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65_536)
+                connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        done = machine("a").succeed("init", "--relay", f"ws://127.0.0.1:{server.getsockname()[1]}", "--json")
+        thread.join()
+    assert done.answer["relay_reached"] is False
+    assert "not as a relay (HTTP 404)" in done.answer["why"]
+
+
+def test_an_invite_works_once_and_for_its_time(a: Machine, machine: Callable[[str], Machine]) -> None:
+    with a.running("invite", "--seconds", "1") as short:
+        short.until("out", "\n")
+        expired = short.out.strip()
+        assert short.done().code == 1
+    late = machine("late").run("join", expired)
+    assert late.code == 1
+    assert "expired" in late.error
+    b = machine("b")
+    with a.running("invite", "--seconds", "60") as inviting:
+        inviting.until("out", "\n")
+        link = inviting.out.split()[0]
+        b.succeed("join", "-", given=link.encode())
+        inviting.done()
+    used = machine("c").run("join", link)
+    assert used.code == 1
+    assert "used by another device" in used.error
+    assert "already" in b.succeed("join", link).out
+
+
+@pytest.mark.parametrize("link", ["nonsense", "sealwire:", "sealwire:AeeW", "sealwire:a b!"])
+def test_a_malformed_invite_makes_nothing(machine: Callable[[str], Machine], link: str) -> None:
+    device = machine("b")
+    done = device.run("join", link)
+    assert done.code == 1
+    assert "invite" in done.error
+    assert not device.folder.exists()
+
+
+def test_a_replica_that_is_none_is_left_as_it_is(alone: Machine) -> None:
+    replica = alone.folder / "replica.db"
+    for name in ("replica.db-wal", "replica.db-shm"):
+        (alone.folder / name).unlink(missing_ok=True)
+    replica.write_bytes(b"my own notes, not SQLite's" * 100)
+    done = alone.run("put", "notes", "k", "v", "--json")
+    assert done.code == 1
+    assert done.answer["error"]["kind"] == "replica"
+    assert "is not an SQLite file" in done.error
+    assert replica.read_bytes().startswith(b"my own notes")
+
+
+def test_a_folder_of_a_newer_version_is_left_as_it_is(alone: Machine) -> None:
+    with sqlite3.connect(alone.folder / "replica.db") as connection:
+        connection.execute("PRAGMA user_version = 999")
+    connection.close()
+    assert "newer Sealwire" in alone.run("ls", "notes").error
+    config = json.loads((alone.folder / "config.json").read_text())
+    with sqlite3.connect(alone.folder / "replica.db") as connection:
+        connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    (alone.folder / "config.json").write_text(json.dumps({**config, "sealwire_config": 2}))
+    done = alone.run("put", "notes", "k", "v")
+    assert done.code == 1
+    assert "newer Sealwire" in done.error
+
+
+def test_keys_that_others_could_read_are_not_used(alone: Machine) -> None:
+    keystore = alone.folder / "keystore.json"
+    keystore.chmod(0o644)
+    done = alone.run("get", "notes", "k")
+    assert done.code == 1
+    assert f"chmod 600 {keystore}" in done.error
+    keystore.chmod(0o600)
+    alone.folder.chmod(0o755)
+    assert f"chmod 700 {alone.folder}" in alone.run("get", "notes", "k").error
+
+
+def test_a_passphrase_protects_the_keys(machine: Callable[[str], Machine], tmp_path: Path) -> None:
+    device = machine("a")
+    secret = tmp_path / "passphrase"
+    secret.write_text("correct horse\n")
+    assert device.run("init", "--relay", NOWHERE, "--passphrase").code == 4
+    device.environment["SEALWIRE_PASSPHRASE_FILE"] = str(secret)
+    device.succeed("init", "--relay", NOWHERE, "--passphrase", "--wait", "0")
+    device.succeed("put", "notes", "k", "v")
+    del device.environment["SEALWIRE_PASSPHRASE_FILE"]
+    assert device.run("get", "notes", "k").code == 4
+    device.environment["SEALWIRE_PASSPHRASE"] = "wrong"
+    wrong = device.run("get", "notes", "k", "--json")
+    assert wrong.code == 4
+    assert wrong.answer["error"]["kind"] == "locked"
+
+
+def test_values_that_cannot_be_kept_are_refused_and_the_others_stay(alone: Machine) -> None:
+    large = "x" * 66_000
+    one = alone.run("put", "notes", "k", large, "--json")
+    assert one.code == 1
+    assert one.answer["error"]["kind"] == "too_large"
+    lines = [{"key": "a", "value": 1}, {"key": "b", "value": {"t": "two"}}, {"key": "c", "value": large}]
+    text = "\n".join(map(json.dumps, lines))
+    many = alone.run("put", "notes", "--file", "-", given=text.encode())
+    assert many.code == 1
+    assert many.error.startswith("Line 3 ")
+    broken = alone.run("put", "notes", "--file", "-", given=b'{"key": "d", "value": "x"}\n\n{"key": "e"}\n{"ke')
+    assert broken.error.startswith("Line 3 ")
+    assert alone.succeed("ls", "notes").out == 'a\t{"value":1}\nb\t{"t":"two"}\nd\tx\n'
+
+
+def test_unknown_names_are_told(a: Machine, machine: Callable[[str], Machine]) -> None:
+    assert "sealwire init" in machine("empty").run("ls", "notes").error
+    a.succeed("put", "notes", "k", "v")
+    assert "its vaults: home" in a.run("put", "notes", "k", "v", "--vault", "work").error
+    typo = a.run("ls", "nots", "--json")
+    assert typo.code == 1
+    assert typo.answer["error"]["kind"] == "no_collection"
+    assert "notes" in typo.error
+    assert a.run("get", "notes", "other", "--json").answer["error"]["kind"] == "no_entry"
+    assert "letter" in a.run("put", "no notes", "k", "v").error
+    assert a.run("init", "--relay", NOWHERE, "--json").answer["error"]["kind"] == "exists"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("put", "notes"),
+        ("put", "notes", "k"),
+        ("put", "notes", "k", "{'a': 1}"),
+        ("put", "notes", "k", "--file", "-"),
+        ("put", "notes", "--file", "/nowhere"),
+        ("get", "notes", "k", "--wait", "nan"),
+        ("fly",),
+        ("ls",),
+    ],
+)
+def test_what_makes_no_sense_is_refused(machine: Callable[[str], Machine], arguments: tuple[str, ...]) -> None:
+    done = machine("a").run(*arguments)
+    assert done.code == 2
+    assert done.error
+
+
+def test_control_characters_of_others_are_shown_not_obeyed(alone: Machine) -> None:
+    alone.succeed("put", "notes", "k", "red\x1b[31m\nnext\u202e")
+    assert alone.succeed("ls", "notes").out == "k\tred\\x1b[31m\\nnext\\u202e\n"
+    assert alone.succeed("get", "notes", "k").out == "red\x1b[31m\nnext\u202e\n"
+
+
+def test_nobody_reading_the_output_is_no_failure(alone: Machine) -> None:
+    lines = "\n".join(json.dumps({"key": f"k{n:05}", "value": "x" * 100}) for n in range(3_000))
+    alone.succeed("put", "notes", "--file", "-", given=lines.encode())
+    with alone.running("ls", "notes") as listing:
+        listing.until("out", "k00000")
+        assert listing.process.stdout is not None
+        listing.process.stdout.close()
+        listing.process.stdout = None
+        done = listing.done()
+    assert (done.code, done.err) == (0, "")
+    with alone.running("watch", "notes") as watching:
+        watching.until("err", "No relay")
+        assert watching.process.stdout is not None
+        watching.process.stdout.close()
+        watching.process.stdout = None
+        assert watching.done().code == 0
+    with open("/dev/full", "wb") as full:
+        done = alone.begin("get", "notes", "k00000", stdout=full).done()
+    assert done.code == 1
+    assert "No space left" in done.error
+    closed = alone.begin("get", "notes", "k00000", stdout=None, preexec_fn=lambda: os.close(1)).done()
+    assert (closed.code, closed.err) == (0, "")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_saves_nothing_half(alone: Machine, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", str(disk)], check=False)
+    if mounted.returncode:
+        pytest.skip("no small disk can be mounted here")
+    try:
+        alone.environment["SEALWIRE_HOME"] = str(disk)
+        alone.succeed("init", "--relay", NOWHERE, "--wait", "0")
+        alone.succeed("put", "notes", "first", "kept")
+        lines = "\n".join(json.dumps({"key": f"k{n:05}", "value": "x" * 1_000}) for n in range(2_000))
+        done = alone.run("put", "notes", "--file", "-", "--json", given=lines.encode())
+        assert done.code == 1
+        assert done.answer["error"]["kind"] == "disk_full"
+        assert "make room" in done.error
+        assert alone.succeed("get", "notes", "first").out == "kept\n"
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_second_vault_needs_to_be_named(a: Machine, relay: Relay) -> None:
+    a.succeed("init", "--relay", relay.address, "--vault", "work")
+    a.succeed("put", "notes", "k", "at work", "--vault", "work")
+    a.succeed("put", "notes", "k", "at home")
+    assert a.succeed("get", "notes", "k", "--vault", "work").out == "at work\n"
+    assert a.succeed("get", "notes", "k").out == "at home\n"

@@ -1,0 +1,85 @@
+"""Ctrl-C at any point: exit code 130, one sentence, and what was saved stays."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.client.cli.commands import Machine
+from tests.client.cli.conftest import NOWHERE
+
+
+def test_while_modules_are_still_imported(machine: Callable[[str], Machine], tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("import os, time\nos.write(2, b'importing')\ntime.sleep(60)\n")
+    device = machine("a")
+    device.environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{device.environment['PYTHONPATH']}"
+    with device.running("ls", "notes") as command:
+        command.until("err", "importing")
+        done = command.interrupt()
+    assert done.code == 130
+    assert "Interrupted" in done.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_while_it_waits_for_the_relay(alone: Machine, number: signal.Signals) -> None:
+    with alone.running("watch", "notes", "--json") as watching:
+        watching.until("err", "No relay answers")
+        done = watching.interrupt(number)
+    assert done.code == (130 if number is signal.SIGINT else 143)
+    assert "stays saved" in done.error
+    assert done.out == ""
+
+
+def test_while_it_reads_lines(alone: Machine) -> None:
+    with alone.running("put", "notes", "--file", "-", stdin=subprocess.PIPE) as putting:
+        assert putting.process.stdin is not None
+        putting.process.stdin.write(b'{"key": "k", "value": "v"}\n{"key": ')
+        putting.process.stdin.flush()
+        # The lines that are there are saved without waiting for more.
+        while alone.run("get", "notes", "k").out != "v\n":
+            pass
+        writing, putting.process.stdin = putting.process.stdin, None
+        done = putting.interrupt()
+        writing.close()
+    assert done.code == 130
+    assert alone.succeed("ls", "notes").out == "k\tv\n"
+
+
+def test_while_nobody_reads_what_it_prints(alone: Machine) -> None:
+    lines = "\n".join(json.dumps({"key": f"k{n:05}", "value": "x" * 100}) for n in range(3_000))
+    alone.succeed("put", "notes", "--file", "-", given=lines.encode())
+    with alone.running("ls", "notes") as listing:
+        listing.until("out", "k00000")
+        listing.process.send_signal(signal.SIGINT)
+        listing.process.send_signal(signal.SIGTERM)
+        listing.process.wait(10)
+        assert listing.process.returncode == 130
+
+
+def test_while_an_invite_waits(a: Machine, machine: Callable[[str], Machine]) -> None:
+    with a.running("invite") as inviting:
+        inviting.until("out", "\n")
+        link = inviting.out
+        done = inviting.interrupt()
+    assert done.code == 130
+    assert link.startswith("sealwire:")
+    unanswered = machine("b").run("join", link, "--wait", "1")
+    assert unanswered.code == 3
+    assert "inviting device did not answer" in unanswered.error
+
+
+def test_at_the_passphrase_prompt_the_terminal_keeps_its_echo(machine: Callable[[str], Machine]) -> None:
+    device = machine("a")
+    ours, theirs = pty.openpty()
+    with device.running("init", "--relay", NOWHERE, "--passphrase", stdin=theirs) as asking:
+        asking.until("err", "New passphrase")
+        done = asking.interrupt()
+    os.close(ours)
+    os.close(theirs)
+    assert done.code == 130
+    assert not device.folder.exists()
