@@ -9,7 +9,7 @@ import click
 from sealwire_client.cli.entries import get, ls, put
 from sealwire_client.cli.failures import ExitCode, Failure, OutputClosed, explained, leaves, sentence, usage
 from sealwire_client.cli.members import init, invite, join
-from sealwire_client.cli.output import Output, abandon_stdout, say, visible
+from sealwire_client.cli.output import Output, say, visible
 from sealwire_client.cli.status import status
 from sealwire_client.cli.watch import watch
 from sealwire_protocol import __version__
@@ -33,7 +33,6 @@ class _CommandLine(click.Group):
 def _end(error: BaseException) -> ExitCode:
     """Tell an error, and give its exit code."""
     if any(isinstance(leaf, OutputClosed) for leaf in leaves(error)):
-        abandon_stdout()
         return ExitCode.DONE
     failure = _failure(error)
     if os.environ.get("SEALWIRE_DEBUG"):
@@ -46,7 +45,7 @@ def _end(error: BaseException) -> ExitCode:
         try:
             Output(as_json=True).answer({"error": {"kind": failure.kind, "message": told}}, "")
         except (OutputClosed, Failure):
-            abandon_stdout()
+            pass
     return failure.code
 
 

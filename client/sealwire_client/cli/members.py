@@ -215,8 +215,10 @@ async def _join(place: Place, link: str, device_name: str, wait: float, output: 
             )
         _keep_default(place, vault)
         fields = {"folder": str(place.folder), "device": device.key.hex(), "vault": vault.name, "id": vault.id.hex()}
-        done = "This device holds" if held else f"Device {device_name} has joined"
+        told = f"Device {device_name} has joined vault {vault.name}"
+        if held:
+            told = f"This device holds vault {vault.name} already"
         output.answer(
             {**fields, "relay": vault.origin, "held_before": held},
-            visible(f"{done} vault {vault.name}, in {place.folder}."),
+            visible(f"{told}, in {place.folder}."),
         )

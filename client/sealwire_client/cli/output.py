@@ -87,6 +87,7 @@ def say(line: str) -> None:
 
 
 def _unprintable(error: OSError) -> Exception:
+    abandon_stdout()
     if isinstance(error, BrokenPipeError):
         return OutputClosed()
     return Failure(f"The answer could not be written ({error.strerror}): see to where the output goes", "system")

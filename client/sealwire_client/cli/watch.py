@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sealwire_client.cli import options, values
-from sealwire_client.cli.output import Output, compact, visible
+from sealwire_client.cli.output import Output, abandon_stdout, compact, visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,4 +96,5 @@ async def _until_unread() -> None:
     if stat.S_ISFIFO(kind):
         # A pipe's writing end never becomes readable; that it breaks wakes whoever waits for that.
         await trio.lowlevel.wait_readable(1)
+        abandon_stdout()
         raise OutputClosed
