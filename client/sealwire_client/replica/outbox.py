@@ -422,8 +422,17 @@ class Outbox:
             return records
         author = execute("SELECT author FROM _vault WHERE id = ?", (collection.vault,)).fetchone()[0]
         mine: bytes = author.to_bytes(4, "big")
+        seqs = (records[0].seq, records[-1].seq) if records else (0, 0)
+        answered = set(
+            execute(
+                "SELECT seq, rank FROM _sent WHERE collection = ? AND term = ? AND seq BETWEEN ? AND ?",
+                (number, term, *seqs),
+            )
+        )
         others = []
         for record in records:
+            if (record.seq, record.rank) in answered:
+                continue
             if record.rank[_AUTHOR] == mine:
                 found = execute(
                     "UPDATE _sent SET term = ?, seq = ? WHERE collection = ? AND key = ? AND rank = ?",
