@@ -11,9 +11,9 @@ from typing import Final, Generic, TypeVar
 import trio
 
 from sealwire_client import sealing
-from sealwire_client.encoding import Schema
+from sealwire_client.encoding import EncodingError, Schema
 from sealwire_client.policies import Policy
-from sealwire_client.replica import Change, Edit, Reader, Replica, Runner
+from sealwire_client.replica import Change, Edit, Reader, Replica, Row, Runner
 from sealwire_client.replica import Collection as Held
 
 T = TypeVar("T")
@@ -83,8 +83,8 @@ class Collection(Generic[T]):
     async def put(self, key: str, value: T) -> None:
         """Make `value` the value of `key`. Durable on this device when it returns; sent when possible.
 
-        Raises EncodingError, or ValueTooLargeError for what does not fit into a record. Cancelled: the edit may or
-        may not have been made.
+        Raises EncodingError, or ValueTooLargeError for what does not fit into a record. Cancelled before it began:
+        nothing happens; later cancellation does not cut it short.
         """
         await self._edit([self._edit_of(key, value)])
 
@@ -106,16 +106,23 @@ class Collection(Generic[T]):
         return count + len(edits)
 
     async def delete(self, key: str) -> None:
-        """Delete an entry; durable on this device when it returns. Deleting what is not there is no error."""
+        """Delete an entry; durable on this device when it returns. Deleting what is not there is no error.
+
+        Raises as `put` does for keys that no entry can have.
+        """
+        _check(key, b"")
         await self._edit([Edit(key, None, None)])
 
     def _edit_of(self, key: str, value: T) -> Edit:
         raw = self._schema.encode(value)
-        sealing.check_fits(key, raw)
+        _check(key, raw)
         return Edit(key, self._schema.to_row(value), raw)
 
     async def _edit(self, edits: list[Edit]) -> None:
-        changes = await self._writer.run_grouped(_edit, self._held, edits, bool(self._listeners))
+        await trio.lowlevel.checkpoint_if_cancelled()
+        # The writer would make the edit all the same, and then nobody would be told, nor would it be sent.
+        with trio.CancelScope(shield=True):
+            changes = await self._writer.run_grouped(_edit, self._held, edits, bool(self._listeners))
         self.tell(changes)
         self._edited()
 
@@ -123,7 +130,7 @@ class Collection(Generic[T]):
 
     def get(self, key: str) -> T | None:
         """The value of a key, or None if there is no such entry."""
-        row = self._reader.get(self._held, key)
+        row = self._row(key)
         return None if row is None else self._schema.from_row(row)
 
     def items(self, prefix: str = "") -> Iterator[tuple[str, T]]:
@@ -136,7 +143,13 @@ class Collection(Generic[T]):
         return self._reader.count(self._held)
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and self._reader.get(self._held, key) is not None
+        return isinstance(key, str) and self._row(key) is not None
+
+    def _row(self, key: str) -> Row | None:
+        try:
+            return self._reader.get(self._held, key)
+        except UnicodeEncodeError:
+            return None  # half of a surrogate pair is in no key
 
     # --- watching
 
@@ -155,6 +168,13 @@ class Collection(Generic[T]):
         """Tell the listeners what changed."""
         for listener in self._listeners:
             listener.tell(changes)
+
+
+def _check(key: str, raw: bytes) -> None:
+    try:
+        sealing.check_fits(key, raw)
+    except UnicodeEncodeError:
+        raise EncodingError(f"the key {key!a} is not text: it contains half of a surrogate pair") from None
 
 
 def _edit(replica: Replica, held: Held, edits: Sequence[Edit], watched: bool) -> Sequence[Change] | None:

@@ -10,7 +10,7 @@ import trio
 from sealwire_client import cipher, invites, keyring, keystore
 from sealwire_client.identity import DeviceIdentity
 from sealwire_client.invites import Approved, Invite, InviteError
-from sealwire_client.link import Dialler, Link
+from sealwire_client.link import Dialler, Link, RelayRefusedError
 from sealwire_client.nursery import open_nursery
 from sealwire_client.replica import Change, HeldVault, Replica, Runner, Writer
 from sealwire_client.replica import Collection as Held
@@ -30,6 +30,10 @@ KEYSTORE_NAME: Final = "keystore.json"
 
 OpenWriter = Callable[[Callable[[], Replica]], Awaitable[Runner[Replica]]]
 """Opens the replica in the thread that is to write it; raises what opening raises."""
+
+
+ASK_AGAIN_SECONDS: Final = 30.0
+"""A joiner that hears nothing asks again so often: so it learns that the invite has expired meanwhile."""
 
 
 class NoRelayError(ValueError):
@@ -52,6 +56,7 @@ class Device:
         self._relay, self._identity, self._writer, self._dial, self._nursery = relay, identity, writer, dialler, nursery
         self._links: dict[str, Link] = {}
         self._vaults: dict[VaultId, Vault] = {}
+        self._joins: dict[VaultId, trio.Lock] = {}
 
     @classmethod
     @asynccontextmanager
@@ -126,6 +131,7 @@ class Device:
             raise NoRelayError("a new vault needs a relay: open the device with relay='wss://…'")
         raw, keys = keyring.new_vault(self._identity, keyring.Names(device_name, name))
         origin = self._relay
+        await trio.lowlevel.checkpoint_if_cancelled()
 
         def hold(replica: Replica) -> HeldVault:
             with replica.transaction():
@@ -133,7 +139,9 @@ class Device:
                 replica.vaults.add_links(held.number, 1, [raw])
             return held
 
-        return self._follow(await self._writer.run(hold), _verified([raw]))
+        with trio.CancelScope(shield=True):  # what is held is followed
+            self._follow(await self._writer.run(hold), _verified([raw]))
+        return self._vaults[keys.vault]
 
     async def join(self, link: str, *, device_name: str = "") -> Vault:
         """Join the vault of an invite; waits until its inviter has approved. A repeat goes on where it stopped.
@@ -142,8 +150,13 @@ class Device:
         """
         invite = invites.parse(link)
         check_origin(invite.origin)
-        if invite.vault in self._vaults:
-            return self._vaults[invite.vault]
+        lock = self._joins.setdefault(invite.vault, trio.Lock())
+        async with lock:  # two joins at once would take each other's answers
+            if invite.vault not in self._vaults:
+                await self._join(invite, device_name)
+        return self._vaults[invite.vault]
+
+    async def _join(self, invite: Invite, device_name: str) -> None:
         relay = self.link(invite.origin)
         reader = _LogReader(invite.vault, relay)
         relay.follow(invite.vault, reader)
@@ -152,10 +165,15 @@ class Device:
             if links is None:
                 approved = await self._ask_to_join(relay, invite, device_name)
                 links = await reader.read_until(approved.link_seq)
+                if list(map(link_hash, links[approved.link_seq - 1 : approved.link_seq])) != [approved.link_hash]:
+                    raise InviteError("the relay shows another membership log than the inviter's; it was not joined")
         finally:
             relay.unfollow(invite.vault)
         _check_promise(invite, links)
-        membership = _verified(links)
+        try:
+            membership = _verified(links)
+        except LinkError as error:
+            raise InviteError(f"the vault's membership log does not verify ({error}); it was not joined") from error
         member = membership.by_device(self._identity.device_key)
         if member is None:
             raise InviteError("the membership log does not name this device, although the inviter approved; try again")
@@ -167,7 +185,8 @@ class Device:
                 replica.vaults.add_links(held.number, 1, list(links))
             return held
 
-        return self._follow(await self._writer.run(hold), membership)
+        with trio.CancelScope(shield=True):  # what is held is followed
+            self._follow(await self._writer.run(hold), membership)
 
     async def _ask_to_join(self, relay: Link, invite: Invite, name: str) -> Approved:
         answered = trio.Event()
@@ -183,7 +202,10 @@ class Device:
         try:
             while not answered.is_set():
                 await relay.request(Join(NO_REQUEST, invite.mailbox, sealed))
-                await relay.wait_while_online(answered)
+                with trio.move_on_after(ASK_AGAIN_SECONDS):
+                    await relay.wait_while_online(answered)
+        except RelayRefusedError as error:
+            raise InviteError(str(error)) from error
         finally:
             relay.expect_mail(invite.mailbox, None)
         answer = invites.open_answer(invite, self._identity.device_key, letters[-1])

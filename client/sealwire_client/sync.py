@@ -37,7 +37,7 @@ from sealwire_client.replica import (
 )
 from sealwire_client.transport import TransportError
 from sealwire_protocol.client_session import ClientSession
-from sealwire_protocol.errors import FaultCode, Outcome, RemoteFault, may_come_back
+from sealwire_protocol.errors import Action, FaultCode, Outcome, RemoteFault, may_come_back
 from sealwire_protocol.events import Listen, Submit
 from sealwire_protocol.ids import MEMBERSHIP, START, KeyId, Position, StreamId
 from sealwire_protocol.limits import PUSH_WINDOW, SUBSCRIBE_STREAMS_MAX
@@ -138,6 +138,7 @@ class VaultSync:
         self._backlog: deque[StoredBatch] = deque()
         self._resend = True
         self._asked_for_vault = False
+        self.refused = False
         self._stored_after: int | None = None
         self._waiting = Waiting(0, 0, 0, 0, 0)
 
@@ -223,7 +224,7 @@ class VaultSync:
         self._backlog.clear()
         self._inbox.clear()
         self._unheard = [MEMBERSHIP, *self._streams]
-        self._asked_for_vault = False
+        self._asked_for_vault = self.refused = False
         self.progress.lasting.clear()
         for stream in self._streams.values():
             stream.lost, stream.refused = None, False
@@ -416,7 +417,7 @@ class VaultSync:
         for state, stream in told:
             stream.told, stream.exists = True, state.kind is not StreamKind.ABSENT
             stream.top, stream.head = state.top, max(state.head, stream.cursor)
-        self.progress.passing = None
+        self.progress.passing, self.refused = None, False
         await self.waiting()
 
     async def _take_verdict(self, message: Pushed) -> None:
@@ -439,7 +440,9 @@ class VaultSync:
     async def _take_fault(self, message: Fault) -> None:
         self.progress.passing = message.message
         mine = message.code is FaultCode.NO_SUCH_VAULT and self.held.author == FIRST_AUTHOR
+        self.refused = message.action is Action.STOP
         if mine and not self._asked_for_vault:
+            self.refused = False
             self._asked_for_vault = True
             genesis = (await self._writer.run(lambda replica: replica.vaults.links(self.held.number)))[0]
             if not await self._ask(CreateVault(NO_REQUEST, genesis)):

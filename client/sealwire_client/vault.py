@@ -14,7 +14,7 @@ from sealwire_client.identity import DeviceIdentity
 from sealwire_client.invites import Invite, InviteError
 from sealwire_client.link import Link, LinkState, RelayRefusedError
 from sealwire_client.policies import Policy
-from sealwire_client.replica import Change, Column, HeldVault, Reader, Replica, Rows, Runner, SqlValue
+from sealwire_client.replica import Change, Column, HeldVault, Reader, Replica, ReplicaMisuse, Rows, Runner, SqlValue
 from sealwire_client.replica import Collection as Held
 from sealwire_client.sync import VaultSync
 from sealwire_protocol.errors import FaultCode
@@ -77,6 +77,7 @@ class Vault:
         self._writer, self._link = writer, link
         self._reader = Reader(folder)
         self._collections: dict[str, Collection[Any]] = {}
+        self._kinds: dict[str, tuple[type, Policy]] = {}
 
     @property
     def id(self) -> VaultId:
@@ -105,11 +106,11 @@ class Vault:
         """Open a collection, or make it: `kind` is a dataclass, or `dict` for values without types.
 
         Raises EncodingError for a type that cannot be kept, ColumnsChangedError for one that contradicts what is
-        here. From now on the collection is kept in step with the relay.
+        here, ReplicaMisuse if it is open already with another type or policy. From now on the collection is kept in
+        step with the relay.
         """
-        known = self._collections.get(name)
-        if known is not None:
-            return known
+        if name in self._collections:
+            return self._again(name, kind, policy)
         schema = schema_of(kind)
         columns = [Column(*column) for column in schema.columns]
         stream = self._sync.keys.stream_id(name)
@@ -126,11 +127,22 @@ class Vault:
             )
 
         held = await self._writer.run(open_it)
+        if name in self._collections:  # another task has opened it meanwhile
+            return self._again(name, kind, policy)
         self._reader.show(held)
         opened = Collection(held, schema, policy, self._writer, self._reader, self._sync.edited)
-        self._collections[name] = opened
+        self._collections[name], self._kinds[name] = opened, (kind, policy)
         self._sync.add(held, schema.row_from_cbor)
         return opened
+
+    def _again(self, name: str, kind: type[T], policy: Policy) -> Collection[T]:
+        opened_with, opened_under = self._kinds[name]
+        if opened_with is not kind or opened_under != policy:
+            raise ReplicaMisuse(
+                f"collection {name} is open already, with {opened_with.__name__} and policy {opened_under.name}; "
+                "open it with the same ones"
+            )
+        return self._collections[name]
 
     def select(self, sql: str, values: Sequence[SqlValue] = ()) -> Rows:
         """Run a SELECT over the opened collections, by their names; columns are `key` and the fields.
@@ -152,13 +164,19 @@ class Vault:
     # --- the state of sync
 
     async def synced(self) -> None:
-        """Wait until everything edited before is confirmed by the relay, and everything known is applied here."""
+        """Wait until everything edited before is confirmed by the relay, and everything known is applied here.
+
+        Waits for the relay as long as it takes, and for collections that are open. What the relay has refused for
+        good is not waited for: see `status().stuck`.
+        """
         await self._sync.synced()
 
     async def status(self) -> Status:
         """How things stand now."""
         waiting = await self._sync.waiting()
         state = "synced" if self._sync.is_synced() else "syncing"
+        if self._sync.refused:
+            state = "refused"
         if self._link.state is not LinkState.ONLINE:
             state = "refused" if self._link.state is LinkState.REFUSED else "offline"
         return Status(

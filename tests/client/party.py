@@ -1,0 +1,141 @@
+"""Devices with a vault and a collection in common, and what a test asks of them."""
+
+import os
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import trio
+
+from sealwire_client.collection import Collection
+from sealwire_client.device import Device
+from sealwire_client.policies import latest
+from sealwire_client.testing import MemoryRelay
+from sealwire_client.testing.fixtures import OpenDevice
+from sealwire_client.vault import Vault
+from sealwire_protocol.ids import MEMBERSHIP, StreamId
+from sealwire_protocol.messages import Deliver, Message
+
+
+@dataclass(frozen=True)
+class Note:
+    """What the tests keep."""
+
+    text: str
+    count: int = 0
+
+
+Notes = Collection[Note]
+NAME = "notes"
+
+
+class Guest(NamedTuple):
+    """One device at a party."""
+
+    device: Device
+    vault: Vault
+    notes: Notes
+
+    def dump(self) -> dict[str, str]:
+        """What it shows: texts by key."""
+        return {key: note.text for key, note in self.notes.items()}
+
+
+async def notes_of(vault: Vault, name: str = NAME) -> Notes:
+    """A collection of notes."""
+    return await vault.collection(name, Note, policy=latest())
+
+
+async def founded(device: Device, name: str = "home") -> Guest:
+    """A device with a vault of its own."""
+    vault = await device.create_vault(name)
+    return Guest(device, vault, await notes_of(vault))
+
+
+async def joined(device: Device, host: Vault) -> Guest:
+    """A device that has joined a vault by invite."""
+    invite = await host.invite()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(invite.joined)
+        vault = await device.join(invite.link)
+    return Guest(device, vault, await notes_of(vault))
+
+
+async def returned(device: Device) -> Guest:
+    """A device that holds its vault already."""
+    vault = device.vaults[0]
+    return Guest(device, vault, await notes_of(vault))
+
+
+@asynccontextmanager
+async def party(open_device: OpenDevice, guests: int = 2) -> AsyncIterator[list[Guest]]:
+    """Devices in one vault, all in step. Called again: the same ones, come back."""
+    async with AsyncExitStack() as stack:
+        devices = [await stack.enter_async_context(open_device(f"device {number}")) for number in range(guests)]
+        if devices[0].vaults:
+            yield [await returned(device) for device in devices]
+            return
+        host = await founded(devices[0])
+        await host.vault.synced()
+        found = [host, *[await joined(device, host.vault) for device in devices[1:]]]
+        await in_step(found)
+        yield found
+
+
+async def in_step(guests: Sequence[Guest]) -> None:
+    """Wait until all devices have sent and received everything. They show the same then."""
+    while True:
+        for guest in guests:
+            await guest.vault.synced()
+        first = await guests[0].vault.status()
+        await trio.testing.wait_all_tasks_blocked()
+        states = [(await guest.vault.status()).state for guest in guests]
+        if first.state == "synced" and set(states) == {"synced"}:
+            break
+    dumps = [guest.dump() for guest in guests]
+    assert all(dump == dumps[0] for dump in dumps)
+
+
+def appended_twice(relay: MemoryRelay) -> list[object]:
+    """Records of the relay's log with the same stream, tag and rank: there must be none."""
+    seen = Counter(
+        (vault, stream, placed.record.tag, placed.record.rank)
+        for vault, kept in relay.log.vaults.items()
+        for stream, log in kept.streams.items()
+        if stream != MEMBERSHIP
+        for placed in log.records()
+    )
+    return [name for name, times in seen.items() if times > 1]
+
+
+def records(relay: MemoryRelay, vault: Vault) -> int:
+    """Records that the relay has taken in, all streams together."""
+    return sum(log.head for stream, log in relay.log.vaults[vault.id].streams.items() if stream != MEMBERSHIP)
+
+
+def stream_of(relay: MemoryRelay, vault: Vault) -> StreamId:
+    """The one stream of a vault with one collection."""
+    (stream,) = [stream for stream in relay.log.vaults[vault.id].streams if stream != MEMBERSHIP]
+    return stream
+
+
+def only(kind: type[Deliver], message: Message) -> Deliver | None:
+    """The message, if it is a DELIVER of records."""
+    return message if isinstance(message, kind) and message.stream != MEMBERSHIP else None
+
+
+@contextmanager
+def cut_off(relay: MemoryRelay) -> Iterator[None]:
+    """For the length of the block the relay cannot be reached."""
+    relay.stop()
+    try:
+        yield
+    finally:
+        relay.start()
+
+
+def noise(size: int) -> str:
+    """Text that is as long as this."""
+    return os.urandom(size // 2).hex()
