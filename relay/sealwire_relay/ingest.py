@@ -162,8 +162,6 @@ class Ingest:
     async def _attempt(self, waiting: Batch, fresh: bool) -> None:
         """Decide and write these; takes out of `waiting` what was answered. `fresh`: their views are read anew."""
         term = await self._terms.now()
-        if any(item[1].push.term != term for items in waiting.values() for item in items):
-            term = await self._terms.refresh()
         drafts: list[Draft] = []
         for vault, items in list(waiting.items()):
             view = await self._view(vault, [admitted for _, admitted, _ in items])

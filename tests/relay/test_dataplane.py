@@ -305,7 +305,9 @@ async def test_two_processes_on_one_database_take_turns_without_gap_or_duplicate
                 assert [answer.appended[0].first for answer in told] == [2 * turn - 1, 2 * turn]
             for device in (anna, other):
                 await device.has(TODOS, 39)
-                await device.subscribe(vault, TODOS, cursor=Position(device.term(vault), len(device.seqs(TODOS))))
+            await one.plane._sweep.look()
+            await two.plane._sweep.look()
+            for device in (anna, other):
                 await device.has(TODOS, 40)
                 assert device.seqs(TODOS) == list(range(1, 41))
 

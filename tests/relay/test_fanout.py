@@ -197,7 +197,23 @@ async def test_a_page_read_for_an_earlier_subscription_is_not_sent() -> None:
             held.set()
             await bert.has(TODOS, 6)
             assert bert.seqs(TODOS) == [1, 2, 3, 4, 5, 6]
-            assert [(d.prev, d.last) for d in bert.delivered] == [(0, 6)]
+            assert [(d.prev, d.last) for d in bert.log if isinstance(d, Deliver)] == [(0, 6)]
+
+
+@asyncio_test
+async def test_what_is_committed_after_a_page_was_read_and_before_it_is_sent_is_not_missed() -> None:
+    store = TroubledStore(await memory_store())
+    async with running(store.store) as relay:
+        anna, vault = await filled(relay, 3, units=1)
+        async with anna, await Device.open(relay.port, BERT) as bert:
+
+            async def push() -> None:
+                await anna.push(vault, 4, group(TODOS, record()))
+
+            store.expect("read", Mishap(after=push))
+            await bert.subscribe(vault, TODOS)
+            await bert.has(TODOS, 4)
+            assert [(d.prev, d.last) for d in bert.log if isinstance(d, Deliver)] == [(0, 3), (3, 4)]
 
 
 @asyncio_test

@@ -77,6 +77,7 @@ def test_a_commit_of_unknown_outcome_is_resolved_by_its_batch_number(made: bool)
         async with running(store.store) as relay, await Device.open(relay.port, ANNA) as anna:
             vault = await new_vault(anna)
             await anna.push(vault, 1, group(TODOS, record()))
+            await anna.has(TODOS, 1)
             store.expect("append", Mishap(UNKNOWN, made=made))
             told = await anna.push(vault, 2, group(TODOS, record(), record()))
             assert told.outcome is Outcome.DONE

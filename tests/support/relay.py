@@ -18,11 +18,13 @@ TURNS_MAX = 200_000
 
 
 class Mishap(NamedTuple):
-    """What happens to one call of a store: `before` is awaited, the call is made if `made`, then `error` is raised."""
+    """What happens to one call of a store: `before` is awaited, the call is made if `made` (or nothing is raised),
+    `after` is awaited, then `error` is raised."""
 
     error: Exception | None = None
     made: bool = False
     before: Callable[[], Awaitable[object]] | None = None
+    after: Callable[[], Awaitable[object]] | None = None
 
 
 class TroubledStore:
@@ -57,6 +59,8 @@ class TroubledStore:
                 await mishap.before()
             result = await made(*args) if mishap.made or mishap.error is None else None
             await self._pause()
+            if mishap.after is not None:
+                await mishap.after()
             if mishap.error is not None:
                 raise mishap.error
             return result
@@ -93,8 +97,9 @@ async def memory_store(database: MemoryDatabase | None = None, clock: Callable[[
 
 @asynccontextmanager
 async def running(store: Store | None = None, **settings: Any) -> AsyncIterator[Relay]:
-    """A relay on loopback, on a fresh store in memory if none is given."""
+    """A relay on loopback, on a fresh store in memory if none is given. It does not sweep by itself."""
     metrics = Metrics()
+    settings.setdefault("sweep_seconds", 3600.0)
     plane = DataPlane(store or await memory_store(), Settings(port=0, **settings), metrics, verify)
     port = await plane.start()
     try:

@@ -62,6 +62,12 @@ class Stranger:
         with contextlib.suppress(ConnectionError):
             await self._writer.wait_closed()
 
+    def deafen(self, deaf: bool = True) -> None:
+        """Read nothing from the socket, or read on."""
+        transport = self._writer.transport
+        assert isinstance(transport, asyncio.Transport)
+        (transport.pause_reading if deaf else transport.resume_reading)()
+
     def send(self, data: bytes) -> None:
         """Write bytes."""
         self._writer.write(data)
