@@ -11,7 +11,14 @@ from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 import trio
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidHandshake,
+    InvalidProxy,
+    InvalidStatus,
+    ProxyError,
+    WebSocketException,
+)
 from websockets.trio.client import ClientConnection, connect
 
 from sealwire_client.nursery import open_nursery
@@ -26,6 +33,10 @@ PING_SECONDS: Final = 20.0
 
 CLOSE_SECONDS_MAX: Final = 2.0
 """A goodbye that the relay does not answer in this time is not waited for."""
+
+
+_HINT_DIGITS_MAX: Final = 6
+"""A proxy that asks for more than 999,999 seconds is not taken at its word."""
 
 
 class InsecureOriginError(ValueError):
@@ -116,7 +127,7 @@ async def dial(origin: str) -> AsyncIterator[Transport]:
     async with open_nursery() as nursery:
         try:
             socket = await dialling.connect(nursery)
-        except (OSError, TimeoutError, InvalidHandshake, ssl.SSLError) as error:
+        except (OSError, trio.BrokenResourceError, WebSocketException, UnicodeError, ImportError) as error:
             raise _unreachable(origin, error) from error
         try:
             yield _WebSocket(socket, origin)
@@ -137,12 +148,19 @@ def _ended(origin: str, closed: ConnectionClosed) -> TransportError:
 
 def _unreachable(origin: str, error: BaseException) -> TransportError:
     if isinstance(error, InvalidStatus):
-        status = error.response.status_code
-        return TransportError(
-            f"{origin} answers, but not as a relay (HTTP {status}); check the address", come_back=status >= 500
-        )
-    if isinstance(error, ssl.SSLError) or isinstance(error.__cause__, ssl.SSLError):
-        return TransportError(f"{origin} has no certificate that this device trusts ({error}); check the address")
+        status, hint = error.response.status_code, error.response.headers.get("Retry-After", "")
+        why = f"{origin} answers, but not as a relay (HTTP {status}); check the address"
+        seconds = float(hint) if hint.isdecimal() and len(hint) <= _HINT_DIGITS_MAX else 0.0
+        return TransportError(why, come_back=status >= 500, retry_seconds=seconds)
+    tls = error if isinstance(error, ssl.SSLError) else error.__cause__
+    if isinstance(tls, ssl.SSLCertVerificationError):
+        why = f"{origin} has no certificate that this device trusts ({tls.verify_message}); check the address"
+        return TransportError(why)
+    if isinstance(tls, ssl.SSLError):
+        why = f"{origin} does not speak TLS as this device does ({tls.reason or tls}); check the address"
+        return TransportError(why)
+    if isinstance(error, ImportError | InvalidProxy | ProxyError):
+        return TransportError(f"{origin} cannot be reached through this machine's proxy ({error}); check its settings")
     if isinstance(error, InvalidHandshake):
         return TransportError(f"{origin} answers, but not as a relay; check the address")
     if isinstance(error, TimeoutError):
