@@ -47,14 +47,18 @@ def copy(binaries: Binaries, target: Path) -> Binaries:
     For a user that cannot reach the originals, as when they lie below root's home. Blocking.
     """
     shutil.rmtree(target, ignore_errors=True)
-    (target / "bin").mkdir(parents=True)
-    copied = Binaries(target)
+    # Laid out as it is installed, because the programs look for their libraries relative to themselves.
+    copied = Binaries(target / binaries.root.parent.name / binaries.root.name)
+    (copied.root / "bin").mkdir(parents=True)
     shutil.copy2(binaries.postgres, copied.postgres)
     shutil.copy2(binaries.initdb, copied.initdb)
+    libraries = binaries.root.parent.with_name(f"{binaries.root.parent.name}.libs")
+    if libraries.is_dir():
+        shutil.copytree(libraries, target / libraries.name, symlinks=True)
     for name in ("lib", "share"):
         shutil.copytree(
             binaries.root / name,
-            target / name,
+            copied.root / name,
             symlinks=True,
             ignore=shutil.ignore_patterns("*.a", "pgxs", "doc", "man"),
         )

@@ -202,6 +202,19 @@ async def test_a_folder_and_binaries_below_an_unreachable_parent_serve_as_well(
 
 
 @asyncio_test
+async def test_a_first_start_with_binaries_below_an_unreachable_parent(
+    open_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden = open_folder / "hidden"
+    hidden.mkdir()
+    copied = binaries.copy(binaries.find(), hidden / "programs")
+    hidden.chmod(0o700)
+    monkeypatch.setattr(binaries, "find", lambda: copied)
+    async with running(open_folder / "data") as postgres:
+        assert await query(postgres, "SELECT 1") == 1
+
+
+@asyncio_test
 async def test_missing_binaries_are_named_with_what_to_install(
     open_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
