@@ -254,7 +254,7 @@ async def test_a_term_opened_by_another_process_makes_devices_subscribe_again_an
         await anna.send(Push(vault, anna.term(vault), 2, 0, (group(TODOS, record()),)))
         fault = await anna.until(Fault)
         assert (fault.code, fault.action) == (FaultCode.TERM_CHANGED, Action.RESUBSCRIBE)
-        await anna.until(Subscribed)
+        await anna.until(Subscribed, lambda told: told.term == term)
         assert anna.term(vault) == term
         assert (await anna.push(vault, 2, group(TODOS, record()))).appended[0].term == term
         await anna.has(TODOS, 2)

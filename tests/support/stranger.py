@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import contextlib
-from typing import Self
+from typing import Self, cast
 
 from tests.support.device import WAIT_SECONDS
 
@@ -64,8 +64,7 @@ class Stranger:
 
     def deafen(self, deaf: bool = True) -> None:
         """Read nothing from the socket, or read on."""
-        transport = self._writer.transport
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, self._writer.transport)
         (transport.pause_reading if deaf else transport.resume_reading)()
 
     def send(self, data: bytes) -> None:
