@@ -10,7 +10,7 @@ from sealwire_relay.embedded.errors import DataFolderError, DiskFullError, Embed
 LOG_BYTES_MAX = 16 * 1024 * 1024  # then it is moved to postgres.log.1: weeks of ordinary messages, twice that on disk
 TAIL_BYTES = 64 * 1024  # read back at most: the decisive lines are the last ones
 
-_DECISIVE = re.compile(r"(?:\b(?:PANIC|FATAL): +|^initdb: error: )(.*)$")
+_DECISIVE = re.compile(r"(?:\b(?:PANIC|FATAL): +|^initdb: error: |error (?=while loading shared libraries))(.*)$")
 # What a client was told, not why the server ended.
 _TO_CLIENTS = re.compile(r"the database system is|terminating (connection|background|walreceiver)|sorry, too many")
 _RECOVERY = re.compile(r"LOG: +((?:redo|syncing data|resetting unlogged|database system was not properly).*)$")
