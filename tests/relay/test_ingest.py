@@ -250,6 +250,7 @@ async def test_a_term_opened_by_another_process_makes_devices_subscribe_again_an
     async with running(store) as relay, await Device.open(relay.port, ANNA) as anna:
         vault = await new_vault(anna)
         await anna.push(vault, 1, group(TODOS, record()))
+        await anna.has(TODOS, 1)
         term = await other.open_term()
         await anna.send(Push(vault, anna.term(vault), 2, 0, (group(TODOS, record()),)))
         fault = await anna.until(Fault)
@@ -284,6 +285,7 @@ async def test_a_database_that_came_back_changed_is_written_to_under_the_next_te
     async with running(store.store) as relay, await Device.open(relay.port, ANNA) as anna:
         vault = await new_vault(anna)
         await anna.push(vault, 1, group(TODOS, record()))
+        await anna.has(TODOS, 1)
         before = anna.term(vault)
         relay.plane.server_changed()
         assert not is_ready(relay)
@@ -321,6 +323,7 @@ async def test_a_database_whose_term_went_back_makes_the_relay_open_a_new_one() 
     async with running(store) as relay, await Device.open(relay.port, ANNA) as anna:
         vault = await new_vault(anna)
         await anna.push(vault, 1, group(TODOS, record()))
+        await anna.has(TODOS, 1)
         backup = database.copy()
         await anna.push(vault, 2, group(TODOS, record()))
         # The database is restored to a time when the term's row was another one.
