@@ -1,13 +1,13 @@
 """Devices with a vault and a collection in common, and what a test asks of them."""
 
-import os
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import trio
+import trio.testing
 
 from sealwire_client.collection import Collection
 from sealwire_client.device import Device
@@ -16,7 +16,6 @@ from sealwire_client.testing import MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
 from sealwire_client.vault import Vault
 from sealwire_protocol.ids import MEMBERSHIP, StreamId
-from sealwire_protocol.messages import Deliver, Message
 
 
 @dataclass(frozen=True)
@@ -121,21 +120,32 @@ def stream_of(relay: MemoryRelay, vault: Vault) -> StreamId:
     return stream
 
 
-def only(kind: type[Deliver], message: Message) -> Deliver | None:
-    """The message, if it is a DELIVER of records."""
-    return message if isinstance(message, kind) and message.stream != MEMBERSHIP else None
+async def comes(holds: Callable[[], bool]) -> None:
+    """Wait until something holds that nobody announces. For tests with a virtual clock."""
+    for _ in range(3_600):
+        if holds():
+            return
+        await trio.sleep(1)
+    raise AssertionError("what was waited for did not come about in an hour")
 
 
-@contextmanager
-def cut_off(relay: MemoryRelay) -> Iterator[None]:
-    """For the length of the block the relay cannot be reached."""
+async def told(guest: Guest, text: str) -> None:
+    """Wait until a device's status tells of something."""
+    error: str | None = None
+    for _ in range(3_600):
+        error = (await guest.vault.status()).last_error
+        if text in (error or ""):
+            return
+        await trio.sleep(1)
+    raise AssertionError(f"{text!r} was not told in an hour, but {error!r}")
+
+
+@asynccontextmanager
+async def cut_off(relay: MemoryRelay) -> AsyncIterator[None]:
+    """For the length of the block the relay cannot be reached, and every device knows it."""
     relay.stop()
+    await trio.testing.wait_all_tasks_blocked()
     try:
         yield
     finally:
         relay.start()
-
-
-def noise(size: int) -> str:
-    """Text that is as long as this."""
-    return os.urandom(size // 2).hex()
