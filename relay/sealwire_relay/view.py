@@ -13,7 +13,7 @@ from sealwire_protocol.events import Answer, Refuse
 from sealwire_protocol.ids import Author, DeviceKey, StreamId, Term, VaultId
 from sealwire_protocol.limits import PUSH_RECORDS_MAX, SEGMENT_BYTES_MAX, VERSION_STEP_MAX
 from sealwire_protocol.membership import Role
-from sealwire_protocol.messages import Appended, Deliver, Push, Pushed, StreamKind, StreamState
+from sealwire_protocol.messages import ATOMIC, Appended, Deliver, Push, Pushed, StreamKind, StreamState
 from sealwire_protocol.relay_session import term_changed
 from sealwire_protocol.segment import Survey, survey
 from sealwire_relay.store.interface import (
@@ -87,6 +87,10 @@ class Admitted:
 
 def admit(device: DeviceKey, push: Push) -> Admitted:
     """Walk a push's bytes. Raises RemoteFault: the sender is no honest client."""
+    if push.flags & ~ATOMIC:
+        raise RemoteFault(f"push flags {push.flags:#04x} are not known; they may need a newer version")
+    if len({group.stream for group in push.groups}) < len(push.groups):
+        raise RemoteFault("a push names a stream twice")
     surveys = tuple(survey(group.records) for group in push.groups)
     if sum(found.records for found in surveys) > PUSH_RECORDS_MAX:
         raise RemoteFault(f"a push has more than {PUSH_RECORDS_MAX} records", CloseCode.TOO_LARGE)

@@ -208,7 +208,16 @@ def test_as_many_outcomes_are_kept_as_the_store_keeps() -> None:
 
 def test_a_push_is_measured_whole() -> None:
     one = group(TODOS, record())
-    assert pushed(1, one, one._replace(conditions=b"1234")).size == 2 * len(one.records) + 4
+    other = group(NOTES, record())._replace(conditions=b"1234")
+    assert pushed(1, one, other).size == 2 * len(one.records) + 4
+
+
+def test_a_push_names_a_stream_once_and_no_flag_that_is_not_known() -> None:
+    one = group(TODOS, record())
+    with pytest.raises(RemoteFault, match="twice"):
+        pushed(1, one, one)
+    with pytest.raises(RemoteFault, match="flags"):
+        admit(ANNA, Push(VAULT, TERM, 1, 2, (one,)))
 
 
 def test_a_push_has_only_so_many_records() -> None:
@@ -216,4 +225,4 @@ def test_a_push_has_only_so_many_records() -> None:
     groups = (Group(TODOS, b"", half), Group(NOTES, b"", half))
     assert sum(found.records for found in pushed(1, *groups).surveys) == PUSH_RECORDS_MAX
     with pytest.raises(RemoteFault):
-        pushed(1, *groups, group(TODOS, record()))
+        pushed(1, *groups, group(stream_id(9), record()))
