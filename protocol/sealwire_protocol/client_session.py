@@ -194,6 +194,8 @@ class ClientSession:
         told = limits.Limits(*(getattr(message, name) for name in limits.Limits._fields))
         if told.credit_bytes < limits.CREDIT_BYTES_MIN:
             raise RemoteFault("the relay grants less credit than two segments need")
+        if told.frame_bytes < limits.FRAME_BYTES_MIN:
+            raise RemoteFault("the relay takes no message as long as a segment")
         if not all(told):
             raise RemoteFault("the relay tells a limit of nothing")
         self.state = ClientState.READY

@@ -19,6 +19,9 @@ SEGMENT_BYTES_MAX: Final = 262_144
 FRAME_BYTES_MAX: Final = 1_048_576
 """One WebSocket message. Bounds what a peer can make us hold before anything is checked."""
 
+FRAME_BYTES_MIN: Final = SEGMENT_BYTES_MAX + 65_536
+"""The least that a relay may set for one message: a push of a whole segment fits, and so does any other message."""
+
 PUSH_RECORDS_MAX: Final = 4_096
 """Records in one push: bounds the time that one push can occupy the relay's group commit."""
 

@@ -130,7 +130,7 @@ class Settings:
     frame_bytes_max: int = _setting(
         limits.FRAME_BYTES_MAX,
         "Largest WebSocket message taken: what a device can make the relay hold unchecked.",
-        limits.SEGMENT_BYTES_MAX + 65_536,
+        limits.FRAME_BYTES_MIN,
         limits.FRAME_BYTES_MAX,
     )
     unsent_bytes_max: int = _setting(

@@ -28,7 +28,7 @@ from sealwire_protocol.events import (
     Ticked,
 )
 from sealwire_protocol.ids import NO_TERM, Position, TermStart, VaultId
-from sealwire_protocol.limits import CREDIT_BYTES_MIN, LOGIN_SECONDS_MAX, SUBSCRIBE_STREAMS_MAX, Limits
+from sealwire_protocol.limits import CREDIT_BYTES_MIN, FRAME_BYTES_MIN, LOGIN_SECONDS_MAX, SUBSCRIBE_STREAMS_MAX, Limits
 from sealwire_protocol.messages import (
     BY_TYPE,
     NO_REQUEST,
@@ -192,7 +192,10 @@ def test_another_version_is_refused_for_good() -> None:
     assert isinstance(close, Close) and close.code is CloseCode.VERSION_UNSUPPORTED and not close.come_back
 
 
-@pytest.mark.parametrize("limits", (Limits(credit_bytes=CREDIT_BYTES_MIN - 1), Limits(push_window=0)))
+@pytest.mark.parametrize(
+    "limits",
+    (Limits(credit_bytes=CREDIT_BYTES_MIN - 1), Limits(push_window=0), Limits(frame_bytes=FRAME_BYTES_MIN - 1)),
+)
 def test_a_relay_whose_limits_let_nothing_through_is_refused(limits: Limits) -> None:
     [close] = receive(client_in(S.PROVED), Welcome(*limits))
     assert isinstance(close, Close) and close.code is CloseCode.PROTOCOL_ERROR
