@@ -3,6 +3,7 @@
 Reading is local, synchronous and takes microseconds; it sees every edit of this device as soon as it was made.
 """
 
+import re
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,9 @@ EDITS_TOGETHER_MAX: Final = 20_000
 
 CHANGES_WAITING_MAX: Final = 1_000
 """Changes kept for a listener that is slow; beyond it the listener is told to look at everything afresh."""
+
+
+_HALF: Final = re.compile("[\ud800-\udfff]")
 
 
 class Changes:
@@ -136,6 +140,8 @@ class Collection(Generic[T]):
     def items(self, prefix: str = "") -> Iterator[tuple[str, T]]:
         """Keys and values in the order of the keys; of those that begin with `prefix`, if it is given."""
         from_row = self._schema.from_row
+        if not _is_text(prefix):
+            return
         for key, row in self._reader.items(self._held, prefix):
             yield key, from_row(row)
 
@@ -146,10 +152,7 @@ class Collection(Generic[T]):
         return isinstance(key, str) and self._row(key) is not None
 
     def _row(self, key: str) -> Row | None:
-        try:
-            return self._reader.get(self._held, key)
-        except UnicodeEncodeError:
-            return None  # half of a surrogate pair is in no key
+        return self._reader.get(self._held, key) if _is_text(key) else None
 
     # --- watching
 
@@ -171,10 +174,14 @@ class Collection(Generic[T]):
 
 
 def _check(key: str, raw: bytes) -> None:
-    try:
-        sealing.check_fits(key, raw)
-    except UnicodeEncodeError:
-        raise EncodingError(f"the key {key!a} is not text: it contains half of a surrogate pair") from None
+    if not _is_text(key):
+        raise EncodingError(f"the key {key!a} is not text: it contains half of a surrogate pair")
+    sealing.check_fits(key, raw)
+
+
+def _is_text(key: str) -> bool:
+    """False if it contains half of a surrogate pair, which no UTF-8 can say: no entry has such a key."""
+    return key.isascii() or not _HALF.search(key)
 
 
 def _edit(replica: Replica, held: Held, edits: Sequence[Edit], watched: bool) -> Sequence[Change] | None:
