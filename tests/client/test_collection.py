@@ -210,12 +210,13 @@ async def test_a_listener_that_is_slow_is_told_to_look_at_everything(open_device
     async with open_device("a") as device:
         notes = (await founded(device)).notes
         with notes.changes() as slow:
-            for number in range(CHANGES_WAITING_MAX):
-                await notes.put(f"key {number}", Note("x"))
+            for first in range(0, CHANGES_WAITING_MAX, 100):
+                await notes.put_many((f"key {number}", Note("x")) for number in range(first, first + 100))
             told = await anext(slow)
             assert told is not None and len(told) == CHANGES_WAITING_MAX
-            for number in range(CHANGES_WAITING_MAX + 1):
-                await notes.put(f"key {number}", Note("y"))
+            await notes.put("key 0", Note("between"))
+            for first in range(0, CHANGES_WAITING_MAX, 100):
+                await notes.put_many((f"key {number}", Note("y")) for number in range(first, first + 100))
             assert await anext(slow) is None
             await notes.put("one more", Note("z"))
             assert await anext(slow) == [Change("one more", Kind.INSERTED)]

@@ -15,6 +15,7 @@ from sealwire_client.transport import InsecureOriginError
 from sealwire_client.vault import InviteExpiredError, NewMember, Vault
 from sealwire_protocol.membership import Role
 from sealwire_protocol.messages import Joined
+from tests.client.late import late_writer
 from tests.client.party import Note, cut_off, founded, in_step, joined, notes_of, party, returned
 from tests.support.virtual import virtual
 
@@ -202,7 +203,7 @@ async def test_a_member_that_was_never_told_finds_itself_in_the_log(
 
 def _attempts(tmp_path: Path, most: int) -> list[tuple[int, MemoryRelay, OpenDevice]]:
     relays = [MemoryRelay() for _ in range(most)]
-    return [(k, relay, OpenDevice(tmp_path / str(k), relay)) for k, relay in enumerate(relays, 1)]
+    return [(k, relay, OpenDevice(tmp_path / str(k), relay, late_writer)) for k, relay in enumerate(relays, 1)]
 
 
 def test_a_vault_is_made_wherever_the_connection_breaks(tmp_path: Path) -> None:

@@ -8,21 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from sealwire_client.device import Device
+from sealwire_client.device import Device, OpenWriter
 from sealwire_client.testing import MemoryRelay, fitting_writer
 
 
 class OpenDevice:
     """Opens devices whose relay is a test's `memory_relay`. Called again with the same name: the same device."""
 
-    def __init__(self, folder: Path, relay: MemoryRelay) -> None:
-        self._folder, self._relay = folder, relay
+    def __init__(self, folder: Path, relay: MemoryRelay, writer: OpenWriter = fitting_writer) -> None:
+        self._folder, self._relay, self._writer = folder, relay, writer
 
     def __call__(self, name: str = "device") -> AbstractAsyncContextManager[Device]:
         """`async with open_device("phone") as device`: in a temporary folder of that name, online for the block."""
-        return Device.open(
-            self._folder / name, relay=self._relay.origin, dialler=self._relay.dial, writer=fitting_writer
-        )
+        return Device.open(self._folder / name, relay=self._relay.origin, dialler=self._relay.dial, writer=self._writer)
 
 
 @pytest.fixture
