@@ -43,10 +43,12 @@ from sealwire_protocol.segment import (
     FORMAT,
     MAC_BYTES,
     SALT_BYTES,
+    SEQ_LAST,
     SIGNED,
     TOMBSTONE,
     UNIT_BYTES,
     Record,
+    beyond,
     decode_varint,
     encode_record,
     encode_varint,
@@ -131,6 +133,10 @@ class Reason(Enum):
     WRONG_TAG = "the key inside is not the entry that it claims to be"
     MALFORMED = "what is inside is not laid out as an entry"
     UNKNOWN_KIND = "it is of a kind that needs a newer version of this program"
+
+
+MADE_BY_MEMBERS: Final = frozenset((Reason.WRONG_TAG, Reason.MALFORMED, Reason.UNKNOWN_KIND))
+"""Reasons that are found inside the seal: what stands outside of it is a member's word, and no relay's."""
 
 
 class Unopened(NamedTuple):
@@ -223,8 +229,8 @@ class Opener:
         self._keys = {(k.epoch, bytes(k.key_id)): k for k in keys}
         self._ready: dict[tuple[int, bytes], _Ready] = {}
 
-    def open_segment(self, data: bytes, prev: int) -> OpenedSegment:
-        """Open every record of a segment that covers seqs from `prev + 1`.
+    def open_segment(self, data: bytes, prev: int, last: int = SEQ_LAST) -> OpenedSegment:
+        """Open every record of a segment that covers the seqs `(prev, last]`.
 
         A record that does not open is returned with its reason, and stops no other. Raises DecodeError, and
         returns nothing, if the bytes are not a segment.
@@ -275,6 +281,8 @@ class Opener:
                 add(one)
             else:
                 unopened.append(one)
+        if seq > last:
+            raise beyond(seq, last)
         return OpenedSegment(opened, unopened)
 
     def open_record(self, data: bytes, at: int, seq: int) -> tuple[Opened | Unopened, int]:

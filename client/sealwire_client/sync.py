@@ -572,8 +572,11 @@ _WHY_REFUSED: Final = {
 
 def _opened(stream: StreamSync, deliver: Deliver) -> tuple[list[Incoming], list[Unopened]]:
     """A delivery's records, opened and decoded. What cannot be is set aside with its reason."""
-    segment = stream.opener.open_segment(deliver.segment, deliver.prev)
-    unopened = [Unopened(x.seq, x.rank, x.encoded, x.reason.value) for x in segment.unopened]
+    segment = stream.opener.open_segment(deliver.segment, deliver.prev, deliver.last)
+    unopened = [
+        Unopened(x.seq, x.rank, x.encoded, x.reason.value, x.reason in sealing.MADE_BY_MEMBERS)
+        for x in segment.unopened
+    ]
     read, key_ids = stream.read, stream.key_ids
     records = []
     for seq, _, rank, flags, key, value, _ in segment.opened:
@@ -584,7 +587,7 @@ def _opened(stream: StreamSync, deliver: Deliver) -> tuple[list[Incoming], list[
         try:
             row, exact = read(value)
         except EncodingError as error:
-            unopened.append(Unopened(seq, rank, value, str(error)))
+            unopened.append(Unopened(seq, rank, value, str(error), sealed=True))
             continue
         records.append(Incoming(seq, key, rank, key_id, flags, row, None if exact else value))
     return records, unopened

@@ -68,15 +68,17 @@ class ClientState(Enum):
 
 
 class _Listening:
-    """One subscribed stream: the position up to which records were admitted, and the term they came under."""
+    """One subscribed stream: the position up to which records were admitted, the term they came under, and how often
+    in a row it was subscribed to again with nothing to apply in between."""
 
-    __slots__ = ("awaiting", "position", "served", "term")
+    __slots__ = ("awaiting", "in_vain", "position", "served", "term")
 
     def __init__(self, wanted: Wanted) -> None:
         self.position = wanted.cursor
         self.served = wanted.served
         self.term: Term | None = None
         self.awaiting = True
+        self.in_vain = 0
 
 
 class ClientSession:
@@ -95,6 +97,7 @@ class ClientSession:
         self._terms: dict[VaultId, Term] = {}
         self._outstanding: dict[VaultId, set[int]] = {}
         self._again_at: dict[VaultId, float] = {}
+        self._voided: dict[VaultId, int] = {}
         self._in_hand = self._credit_due = 0
         self._acked: dict[tuple[VaultId, StreamId], Position] = {}
         self._ack_at: float | None = None
@@ -227,6 +230,8 @@ class ClientSession:
         return self._resubscribe(vault, [stream for of, stream in self._streams if of == vault])
 
     def _subscribed(self, message: Subscribed, event: Received) -> list[ClientEffect]:
+        if any(state.top > limits.VERSION_TOP_MAX for state in message.streams):
+            raise RemoteFault("the relay tells of a version that no stream reaches")
         effects: list[ClientEffect] = [Arrived(message)]
         if self._terms.get(message.vault) != message.term:
             self._terms[message.vault] = message.term
@@ -255,14 +260,23 @@ class ClientSession:
         if listening is None or listening.awaiting:
             return self._give_back(size, event.now)
         if message.term != listening.term or message.prev > listening.position.seq:
-            back = self._give_back(size, event.now)
-            return back + self._resubscribe(message.vault, [message.stream])
+            return self._give_back(size, event.now) + self._find_again(message, listening, event.now)
         if message.last <= listening.position.seq:
             return self._give_back(size, event.now)
         self._in_hand += size
+        listening.in_vain = 0
         listening.position = Position(message.term, message.last)
         listening.served = max(listening.served, Position(message.term, message.cleaned_to), key=_by_number)
         return [Apply(message, size)]
+
+    def _find_again(self, message: Deliver, listening: _Listening, now: float) -> list[ClientEffect]:
+        """Subscribe again to a stream whose delivery does not join: at once, or, if that has not helped, in a while."""
+        listening.in_vain += 1
+        if listening.in_vain <= limits.RESUBSCRIBES_AT_ONCE_MAX:
+            return self._resubscribe(message.vault, [message.stream])
+        listening.awaiting = True
+        self._again_at.setdefault(message.vault, now + limits.RESUBSCRIBE_SECONDS_MIN)
+        return []
 
     # --- credit and acknowledgements
 
@@ -321,6 +335,7 @@ class ClientSession:
 
     def _pushed(self, message: Pushed, event: Received) -> list[ClientEffect]:
         self._outstanding.get(message.vault, set()).discard(message.batch)
+        self._voided.pop(message.vault, None)
         return [Arrived(message)]
 
     def _faulted(self, message: Fault, event: Received) -> list[ClientEffect]:
@@ -336,7 +351,8 @@ class ClientSession:
             if message.code is FaultCode.NO_SUCH_VAULT:
                 self._streams = {name: x for name, x in self._streams.items() if name[0] != vault}
             return effects
-        if message.action is Action.RESUBSCRIBE and known:
+        self._voided[vault] = self._voided.get(vault, 0) + known
+        if message.action is Action.RESUBSCRIBE and known and self._voided[vault] <= limits.RESUBSCRIBES_AT_ONCE_MAX:
             return effects + self._subscribe_again(vault)
         self._again_at[vault] = event.now + max(message.retry_ms / 1000, limits.RESUBSCRIBE_SECONDS_MIN)
         return effects

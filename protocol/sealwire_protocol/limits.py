@@ -86,6 +86,18 @@ VERSION_STEP_MAX: Final = 2**32
 """A record's version may exceed the stream's `top` by this much: nobody can poison a key (R3)."""
 
 
+VERSION_LAST: Final = 2**63 - 1
+"""The last version that there is: what every database's integer holds."""
+
+VERSION_TOP_MAX: Final = VERSION_LAST - VERSION_STEP_MAX
+"""The greatest `top` that a device believes, and the greatest version that steers its own: beyond it a device could
+soon not write any more, and versions that grow by one a record never get there."""
+
+RESUBSCRIBES_AT_ONCE_MAX: Final = 3
+"""Times in a row that a device subscribes again at once though nothing comes of it: an honest relay gives it one
+reason, and a second one when its term changes meanwhile; a relay that lies must not keep it busy without pause."""
+
+
 class Limits(NamedTuple):
     """What WELCOME tells: a relay's own limits, never above the protocol's."""
 

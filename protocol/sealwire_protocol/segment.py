@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 from sealwire_protocol.errors import CloseCode, DecodeError, LocalMisuse
 from sealwire_protocol.ids import KEY_ID_BYTES, TAG_BYTES, Author, KeyId, Tag
-from sealwire_protocol.limits import PLAINTEXT_BYTES_MAX
+from sealwire_protocol.limits import PLAINTEXT_BYTES_MAX, VERSION_LAST
 
 FORMAT: Final = 1
 """The format of the seal itself: cipher, nonce, context. Bound into every seal."""
@@ -40,6 +40,9 @@ _RANK: Final = Struct(f">QHI{SALT_BYTES}s")
 _KIND_COMPACT: Final = FORMAT << 4
 _VARINT_BYTES_MAX: Final = 9
 _ONE_BYTE: Final = tuple(bytes((value,)) for value in range(0x80))
+
+SEQ_LAST: Final = (1 << 63) - 1
+"""The greatest position that a varint, and a database's integer, can hold."""
 
 RANK_BYTES: Final = _RANK.size
 HEADER_BYTES_MIN: Final = _COMPACT_HEADER.size
@@ -131,6 +134,8 @@ def encode_record(record: Record, skip: int = 0) -> bytes:
     units, rest = divmod(len(body) - MAC_BYTES, UNIT_BYTES)
     if rest or units < 1 or units * UNIT_BYTES > PLAINTEXT_BYTES_MAX:
         raise LocalMisuse(f"a body of {len(body)} bytes is not padded, or too large")
+    if version > VERSION_LAST:
+        raise LocalMisuse(f"version {version} is above {VERSION_LAST}, the last that there is")
     if (len(tag), len(key_id), len(salt)) != (TAG_BYTES, KEY_ID_BYTES, SALT_BYTES) or flags & ~FLAGS_KNOWN:
         raise LocalMisuse("a record's tag, key id or salt has another size, or its flags are not known")
     kind = _KIND_COMPACT | flags
@@ -171,6 +176,8 @@ def read_record(data: bytes, at: int) -> tuple[int, Record, int]:
         raise DecodeError(f"record kind {kind:#04x} is not known; it may need a newer version")
     if kind & _WIDE and version < 1 << 32 and author < 256 and epoch < 256 and units < 256:
         raise DecodeError("a record is wider than its numbers need")
+    if version > VERSION_LAST:
+        raise DecodeError("a record's version is above the last that there is")
     if not units or units * UNIT_BYTES > PLAINTEXT_BYTES_MAX:
         raise DecodeError("a record's size is not allowed", CloseCode.TOO_LARGE)
     if end > len(data):
@@ -179,13 +186,20 @@ def read_record(data: bytes, at: int) -> tuple[int, Record, int]:
     return skip, record, end
 
 
-def read_segment(data: bytes, prev: int) -> Iterator[Placed]:
-    """The records of a segment that covers seqs from `prev + 1`, each with its seq."""
+def read_segment(data: bytes, prev: int, last: int = SEQ_LAST) -> Iterator[Placed]:
+    """The records of a segment that covers the seqs `(prev, last]`, each with its seq. Raises DecodeError."""
     at, seq, end = 0, prev, len(data)
     while at < end:
         skip, record, at = read_record(data, at)
         seq += skip + 1
+        if seq > last:
+            raise beyond(seq, last)
         yield Placed(seq, record)
+
+
+def beyond(seq: int, last: int) -> DecodeError:
+    """What a segment that holds a record past its end is told to be."""
+    return DecodeError(f"a segment that covers seqs up to {last} holds a record at {seq}")
 
 
 class Survey(NamedTuple):

@@ -84,7 +84,7 @@ DRAFTS = st.builds(
     Draft,
     st.text(max_size=200),
     st.one_of(st.binary(max_size=300), st.integers(4000, 5000).map(bytes), st.just(b"\x80\0\0")),
-    st.one_of(st.integers(1, 2**20), st.integers(2**32 - 2, 2**64 - 1)),
+    st.one_of(st.integers(1, 2**20), st.integers(2**32 - 2, 2**63 - 1)),
     st.just(0),
 )
 

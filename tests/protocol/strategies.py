@@ -59,7 +59,7 @@ def exactly(size: int) -> st.SearchStrategy[bytes]:
 any_record: st.SearchStrategy[Record] = st.builds(
     Record,
     exactly(16).map(Tag),
-    sized(64),
+    sized(63),
     sized(32).map(Author),
     sized(16),
     exactly(4).map(KeyId),

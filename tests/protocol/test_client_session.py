@@ -28,7 +28,16 @@ from sealwire_protocol.events import (
     Ticked,
 )
 from sealwire_protocol.ids import NO_TERM, Position, TermStart, VaultId
-from sealwire_protocol.limits import CREDIT_BYTES_MIN, FRAME_BYTES_MIN, LOGIN_SECONDS_MAX, SUBSCRIBE_STREAMS_MAX, Limits
+from sealwire_protocol.limits import (
+    CREDIT_BYTES_MIN,
+    FRAME_BYTES_MIN,
+    LOGIN_SECONDS_MAX,
+    RESUBSCRIBE_SECONDS_MIN,
+    RESUBSCRIBES_AT_ONCE_MAX,
+    SUBSCRIBE_STREAMS_MAX,
+    VERSION_TOP_MAX,
+    Limits,
+)
 from sealwire_protocol.messages import (
     BY_TYPE,
     NO_REQUEST,
@@ -254,6 +263,21 @@ def test_a_delivery_that_covers_nothing_ends_the_connection() -> None:
         assert isinstance(close, Close) and close.code is CloseCode.PROTOCOL_ERROR
 
 
+@pytest.mark.parametrize("wrong", (deliver(5, 7), deliver(0, 3, T2)), ids=("a gap", "another term"))
+def test_a_delivery_that_never_joins_makes_it_subscribe_again_but_not_without_pause(wrong: Deliver) -> None:
+    session = listening(stream_state(head=10, terms=WRITTEN))
+    for _ in range(RESUBSCRIBES_AT_ONCE_MAX):
+        assert [type(m) for m in sent(receive(session, wrong))] == [Subscribe]
+        receive(session, subscribed(stream_state(head=10, terms=WRITTEN)))
+    for now in range(10, 20):
+        assert sent(receive(session, wrong, now)) == []
+        assert Subscribe not in [type(m) for m in sent(session.handle(Ticked(now + 0.9)))]
+        assert Subscribe in [type(m) for m in sent(session.handle(Ticked(now + RESUBSCRIBE_SECONDS_MIN)))]
+        receive(session, subscribed(stream_state(head=10, terms=WRITTEN)), now + 1)
+    assert Apply in [type(effect) for effect in receive(session, deliver(0, 3), 30)]
+    assert [type(m) for m in sent(receive(session, wrong, 30))] == [Subscribe], "it has helped: at once again"
+
+
 def test_what_is_delivered_before_subscribed_or_without_a_subscription_is_given_back() -> None:
     session = client_in(S.READY)
     session.handle(Listen(VAULT, (wants(),)))
@@ -386,6 +410,27 @@ def test_a_fault_that_says_resubscribe_voids_pushes_and_subscribes_once(code: Fa
     assert sent(receive(session, message)) == []
     receive(session, subscribed(stream_state(), term=T2))
     assert session.may_push(VAULT) and session.term_of(VAULT) == T2 and deadline(session) is None
+
+
+def test_a_relay_that_never_stops_saying_resubscribe_is_not_obeyed_without_pause() -> None:
+    session = pushing()
+    message = fault(FaultCode.TERM_CHANGED, Action.RESUBSCRIBE)
+    for _ in range(RESUBSCRIBES_AT_ONCE_MAX):
+        assert [type(m) for m in sent(receive(session, message))] == [Subscribe]
+        receive(session, subscribed(stream_state()))
+    assert sent(receive(session, message, 10.0)) == [] and session.deadline == 10.0 + RESUBSCRIBE_SECONDS_MIN
+    assert [type(m) for m in sent(session.handle(Ticked(11.0)))] == [Subscribe]
+    receive(session, subscribed(stream_state()))
+    receive(session, Pushed(VAULT, 1, Outcome.DONE, (), ()))
+    assert [type(m) for m in sent(receive(session, message))] == [Subscribe], "a verdict came: at once again"
+
+
+def test_a_relay_that_tells_of_a_version_that_leaves_no_room_is_refused() -> None:
+    for top, ends in ((VERSION_TOP_MAX, False), (VERSION_TOP_MAX + 1, True)):
+        session = client_in(S.READY)
+        session.handle(Listen(VAULT, (wants(),)))
+        effects = receive(session, subscribed(stream_state()._replace(top=top)))
+        assert [type(effect) for effect in effects] == [Close if ends else Arrived]
 
 
 def test_a_fault_that_says_retry_subscribes_again_when_its_time_has_come() -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from sealwire_protocol.errors import DecodeError, LocalMisuse
 from sealwire_protocol.ids import KeyId, Tag
-from sealwire_protocol.limits import PLAINTEXT_BYTES_MAX, RECORD_BYTES_MAX
+from sealwire_protocol.limits import PLAINTEXT_BYTES_MAX, RECORD_BYTES_MAX, VERSION_LAST
 from sealwire_protocol.segment import (
     OVERHEAD_BYTES_MIN,
     RANK_BYTES,
@@ -58,7 +58,7 @@ def test_a_record_is_wide_iff_a_number_needs_it(change: dict[str, int], wide: bo
 
 def test_a_compact_record_costs_53_bytes_beside_its_plaintext() -> None:
     assert OVERHEAD_BYTES_MIN == 53 and len(encode_record(record(1, units=2))) == 53 + 32
-    largest = record(1)._replace(version=1 << 63, body=bytes(PLAINTEXT_BYTES_MAX + 16))
+    largest = record(1)._replace(version=VERSION_LAST, body=bytes(PLAINTEXT_BYTES_MAX + 16))
     assert len(encode_record(largest)) <= RECORD_BYTES_MAX
 
 
@@ -67,6 +67,14 @@ def test_a_record_wider_than_it_needs_is_refused() -> None:
     wide[18:26] = (7).to_bytes(8, "big")
     with pytest.raises(DecodeError, match="wider"):
         read_record(bytes(wide), 0)
+
+
+@pytest.mark.parametrize("version", (1 << 63, (1 << 64) - 1))
+def test_a_version_above_the_last_that_there_is_is_refused(version: int) -> None:
+    data = bytearray(encode_record(record(1)._replace(version=VERSION_LAST)))
+    data[18:26] = version.to_bytes(8, "big")
+    with pytest.raises(DecodeError, match="version"):
+        read_record(bytes(data), 0)
 
 
 @pytest.mark.parametrize("kind", (0x00, 0x20, 0x14, 0x90, 0xFF))
@@ -99,7 +107,7 @@ def test_a_record_without_contents_or_with_too_much_is_refused() -> None:
         record(1)._replace(salt=bytes(7)),
         record(1)._replace(flags=4),
         record(1)._replace(flags=8),
-        record(1)._replace(version=1 << 64),
+        record(1)._replace(version=1 << 63),
         record(1)._replace(version=-1),
         record(1)._replace(epoch=1 << 16),
     ],
@@ -127,6 +135,16 @@ def test_a_fresh_segment_skips_nothing() -> None:
     data = encode_segment([record(1), record(2), record(3)])
     assert [placed.seq for placed in read_segment(data, 41)] == [42, 43, 44]
     assert list(read_segment(b"", 41)) == []
+
+
+@pytest.mark.parametrize("skip", (0, 1, (1 << 63) - 1))
+def test_a_segment_that_holds_a_record_past_its_end_is_refused(skip: int) -> None:
+    data = encode_record(record(1)) + encode_record(record(2), skip)
+    assert [placed.seq for placed in read_segment(encode_record(record(1)), 41, 42)] == [42]
+    with pytest.raises(DecodeError, match="up to 42"):
+        list(read_segment(data, 41, 42))
+    with pytest.raises(DecodeError):
+        list(read_segment(encode_record(record(1), (1 << 63) - 1), 41))
 
 
 def test_a_survey_tells_what_the_relay_must_know() -> None:

@@ -48,7 +48,7 @@ from sealwire_client.replica.outbox import (
     TakenGroup,
     Waiting,
 )
-from sealwire_client.replica.positions import Delivery, Positions, Standing, Verdict
+from sealwire_client.replica.positions import Delivery, Positions, Standing, Verdict, greatest_version
 from sealwire_client.replica.reading import Reader, Rows
 from sealwire_client.replica.runner import InlineWriter, Runner, Writer
 from sealwire_client.replica.vaults import HeldVault, Vaults
@@ -106,7 +106,7 @@ class Replica:
                 records = [record for record in records if record.seq > cursor]
                 unopened = [record for record in unopened if record.seq > cursor]
             term = self.positions.term_id(delivery.term)
-            ranks = [record.rank for record in records] + [record.rank for record in unopened]
+            ranks = [record.rank for record in records] + [record.rank for record in unopened if record.sealed]
             records = self.outbox.recognise(collection, term, records)
             named = len(records) <= changes_max
             keys = list(dict.fromkeys(record.key for record in records)) if named else []
@@ -114,7 +114,7 @@ class Replica:
             self.entries.absorb(table, term, records, self.outbox.has_claims(number))
             if unopened:
                 self.entries.quarantine(collection, term, unopened)
-            self.positions.advance(number, delivery, term, int.from_bytes(max(ranks, default=b"")[:8], "big"))
+            self.positions.advance(number, delivery, term, greatest_version(ranks))
             changes = before.changes_to(self.entries.look(table, keys))
             changes += self.outbox.promote(collection)
         return Applied(True, tuple(changes) if named else None)

@@ -69,12 +69,14 @@ class Incoming(NamedTuple):
 
 
 class Unopened(NamedTuple):
-    """A record that could not be opened, kept as it came."""
+    """A record that could not be opened, kept as it came. `sealed`: its seal holds, so that its rank is a member's
+    word; else anyone may have written it there, and it steers nothing."""
 
     seq: int
     rank: bytes
     record: bytes
     reason: str
+    sealed: bool = False
 
 
 class Edit(NamedTuple):
@@ -312,7 +314,7 @@ class Entries:
         self._database.connection.executemany(
             "INSERT OR REPLACE INTO _quarantine (collection, term, seq, rank, record, reason)"
             " VALUES (?, ?, ?, ?, ?, ?)",
-            [(collection.number, term, seq, rank, record, reason) for seq, rank, record, reason in records],
+            [(collection.number, term, seq, rank, record, reason) for seq, rank, record, reason, _ in records],
         )
 
     def show(self, collection: Collection, edits: Iterable[Edit]) -> None:

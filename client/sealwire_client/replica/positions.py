@@ -7,6 +7,7 @@ from typing import NamedTuple
 from sealwire_client.replica.database import Database
 from sealwire_client.replica.errors import GapError
 from sealwire_protocol.ids import NO_TERM, START, Position, Term, TermStart
+from sealwire_protocol.limits import VERSION_TOP_MAX
 
 
 class Delivery(NamedTuple):
@@ -60,6 +61,15 @@ def judge(standing: Standing, terms: Sequence[TermStart], head: int, floor: int)
         return Verdict.LOST
     whole_from = standing.whole_from.seq if is_known(standing.whole_from, terms, head) else 0
     return Verdict.CONTINUE if floor <= max(standing.cursor.seq, whole_from) else Verdict.INCOMPLETE
+
+
+def greatest_version(ranks: Sequence[bytes]) -> int:
+    """The greatest version that steers this device's own (R2); 0: none. One above what any stream reaches does not:
+    it would leave no greater one to write."""
+    version = int.from_bytes(max(ranks, default=b"")[:8], "big")
+    if version <= VERSION_TOP_MAX:
+        return version
+    return max((found for rank in ranks if (found := int.from_bytes(rank[:8], "big")) <= VERSION_TOP_MAX), default=0)
 
 
 class Positions:

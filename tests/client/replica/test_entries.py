@@ -19,6 +19,7 @@ from sealwire_client.replica import (
     Unopened,
 )
 from sealwire_protocol.ids import StreamId
+from sealwire_protocol.limits import VERSION_LAST
 from sealwire_protocol.messages import StreamKind
 from sealwire_protocol.segment import Rank
 from tests.client.replica.support import COLUMNS, T1, T2, Todos, decode, edit, open_todos, opened, record
@@ -130,12 +131,19 @@ def test_an_edit_stays_visible_while_deliveries_pass(a: Todos) -> None:
     assert a.confirmed("k") == 2
 
 
-def test_unopened_records_are_kept_and_move_the_cursor(a: Todos) -> None:
-    unopened = Unopened(2, Rank(9, 0, 3, b"saltsalt").pack(), b"sealed bytes", "its key is not known")
+@pytest.mark.parametrize("sealed", (True, False))
+def test_unopened_records_are_kept_and_move_the_cursor(a: Todos, sealed: bool) -> None:
+    unopened = Unopened(2, Rank(9, 0, 3, b"saltsalt").pack(), b"sealed bytes", "what was wrong with it", sealed)
     a.replica.apply(a.todos, Delivery(T1, 0, 2), [record(1, "k", "milk", 1)], [unopened])
     assert a.cursor() == 2
     assert a.replica.outbox.waiting(a.todos.vault).quarantined == 1
-    assert a.replica.positions.standing(a.todos.number).version_seen == 9
+    assert a.replica.positions.standing(a.todos.number).version_seen == (9 if sealed else 1)
+
+
+def test_a_version_that_leaves_no_greater_one_steers_nothing(a: Todos) -> None:
+    last = Incoming(1, "k", Rank(VERSION_LAST, 0, 9, b"saltsalt").pack(), b"key1", 0, ("milk", 0))
+    a.deliver(0, last, record(2, "l", "bread", 5))
+    assert a.replica.positions.standing(a.todos.number).version_seen == 5
 
 
 def test_the_raw_value_is_kept_where_the_row_says_less(a: Todos) -> None:
