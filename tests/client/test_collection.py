@@ -260,10 +260,10 @@ async def test_changes_that_arrive_while_the_connection_breaks_are_told(
 
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(listen)
-                for number in range(60):
-                    memory_relay.cut_after(number % 7 + 1)
+                for number in range(30):
+                    await in_step(guests)
+                    memory_relay.cut_after(number % 6 + 1)
                     await a.notes.put(f"key {number}", Note("x"))
-                    await trio.sleep(1)
                 await in_step(guests)
                 await trio.testing.wait_all_tasks_blocked()
                 nursery.cancel_scope.cancel()
