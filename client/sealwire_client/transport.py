@@ -4,6 +4,7 @@ Cancellation of `receive` loses nothing; of `send` it may cut a message, so a tr
 """
 
 import ipaddress
+import os
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -34,6 +35,9 @@ PING_SECONDS: Final = 20.0
 CLOSE_SECONDS_MAX: Final = 2.0
 """A goodbye that the relay does not answer in this time is not waited for."""
 
+FRAMES_WAITING_MAX: Final = 32
+"""Frames that wait to be read before the socket is not read any more: a relay can claim so many times
+`FRAME_BYTES_MAX` of memory here, and no more."""
 
 _HINT_DIGITS_MAX: Final = 6
 """A proxy that asks for more than 999,999 seconds is not taken at its word."""
@@ -122,7 +126,7 @@ async def dial(origin: str) -> AsyncIterator[Transport]:
         ping_timeout=PING_SECONDS,
         close_timeout=CLOSE_SECONDS_MAX,
         max_size=FRAME_BYTES_MAX,
-        max_queue=None,
+        max_queue=FRAMES_WAITING_MAX,
     )
     async with open_nursery() as nursery:
         try:
@@ -167,5 +171,15 @@ def _unreachable(origin: str, error: BaseException) -> TransportError:
         return TransportError(
             f"{origin} did not answer within {CONNECT_SECONDS_MAX:.0f} s; is the relay running there?"
         )
-    why = str(error.__cause__ or error) or type(error).__name__
+    why = _first_cause(error)
     return TransportError(f"no relay answers at {origin} ({why}); is it running, and is the address right?")
+
+
+def _first_cause(error: BaseException) -> str:
+    """In the system's words; of the attempts to reach a name's several addresses the first one's."""
+    cause = error.__cause__ or error
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    if isinstance(cause, OSError) and cause.errno is not None and cause.errno > 0:
+        return os.strerror(cause.errno)
+    return str(cause) or type(cause).__name__

@@ -8,12 +8,16 @@ import pytest
 import trio
 from websockets.trio.server import ServerConnection, serve
 
-from sealwire_client.transport import InsecureOriginError, TransportError, check_origin, dial
+from sealwire_client.transport import FRAMES_WAITING_MAX, InsecureOriginError, TransportError, check_origin, dial
 from sealwire_protocol.errors import CloseCode
+from sealwire_protocol.limits import FRAME_BYTES_MAX
 
 pytestmark = pytest.mark.trio
 
 ANSWER_BYTES_MAX = 65_536
+
+STUCK_SECONDS = 0.5
+"""Nobody has read for so long, though both ends are on one machine: the other end does not read."""
 
 
 @asynccontextmanager
@@ -80,7 +84,7 @@ async def test_a_proxy_that_says_when_to_come_back_is_heard(hint: str, seconds: 
 
 async def test_nobody_listening_is_told() -> None:
     error = await failure("ws://127.0.0.1:9")
-    assert "no relay answers" in str(error)
+    assert "no relay answers at ws://127.0.0.1:9 (Connection refused);" in str(error)
     assert error.come_back
 
 
@@ -160,3 +164,26 @@ async def test_other_machines_need_tls(origin: str) -> None:
     with pytest.raises(InsecureOriginError):
         async with dial(origin):
             pass
+
+
+async def test_a_relay_that_sends_more_than_is_read_is_made_to_wait() -> None:
+    """Else it could fill the device's memory as fast as the network goes."""
+    sent = 0
+    stuck = trio.Event()
+
+    async def flood(socket: ServerConnection) -> None:
+        nonlocal sent
+        message = bytes(FRAME_BYTES_MAX)
+        while sent < 4 * FRAMES_WAITING_MAX:
+            with trio.move_on_after(STUCK_SECONDS) as waiting:
+                await socket.send(message)
+                sent += 1
+            if waiting.cancelled_caught:
+                break
+        stuck.set()
+        await trio.sleep_forever()
+
+    async with relay(flood) as origin, dial(origin) as transport:
+        await stuck.wait()
+        assert FRAMES_WAITING_MAX <= sent < 3 * FRAMES_WAITING_MAX
+        assert len(await transport.receive()) == FRAME_BYTES_MAX
