@@ -1,0 +1,204 @@
+"""The relay in memory behaves as the real one: the same conversations, as devices see them, with both."""
+
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from sealwire_client import transport
+from sealwire_client.device import Device
+from sealwire_client.identity import DeviceIdentity
+from sealwire_client.invites import InviteError
+from sealwire_client.link import AnyRequest, Link, LinkState, RelayRefusedError
+from sealwire_client.testing import MemoryRelay
+from sealwire_protocol.errors import FaultCode
+from sealwire_protocol.ids import MEMBERSHIP, MailboxId, StreamId, VaultId
+from sealwire_protocol.membership import Role
+from sealwire_protocol.messages import (
+    NO_REQUEST,
+    AnswerJoin,
+    AppendLink,
+    CreateStream,
+    CreateVault,
+    Join,
+    OpenMailbox,
+    StreamKind,
+)
+from tests.client.party import Guest, Note, founded, joined, notes_of, returned
+
+pytestmark = pytest.mark.trio
+
+SECONDS_MAX = 30.0
+"""Only a test that fails takes so long."""
+
+Open = Callable[[str], AbstractAsyncContextManager[Device]]
+Dial = Callable[[], AbstractAsyncContextManager[Link]]
+NOWHERE = VaultId(b"no vault at all.")
+
+
+@pytest.fixture(scope="module")
+def real_relay() -> Iterator[str]:
+    """The address of a real relay, in a process of its own."""
+    command = [sys.executable, "-m", "tests.support.memory_relay", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield f"ws://127.0.0.1:{int(process.stdout.readline())}"
+        process.terminate()
+
+
+@pytest.fixture(params=["memory", "real"])
+def places(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Open, Dial]:
+    """How devices and bare links are opened, on the one relay and on the other."""
+    memory = MemoryRelay() if request.param == "memory" else None
+    origin = memory.origin if memory else str(request.getfixturevalue("real_relay"))
+    dialler = memory.dial if memory else transport.dial
+
+    def open_device(name: str) -> AbstractAsyncContextManager[Device]:
+        return Device.open(tmp_path / name, relay=origin, dialler=dialler)
+
+    @asynccontextmanager
+    async def dial() -> AsyncIterator[Link]:
+        link = Link(origin, DeviceIdentity.generate(), dialler)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.run)
+            await link.until(lambda link: link.state is LinkState.ONLINE)
+            yield link
+            nursery.cancel_scope.cancel()
+
+    return open_device, dial
+
+
+@pytest.fixture
+def open_device(places: tuple[Open, Dial]) -> Open:
+    return places[0]
+
+
+@pytest.fixture
+def dial(places: tuple[Open, Dial]) -> Dial:
+    return places[1]
+
+
+@pytest.fixture(autouse=True)
+async def in_time() -> AsyncIterator[None]:
+    """Fails a test that hangs."""
+    with trio.fail_after(SECONDS_MAX):
+        yield
+
+
+async def agree(*guests: Guest, entries: int) -> None:
+    """Wait until all show the same number of entries, and check that they show the same."""
+    for guest in guests:
+        with guest.notes.changes() as changes:
+            while len(guest.notes) != entries:
+                await anext(changes)
+    for guest in guests:
+        await guest.vault.synced()
+    assert all(guest.dump() == guests[0].dump() for guest in guests)
+
+
+async def refused(link: Link, message: AnyRequest) -> FaultCode:
+    """The code with which a request is refused."""
+    with pytest.raises(RelayRefusedError) as caught:
+        await link.request(message)
+    return caught.value.fault.code
+
+
+async def test_devices_meet_and_converge(open_device: Open) -> None:
+    async with open_device("a") as first, open_device("b") as second:
+        a = await founded(first)
+        await a.notes.put("x", Note("before"))
+        await a.vault.synced()
+        b = await joined(second, a.vault)
+        await agree(a, b, entries=1)
+        await a.notes.put_many((f"key {n:03}", Note("x" * 100, n)) for n in range(500))
+        await b.notes.put("y", Note("b's"))
+        await agree(a, b, entries=502)
+        await b.notes.delete("x")
+        await agree(a, b, entries=501)
+        for guest in (a, b):
+            status = await guest.vault.status()
+            assert (status.state, status.pending, status.members, status.last_error) == ("synced", 0, 2, None)
+
+
+async def test_devices_come_back_and_catch_up(open_device: Open) -> None:
+    async with open_device("a") as first, open_device("b") as second:
+        a = await founded(first)
+        await a.vault.synced()
+        await joined(second, a.vault)
+    async with open_device("a") as first:
+        a = await returned(first)
+        for number in range(20):
+            await a.notes.put(f"key {number}", Note("x" * 2_000))
+            await a.vault.synced()
+        async with open_device("b") as second:
+            b = await returned(second)
+            await agree(a, b, entries=20)
+            first.wake()
+            await b.notes.put("key 0", Note("b's"))
+            await b.vault.synced()
+            await agree(a, b, entries=20)
+
+
+async def test_an_invite_works_once(open_device: Open) -> None:
+    async with open_device("a") as first, open_device("b") as second, open_device("c") as third:
+        a = await founded(first)
+        invite = await a.vault.invite()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(invite.joined)
+            b = await second.join(invite.link)
+        with pytest.raises(InviteError, match="used by another device"):
+            await third.join(invite.link)
+        with pytest.raises(RelayRefusedError):
+            await b.invite()
+
+
+async def test_two_approvals_at_once_both_come_true(open_device: Open) -> None:
+    async with open_device("a") as first, open_device("b") as second, open_device("c") as third:
+        a = await founded(first)
+        pending = [await a.vault.invite(role=role) for role in (Role.ADMIN, Role.WRITER)]
+        async with trio.open_nursery() as nursery:
+            for device, invite in zip((second, third), pending, strict=True):
+                nursery.start_soon(invite.joined)
+                nursery.start_soon(device.join, invite.link)
+        assert (await a.vault.status()).members == 3
+
+
+async def test_strangers_get_the_same_answers(dial: Dial) -> None:
+    mailbox, stream = MailboxId(b"no such mailbox."), StreamId(b"a stream")
+    async with dial() as link:
+        assert await refused(link, CreateVault(NO_REQUEST, b"no link")) is FaultCode.BAD_LINK
+        create = CreateStream(NO_REQUEST, NOWHERE, stream, StreamKind.OPEN)
+        assert await refused(link, create) is FaultCode.NO_SUCH_VAULT
+        assert await refused(link, AppendLink(NO_REQUEST, NOWHERE, b"no link")) is FaultCode.NO_SUCH_VAULT
+        assert await refused(link, OpenMailbox(NO_REQUEST, NOWHERE, mailbox, 60)) is FaultCode.NO_SUCH_MAILBOX
+        assert await refused(link, Join(NO_REQUEST, mailbox, b"sealed")) is FaultCode.NO_SUCH_MAILBOX
+        assert await refused(link, AnswerJoin(NO_REQUEST, mailbox, b"sealed")) is FaultCode.NO_SUCH_MAILBOX
+
+
+async def test_members_get_the_same_answers(open_device: Open) -> None:
+    async with open_device("a") as first, open_device("b") as second:
+        a = await founded(first)
+        other = await founded(second)
+        await a.vault.synced()
+        await other.vault.synced()
+        link, theirs = first.link(a.vault.origin), second.link(a.vault.origin)
+        guarded = CreateStream(NO_REQUEST, a.vault.id, StreamId(b"a stream"), StreamKind.GUARDED)
+        assert await refused(link, guarded) is FaultCode.UNSUPPORTED
+        members = CreateStream(NO_REQUEST, a.vault.id, MEMBERSHIP, StreamKind.OPEN)
+        assert await refused(link, members) is FaultCode.UNSUPPORTED
+        open_ = CreateStream(NO_REQUEST, a.vault.id, StreamId(b"a stream"), StreamKind.OPEN)
+        assert await refused(theirs, open_) is FaultCode.NO_SUCH_VAULT
+        await link.request(open_)
+        await link.request(open_)
+        genesis = (await first._writer.run(lambda replica: replica.vaults.links(1)))[0]
+        await link.request(CreateVault(NO_REQUEST, genesis))
+        assert await refused(theirs, CreateVault(NO_REQUEST, genesis)) is FaultCode.BAD_LINK
+        await link.request(AppendLink(NO_REQUEST, a.vault.id, genesis))
+        foreign = (await second._writer.run(lambda replica: replica.vaults.links(1)))[0]
+        assert await refused(link, AppendLink(NO_REQUEST, a.vault.id, foreign)) is FaultCode.LINK_CONFLICT
+        notes = await notes_of(a.vault)
+        assert len(notes) == 0
