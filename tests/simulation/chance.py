@@ -1,0 +1,48 @@
+"""Everything that comes from chance, from one seed: keys, nonces, salts, pauses, and whose turn it is."""
+
+import inspect
+import os
+import random
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FunctionType
+from typing import Any
+
+from tests.support import virtual
+
+_REAL = os.urandom
+
+
+def _functions() -> Iterator[FunctionType]:
+    """Every function and method of the three packages that were imported so far."""
+    for name, module in list(sys.modules.items()):
+        if not name.startswith("sealwire_"):
+            continue
+        for value in list(vars(module).values()):
+            members = vars(value).values() if inspect.isclass(value) else [value]
+            for member in members:
+                function = getattr(member, "__func__", member)
+                if isinstance(function, FunctionType):
+                    yield function
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """While the block lasts, what asks for unpredictable bytes gets them from the seed. Not for two runs at once."""
+    source = random.Random(f"bytes {seed}")
+    draw: Callable[[int], bytes] = source.randbytes
+    taken: list[tuple[Any, tuple[Any, ...]]] = []
+    for function in set(_functions()):
+        defaults = function.__defaults__ or ()
+        if any(value is _REAL for value in defaults):
+            taken.append((function, defaults))
+            function.__defaults__ = tuple(draw if value is _REAL else value for value in defaults)
+    vars(os)["urandom"] = draw
+    virtual.seed(seed)
+    try:
+        yield
+    finally:
+        vars(os)["urandom"] = _REAL
+        for function, defaults in taken:
+            function.__defaults__ = defaults

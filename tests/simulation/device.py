@@ -1,0 +1,286 @@
+"""Devices: real ones, on real SQLite files in memory, whose process can die at every write and message.
+
+What survives a crash is a copy of the folder as it was at that moment.
+"""
+
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any, Final, TypeVar, cast
+
+import trio
+
+from sealwire_client.collection import Collection
+from sealwire_client.device import Device
+from sealwire_client.invites import InviteError
+from sealwire_client.policies import latest
+from sealwire_client.replica import InlineWriter, Replica, Runner
+from sealwire_client.transport import Transport, TransportError
+from sealwire_client.vault import Vault
+from sealwire_protocol import codec
+from sealwire_protocol.errors import Outcome
+from sealwire_protocol.messages import Push, Pushed
+from tests.simulation import faults
+from tests.simulation.faults import Faults
+from tests.simulation.history import History
+from tests.simulation.network import Wire, connected
+from tests.simulation.relay import ORIGIN
+
+T = TypeVar("T")
+
+FIRST: Final = "notes"
+LATE: Final = "late"
+STATEMENTS_MAX: Final = 12
+"""SQL statements of one write after which a crash within it may come."""
+
+KEPT: Final = ("replica.db", "replica.db-wal", "keystore.json")
+
+
+@dataclass(frozen=True)
+class Note:
+    """What the devices keep. Every put has a text of its own."""
+
+    text: str
+
+
+class Killed(BaseException):
+    """The process of the device ends here."""
+
+
+class DyingWriter(InlineWriter[Replica]):
+    """The writer of production but for its thread; the process may end before, within and after what it runs."""
+
+    def __init__(self, opens: Callable[[], Replica], owner: "SimDevice", generation: int) -> None:
+        super().__init__(opens)
+        self._owner, self._generation = owner, generation
+
+    async def run(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """As the writer's; may be the last thing that happens."""
+        return await self._effect(super().run, function, args, kwargs)
+
+    async def run_grouped(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """As the writer's; may be the last thing that happens."""
+        return await self._effect(super().run_grouped, function, args, kwargs)
+
+    async def _effect(self, run: Callable[..., Awaitable[Any]], function: Any, args: Any, kwargs: Any) -> Any:
+        owner = self._owner
+        owner.check(self._generation)
+        if owner.faults.strikes(owner.name, faults.DEVICE_CRASH_BEFORE):
+            owner.die()
+            raise Killed
+
+        def watched(replica: Replica) -> Any:
+            owner.check(self._generation)
+            owner.replica = replica
+            owner.world.current = owner
+            within = owner.faults.strikes(owner.name, faults.DEVICE_CRASH_WITHIN)
+            owner.certain = not within
+            if within:
+                self._snapshot_at(replica, owner.random.randrange(STATEMENTS_MAX))
+            return function(replica, *args, **kwargs)
+
+        result = await run(watched)
+        owner.stale = None if owner.stale_is_fresh is False else owner.stale
+        owner.stale_is_fresh = False
+        if not owner.certain or owner.faults.strikes(owner.name, faults.DEVICE_CRASH_AFTER):
+            owner.die()
+            raise Killed
+        return result
+
+    def _snapshot_at(self, replica: Replica, statement: int) -> None:
+        left = [statement]
+
+        def count(sql: str) -> None:
+            left[0] -= 1
+            if left[0] == 0:
+                self._owner.snapshot()
+
+        replica.database.connection.set_trace_callback(count)
+
+
+class SimDevice:
+    """One installation: its folder, and the process that is running in it, if any is."""
+
+    def __init__(self, name: str, world: Any, folder: Path, random: Random, starts_at: float) -> None:
+        self.name, self.world, self.random, self.starts_at = name, world, random, starts_at
+        self.history: History = world.history
+        self.faults: Faults = world.faults
+        self._folders, self.generation = folder, 0
+        self._survives: Path | None = None
+        self.stale: Path | None = None
+        self.stale_is_fresh = False
+        self.alive = self.offline = self.late = False
+        self.certain = True
+        self.replica: Replica | None = None
+        self.device: Device | None = None
+        self.vault: Vault | None = None
+        self.open: dict[str, Collection[Note]] = {}
+        self._scopes: set[trio.CancelScope] = set()
+        self._wires: list[Wire] = []
+        self.ready = False
+        self._moved = trio.Event()
+
+    # --- the process
+
+    async def until_ready(self) -> None:
+        """Wait until the process is up, with its vault and collections open."""
+        while not self.ready:
+            await self._moved.wait()
+
+    def check(self, generation: int) -> None:
+        """Raises Killed in what a dead process still does."""
+        if not self.alive or generation != self.generation:
+            raise Killed
+
+    def _folder(self, generation: int) -> Path:
+        return self._folders / f"{self.name}-{generation}"
+
+    def snapshot(self) -> None:
+        """From here on nothing reaches the disk that survives."""
+        if self._survives is None:
+            self._survives = copied(self._folder(self.generation), self._folder(self.generation + 1))
+
+    def die(self) -> None:
+        """The process ends: nothing more is said or written."""
+        if not self.alive:
+            return
+        if self.stale is not None and self._survives is None:
+            self._survives = shutil.move(self.stale, self._folder(self.generation + 1))
+            self.stale = None
+        self.snapshot()
+        self.alive = False
+        self.ready = False
+        self.history.add("died", self.name)
+        for wire in self._wires:
+            wire.cut()
+        for scope in list(self._scopes):
+            scope.cancel()
+
+    async def run(self) -> None:
+        """Be installed, and start again after every crash."""
+        await trio.sleep(self.starts_at)
+        while True:
+            self.alive, self._survives, self.device, self.vault = True, None, None, None
+            self.open = {}
+            self.history.add("started", self.name)
+            await self.during(self._live)
+            shutil.rmtree(self._folder(self.generation))
+            self.generation += 1
+            await trio.sleep(0 if self.world.healed else self.random.uniform(0, 20))
+
+    async def during(self, function: Callable[[], Awaitable[T]]) -> T | None:
+        """Do something within the process. None if it has ended meanwhile."""
+        with trio.CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                return await function()
+            except BaseException:
+                if not scope.cancel_called:
+                    raise  # else the process has ended, and what its parts make of that reaches nobody
+            finally:
+                self._scopes.discard(scope)
+        return None
+
+    async def _live(self) -> None:
+        generation = self.generation
+
+        async def opens(make: Callable[[], Replica]) -> Runner[Replica]:
+            return cast("Runner[Replica]", DyingWriter(make, self, generation))
+
+        folder = self._folder(generation)
+        async with Device.open(folder, relay=ORIGIN, dialler=self._dial, writer=opens) as device:
+            self.device = device
+            if device.vaults:
+                vault = device.vaults[0]
+            elif self is self.world.host:
+                vault = await device.create_vault("home")
+            else:
+                vault = await self._join(device)
+            self.vault = vault
+            await self.open_collection(FIRST)
+            if self.late:
+                await self.open_collection(LATE)
+            self.ready = True
+            self._moved.set()
+            self._moved = trio.Event()
+            await trio.sleep_forever()
+
+    async def _join(self, device: Device) -> Vault:
+        while True:
+            link = await self.world.invite()
+            if link is not None:
+                with trio.move_on_after(100):
+                    try:
+                        return await device.join(link)
+                    except InviteError:
+                        self.history.add("invite failed", self.name)
+            await trio.sleep(1)
+
+    async def open_collection(self, name: str) -> None:
+        """Open a collection, which is then kept in step."""
+        assert self.vault is not None
+        self.open[name] = await self.vault.collection(name, Note, policy=latest())
+
+    # --- the network
+
+    @asynccontextmanager
+    async def _dial(self, origin: str) -> AsyncIterator[Transport]:
+        await trio.sleep(self.random.uniform(0, 0.2))
+        if self.offline or not self.alive:
+            raise TransportError("there is no network")
+        wire = self.world.wire(self.name)
+        wire.on_send, wire.on_receive = self._sending, self._receiving
+        self._wires.append(wire)
+        try:
+            async with connected(wire) as transport:
+                yield transport
+        finally:
+            self._wires.remove(wire)
+
+    def go_offline(self) -> None:
+        """The network is away."""
+        self.offline = True
+        for wire in self._wires:
+            wire.cut()
+
+    def slow_down(self) -> None:
+        """The present connection is slow from now on."""
+        for wire in self._wires:
+            wire.slow = True
+
+    def _sending(self, data: bytes) -> None:
+        if not self.alive:
+            raise Killed
+        message = codec.decode(data)
+        if isinstance(message, Push):
+            self.history.pushed(self.name, message)
+            if self.faults.strikes(self.name, faults.DEVICE_CRASH_SENDING):
+                if self.random.random() < 0.5:
+                    self._wires[-1].leave(data)
+                self.die()
+                raise Killed
+
+    def _receiving(self, data: bytes) -> None:
+        if not self.alive:
+            raise Killed
+        message = codec.decode(data)
+        if isinstance(message, Pushed):
+            if message.outcome is Outcome.DONE:
+                self.history.acked(self.name, message.batch, message.appended)
+            else:
+                self.history.fail(f"no honest write is refused: {self.name}'s batch is {message.outcome.name}")
+        if self.faults.strikes(self.name, faults.DEVICE_CRASH_RECEIVING):
+            self.die()
+            raise Killed
+
+
+def copied(folder: Path, to: Path) -> Path:
+    """What a process that dies now leaves behind in its folder."""
+    to.mkdir(mode=0o700)
+    for name in KEPT:
+        if (folder / name).exists():
+            shutil.copy(folder / name, to / name)
+    return to
