@@ -24,7 +24,7 @@ from sealwire_protocol.messages import (
     Welcome,
 )
 from sealwire_protocol.segment import encode_segment
-from sealwire_relay.connection import LOGIN_BYTES_MAX, REQUEST_BYTES_MAX
+from sealwire_relay.connection import LOGIN_BYTES_MAX, MESSAGES_PER_TURN_MAX, REQUEST_BYTES_MAX, Connection
 from tests.support.aio import asyncio_test
 from tests.support.device import Device, Identity, group, record, stream_id
 from tests.support.relay import Mishap, TroubledStore, memory_store, running, turns_until
@@ -403,6 +403,29 @@ async def test_requests_may_be_sent_without_waiting_and_are_all_answered() -> No
         vault, _ = await anna.create_vault()
         await anna.send(*[CreateStream(100 + n, vault, stream_id(n + 1), StreamKind.OPEN) for n in range(200)])
         await anna.when(lambda: len([m for m in anna.log if isinstance(m, Done)]) == 200)
+
+
+@asyncio_test
+async def test_a_flood_of_tiny_messages_lets_the_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """uvloop reads on from a socket that is never empty for seconds, unless it is told to pause."""
+    paused: list[bool] = []
+    read = Connection.data_received
+
+    def watched(self: Connection, data: bytes) -> None:
+        read(self, data)
+        transport = self._transport
+        assert transport is not None
+        paused.append(not transport.is_reading())
+
+    async with running() as relay, await logged_in(relay.port) as stranger:
+        monkeypatch.setattr(Connection, "data_received", watched)
+        stranger.send(frame(BINARY, b"\x01") * MESSAGES_PER_TURN_MAX)
+        await turns_until(lambda: len(paused) == 1)
+        stranger.send(frame(BINARY, b"\x01") * (MESSAGES_PER_TURN_MAX + 1))
+        await turns_until(lambda: len(paused) == 2)
+        stranger.send(frame(BINARY, b"\x01"))
+        await turns_until(lambda: len(paused) == 3)
+        assert paused == [False, True, False]
 
 
 @asyncio_test
