@@ -27,6 +27,10 @@ T = TypeVar("T")
 INVITE_SECONDS: Final = 600
 """The life of an invite for one's own device: ten minutes."""
 
+LOOK_AGAIN_SECONDS: Final = 30.0
+"""An inviter that hears nothing looks into the mailbox again so often: the joiner may have left its letter through
+another relay process on the same database, of which nobody tells this connection."""
+
 LINK_ATTEMPTS_MAX: Final = 5
 """Times that a link is signed anew because another admin's came first."""
 
@@ -252,9 +256,10 @@ class PendingInvite:
             self._link.expect_mail(self._invite.mailbox, None)
 
     async def _wait_for_letter(self) -> None:
-        """Wait for the joiner's letter, across lost connections."""
+        """Wait for the joiner's letter, across lost connections and several relay processes."""
         while not self._letter.is_set():
-            await self._link.wait_while_online(self._letter)
+            with trio.move_on_after(LOOK_AGAIN_SECONDS):
+                await self._link.wait_while_online(self._letter)
             if not self._letter.is_set():
                 await self.open()
 

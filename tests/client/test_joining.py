@@ -12,9 +12,9 @@ from sealwire_client.link import RelayRefusedError
 from sealwire_client.testing import MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
 from sealwire_client.transport import InsecureOriginError
-from sealwire_client.vault import InviteExpiredError, NewMember, Vault
+from sealwire_client.vault import LOOK_AGAIN_SECONDS, InviteExpiredError, NewMember, Vault
 from sealwire_protocol.membership import Role
-from sealwire_protocol.messages import Joined
+from sealwire_protocol.messages import Joined, Joining, Message
 from tests.client.late import late_writer
 from tests.client.party import Note, cut_off, founded, in_step, joined, notes_of, party, returned
 from tests.support.virtual import virtual
@@ -96,6 +96,27 @@ async def test_a_joiner_that_gave_up_may_ask_again(open_device: OpenDevice) -> N
             nursery.start_soon(invite.joined)
             await second.join(invite.link)
         assert [vault.id for vault in second.vaults] == [a.vault.id]
+
+
+@virtual
+async def test_an_inviter_that_is_not_told_of_a_letter_looks_again(
+    open_device: OpenDevice, memory_relay: MemoryRelay
+) -> None:
+    """The joiner may be connected to another process of the relay, which knows nothing of the inviter's connection."""
+    untold: list[Message] = []
+
+    def hide_the_first(message: Message) -> list[Message]:
+        if isinstance(message, Joining) and not untold:
+            untold.append(message)
+            return []
+        return [message]
+
+    async with party(open_device, 1) as guests, open_device("b") as second:
+        (a,) = guests
+        memory_relay.alter = hide_the_first
+        began = trio.current_time()
+        await joined(second, a.vault)
+        assert untold and trio.current_time() - began < 2 * LOOK_AGAIN_SECONDS
 
 
 @virtual
