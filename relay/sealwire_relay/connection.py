@@ -43,9 +43,9 @@ REQUEST_BYTES_MAX: Final = 16_384
 LOGIN_BYTES_MAX: Final = 4_096
 """A message before login, HELLO or PROVE, has at most some 1,200 bytes: strangers make the relay hold no more."""
 
-MESSAGES_PER_TURN_MAX: Final = 256
-"""Frames of one socket after which the others have their turn: about a millisecond. uvloop reads a socket that is
-never empty 32 times before it looks at another one, which a flood of tiny messages makes seconds."""
+TURN_BYTES_MAX: Final = 16_384
+"""Bytes read from one socket after which the others have their turn. uvloop reads a socket that is never empty 32
+times before it looks at another one: megabytes, which tiny frames make seconds of work."""
 
 _END_OF_REQUEST: Final = b"\r\n\r\n"
 
@@ -102,6 +102,9 @@ class Connection(asyncio.Protocol):
                 self._read(data)
         except RemoteFault as fault:
             self.handle(Stop(fault.code, str(fault)))
+        if len(data) > TURN_BYTES_MAX and self._transport is not None and not self._closing:
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._read_on)
 
     def connection_lost(self, error: Exception | None) -> None:
         """The socket is gone."""
@@ -155,12 +158,10 @@ class Connection(asyncio.Protocol):
         if reader is None:
             return
         ping: bytes | None = None
-        frames = 0
         if not reader.incomplete:
             self._begun = self._heard
         for opcode, payload in reader.feed(data):
             self._begun = self._heard
-            frames += 1
             if opcode is Opcode.BINARY:
                 self.handle(Received(payload, self._heard))
             elif opcode is Opcode.PING:
@@ -172,9 +173,6 @@ class Connection(asyncio.Protocol):
         if ping is not None:
             # RFC 6455 5.5.3: of several pings the last one may be answered alone, so a flood costs one pong a read.
             self.send_frame(pong_frame(ping))
-        if frames > MESSAGES_PER_TURN_MAX and self._transport is not None:
-            self._transport.pause_reading()
-            asyncio.get_running_loop().call_soon(self._read_on)
 
     def _read_on(self) -> None:
         """The others have had their turn."""

@@ -24,7 +24,7 @@ from sealwire_protocol.messages import (
     Welcome,
 )
 from sealwire_protocol.segment import encode_segment
-from sealwire_relay.connection import LOGIN_BYTES_MAX, MESSAGES_PER_TURN_MAX, REQUEST_BYTES_MAX, Connection
+from sealwire_relay.connection import LOGIN_BYTES_MAX, REQUEST_BYTES_MAX, TURN_BYTES_MAX, Connection
 from tests.support.aio import asyncio_test
 from tests.support.device import Device, Identity, group, record, stream_id
 from tests.support.relay import Mishap, TroubledStore, memory_store, running, turns_until
@@ -419,11 +419,12 @@ async def test_a_flood_of_tiny_messages_lets_the_others_have_their_turn(monkeypa
 
     async with running() as relay, await logged_in(relay.port) as stranger:
         monkeypatch.setattr(Connection, "data_received", watched)
-        stranger.send(frame(BINARY, b"\x01") * MESSAGES_PER_TURN_MAX)
+        tiny = frame(BINARY, b"\x01")
+        stranger.send(tiny * (TURN_BYTES_MAX // len(tiny)))
         await turns_until(lambda: len(paused) == 1)
-        stranger.send(frame(BINARY, b"\x01") * (MESSAGES_PER_TURN_MAX + 1))
+        stranger.send(tiny * (TURN_BYTES_MAX // len(tiny) + 1))
         await turns_until(lambda: len(paused) == 2)
-        stranger.send(frame(BINARY, b"\x01"))
+        stranger.send(tiny)
         await turns_until(lambda: len(paused) == 3)
         assert paused == [False, True, False]
 
