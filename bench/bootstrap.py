@@ -22,7 +22,6 @@ import trio
 from demo.characters import Character, characters
 from sealwire_client import Device, latest
 from sealwire_client.replica import Replica
-from sealwire_client.sealing import Opener
 from sealwire_client.sync import VaultSync
 
 ENTRIES: Final = 138_552
@@ -49,7 +48,6 @@ async def write(folder: str, relay: str, entries: int) -> None:
 async def catch_up(folder: str, link: str, entries: int) -> None:
     """The second device: joins, catches up, and prints its figures."""
     spent: dict[str, float] = {}
-    _time(spent, "open", Opener, "open_segment")
     _time(spent, "sqlite", Replica, "apply")
     _time(spent, "writer", VaultSync, "_apply_records")
     async with Device.open(folder) as device:
@@ -59,7 +57,7 @@ async def catch_up(folder: str, link: str, entries: int) -> None:
         await vault.synced()
         seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
         assert len(collection) == entries, "not everything arrived"
-    spent["decode"] = spent["writer"] - spent["open"] - spent["sqlite"]
+    spent["open_and_decode"] = spent["writer"] - spent["sqlite"]
     spent["elsewhere"] = seconds - spent.pop("writer")
     stages = {f"{name}_us": round(1e6 * value / entries, 2) for name, value in spent.items()}
     print(json.dumps({"records_per_s": entries / seconds, "cpu_us": 1e6 * cpu / entries, **stages}), flush=True)

@@ -126,7 +126,7 @@ class Collection(Generic[T]):
         await trio.lowlevel.checkpoint_if_cancelled()
         # The writer would make the edit all the same, and then nobody would be told, nor would it be sent.
         with trio.CancelScope(shield=True):
-            changes = await self._writer.run_grouped(_edit, self._held, edits, bool(self._listeners))
+            changes = await self._writer.run_grouped(_edit, self._held, edits, self.watched)
         self.tell(changes)
         self._edited()
 
@@ -166,6 +166,11 @@ class Collection(Generic[T]):
             yield listener
         finally:
             self._listeners.discard(listener)
+
+    @property
+    def watched(self) -> bool:
+        """True if anybody listens. May be asked from any thread."""
+        return bool(self._listeners)
 
     def tell(self, changes: Sequence[Change] | None) -> None:
         """Tell the listeners what changed."""

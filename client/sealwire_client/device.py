@@ -229,7 +229,10 @@ class Device:
         def told(collection: Held, changes: Sequence[Change] | None) -> None:
             vault.told(collection, changes)
 
-        sync = VaultSync(held, membership, self._identity, self._writer, link, told)
+        def watched(collection: Held) -> bool:
+            return vault.watched(collection)
+
+        sync = VaultSync(held, membership, self._identity, self._writer, link, told, watched)
         vault = Vault(held, sync, self._identity, self._writer, link, self.folder)
         self._vaults[held.id] = vault
         link.follow(held.id, sync)

@@ -15,31 +15,27 @@ from typing import Final, NamedTuple
 import trio
 
 from sealwire_client import cipher, keyring, sealing
-from sealwire_client.encoding import EncodingError
 from sealwire_client.identity import DeviceIdentity
 from sealwire_client.link import Link, RelayRefusedError
 from sealwire_client.replica import (
     Change,
     Collection,
-    Delivery,
     GapError,
     HeldVault,
-    Incoming,
     Replica,
     ReplicaFullError,
     ReplicaUnreadableError,
-    Row,
     Runner,
     SealedGroup,
     StoredBatch,
-    Unopened,
     Waiting,
 )
+from sealwire_client.stream import Read, StreamSync
 from sealwire_client.transport import TransportError
 from sealwire_protocol.client_session import ClientSession
 from sealwire_protocol.errors import Action, FaultCode, Outcome, RemoteFault, may_come_back
 from sealwire_protocol.events import Listen, Submit
-from sealwire_protocol.ids import MEMBERSHIP, START, KeyId, Position, StreamId
+from sealwire_protocol.ids import MEMBERSHIP, START, Position, StreamId
 from sealwire_protocol.limits import PUSH_WINDOW, SUBSCRIBE_STREAMS_MAX
 from sealwire_protocol.membership import FIRST_AUTHOR, LinkError, Membership, decode_links, link_hash
 from sealwire_protocol.messages import (
@@ -62,34 +58,8 @@ INBOX_MESSAGES_MAX: Final = 1_024
 """Verdicts, faults and states of streams that wait for a vault's task. A relay owes at most a window of verdicts and
 an answer to each SUBSCRIBE; what sends more is no honest relay."""
 
-Read = Callable[[bytes], tuple[Row, bool]]
-"""A value's bytes as a row, and whether the row gives these very bytes again (R17). Raises EncodingError."""
-
 Watcher = Callable[[Collection, Sequence[Change] | None], None]
 """Told what changed in a collection; None: more than was to be named."""
-
-
-@dataclass(slots=True)
-class StreamSync:
-    """A collection on its way: the part that the writer's thread uses, and what the relay told of its stream."""
-
-    collection: Collection
-    opener: sealing.Opener
-    sealer: sealing.Sealer
-    key_ids: dict[int, KeyId]
-    read: "Read"
-    told: bool = False
-    exists: bool = False
-    top: int = 0
-    head: int = 0
-    cursor: int = 0
-    lost: str | None = None
-    refused: bool = False
-
-    @property
-    def caught_up(self) -> bool:
-        """True if all that the relay was known to have has been applied."""
-        return self.told and self.lost is None and self.cursor >= self.head
 
 
 @dataclass(slots=True)
@@ -123,11 +93,13 @@ class VaultSync:
         writer: Runner[Replica],
         link: Link,
         changed: Watcher,
+        watched: Callable[[Collection], bool],
     ) -> None:
         self.held, self.membership = held, membership
         self.keys = keyring.keys_from_log(identity, membership)
         self.progress = Progress()
-        self._identity, self._writer, self._link, self._tell = identity, writer, link, changed
+        self._identity, self._writer, self._link = identity, writer, link
+        self._tell, self._watched = changed, watched
         self._streams: dict[StreamId, StreamSync] = {}
         self._members_at: Position = START
         self._members_told, self._members_head = False, 0
@@ -316,10 +288,8 @@ class VaultSync:
         with replica.transaction():
             for deliver in delivers:
                 stream = self._streams[deliver.stream]
-                records, unopened = _opened(stream, deliver)
-                delivery = Delivery(deliver.term, deliver.prev, deliver.last, deliver.cleaned_to)
-                applied = replica.apply(stream.collection, delivery, records, unopened)
-                changes.append((stream.collection, applied.changes))
+                watched = self._watched(stream.collection)
+                changes.append((stream.collection, stream.apply(replica, deliver, watched)))
             self._waiting = replica.outbox.waiting(self.held.number)
         return changes
 
@@ -568,26 +538,3 @@ _WHY_REFUSED: Final = {
     Outcome.MALFORMED: "the relay found a batch malformed; its writes are set aside; is this program up to date?",
     Outcome.QUOTA: "the vault is full at this relay; writes are set aside",
 }
-
-
-def _opened(stream: StreamSync, deliver: Deliver) -> tuple[list[Incoming], list[Unopened]]:
-    """A delivery's records, opened and decoded. What cannot be is set aside with its reason."""
-    segment = stream.opener.open_segment(deliver.segment, deliver.prev, deliver.last)
-    unopened = [
-        Unopened(x.seq, x.rank, x.encoded, x.reason.value, x.reason in sealing.MADE_BY_MEMBERS)
-        for x in segment.unopened
-    ]
-    read, key_ids = stream.read, stream.key_ids
-    records = []
-    for seq, _, rank, flags, key, value, _ in segment.opened:
-        key_id = key_ids[int.from_bytes(rank[8:10], "big")]
-        if flags & TOMBSTONE:
-            records.append(Incoming(seq, key, rank, key_id, flags, None))
-            continue
-        try:
-            row, exact = read(value)
-        except EncodingError as error:
-            unopened.append(Unopened(seq, rank, value, str(error), sealed=True))
-            continue
-        records.append(Incoming(seq, key, rank, key_id, flags, row, None if exact else value))
-    return records, unopened

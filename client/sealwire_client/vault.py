@@ -161,6 +161,11 @@ class Vault:
         if collection is not None:
             collection.tell(changes)
 
+    def watched(self, held: Held) -> bool:
+        """True if anybody listens to changes of a collection. May be asked from any thread."""
+        collection = self._collections.get(held.name)
+        return collection is not None and collection.watched
+
     def close(self) -> None:
         """Let go of the file."""
         self._reader.close()

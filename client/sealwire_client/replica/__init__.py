@@ -127,6 +127,7 @@ class Replica:
 
 
 __all__ = [
+    "CHANGES_NAMED_MAX",
     "Answered",
     "Applied",
     "Change",

@@ -1,0 +1,106 @@
+"""One collection on its way between replica and relay: what the relay told of its stream, and how it is opened.
+
+`apply` runs in the writer's thread. A delivery is opened, decoded and stored in parts that stay within a core's cache,
+all in the caller's transaction: either the whole delivery becomes durable, or nothing of it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sealwire_client import sealing
+from sealwire_client.encoding import EncodingError
+from sealwire_client.replica import (
+    CHANGES_NAMED_MAX,
+    Change,
+    Collection,
+    Delivery,
+    Incoming,
+    Replica,
+    Row,
+    Unopened,
+)
+from sealwire_protocol.ids import KeyId
+from sealwire_protocol.messages import Deliver
+from sealwire_protocol.segment import TOMBSTONE
+
+Read = Callable[[bytes], tuple[Row, bool]]
+"""A value's bytes as a row, and whether the row gives these very bytes again (R17). Raises EncodingError."""
+
+
+class Part(NamedTuple):
+    """Some consecutive records of a delivery, up to `last`, opened and decoded; and those that could not be."""
+
+    last: int
+    records: list[Incoming]
+    unopened: list[Unopened]
+
+
+@dataclass(slots=True)
+class StreamSync:
+    """A collection on its way: the part that the writer's thread uses, and what the relay told of its stream."""
+
+    collection: Collection
+    opener: sealing.Opener
+    sealer: sealing.Sealer
+    key_ids: dict[int, KeyId]
+    read: Read
+    told: bool = False
+    exists: bool = False
+    top: int = 0
+    head: int = 0
+    cursor: int = 0
+    lost: str | None = None
+    refused: bool = False
+
+    @property
+    def caught_up(self) -> bool:
+        """True if all that the relay was known to have has been applied."""
+        return self.told and self.lost is None and self.cursor >= self.head
+
+    def apply(self, replica: Replica, deliver: Deliver, watched: bool) -> Sequence[Change] | None:
+        """Apply a delivery within the caller's transaction. Returns what changed; None: more than is named, or
+        nobody watched when it began (who has begun to since must look afresh). Raises GapError, DecodeError."""
+        changes: list[Change] = []
+        many = not watched
+        prev = deliver.prev
+        for last, records, unopened in self._parts(deliver):
+            many = many or len(changes) + len(records) > CHANGES_NAMED_MAX
+            delivery = Delivery(deliver.term, prev, last, deliver.cleaned_to)
+            applied = replica.apply(self.collection, delivery, records, unopened, 0 if many else CHANGES_NAMED_MAX)
+            changes.extend(applied.changes or ())
+            prev = last
+        return None if many else changes
+
+    def _parts(self, deliver: Deliver) -> Iterator[Part]:
+        """A delivery's records in parts, of which the last reaches the delivery's end."""
+        part = Part(deliver.last, [], [])
+        for opened, unopened in self.opener.open_parts(deliver.segment, deliver.prev, deliver.last):
+            if part.records or part.unopened:
+                yield part
+            records, aside = self._decoded(opened, unopened)
+            reached = max(found[-1].seq for found in (opened, unopened) if found)
+            part = Part(reached, records, aside)
+        yield part._replace(last=deliver.last)
+
+    def _decoded(
+        self, opened: Sequence[sealing.Opened], sealed: Sequence[sealing.Unopened]
+    ) -> tuple[list[Incoming], list[Unopened]]:
+        """Opened records as rows. What cannot be opened or decoded is set aside with its reason."""
+        unopened = [
+            Unopened(x.seq, x.rank, x.encoded, x.reason.value, x.reason in sealing.MADE_BY_MEMBERS) for x in sealed
+        ]
+        read, key_ids = self.read, self.key_ids
+        records = []
+        for seq, _, rank, flags, key, value, _ in opened:
+            key_id = key_ids[int.from_bytes(rank[8:10], "big")]
+            if flags & TOMBSTONE:
+                records.append(Incoming(seq, key, rank, key_id, flags, None))
+                continue
+            try:
+                row, exact = read(value)
+            except EncodingError as error:
+                unopened.append(Unopened(seq, rank, value, str(error), sealed=True))
+                continue
+            records.append(Incoming(seq, key, rank, key_id, flags, row, None if exact else value))
+        return records, unopened
