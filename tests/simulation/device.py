@@ -83,8 +83,6 @@ class DyingWriter(InlineWriter[Replica]):
             return function(replica, *args, **kwargs)
 
         result = await run(watched)
-        owner.stale = None if owner.stale_is_fresh is False else owner.stale
-        owner.stale_is_fresh = False
         if not owner.certain or owner.faults.strikes(owner.name, faults.DEVICE_CRASH_AFTER):
             owner.die()
             raise Killed
@@ -110,8 +108,6 @@ class SimDevice:
         self.faults: Faults = world.faults
         self._folders, self.generation = folder, 0
         self._survives: Path | None = None
-        self.stale: Path | None = None
-        self.stale_is_fresh = False
         self.alive = self.offline = self.late = False
         self.certain = True
         self.replica: Replica | None = None
@@ -147,9 +143,6 @@ class SimDevice:
         """The process ends: nothing more is said or written."""
         if not self.alive:
             return
-        if self.stale is not None and self._survives is None:
-            self._survives = shutil.move(self.stale, self._folder(self.generation + 1))
-            self.stale = None
         self.snapshot()
         self.alive = False
         self.ready = False

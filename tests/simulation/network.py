@@ -50,6 +50,7 @@ class Wire:
         self.to_relay = Pipe(self._delay, self._carried)
         self.to_device = Pipe(self._delay, self._carried)
         self.protocol: Any = None
+        self.fell_silent = trio.Event()
         self.slow = self.silent = self.gone = self.last_words = False
         self.on_send: Callable[[bytes], None] = lambda data: None
         self.on_receive: Callable[[bytes], None] = lambda data: None
@@ -64,6 +65,7 @@ class Wire:
             self.cut()
         elif not self.silent and self._faults.strikes(self.place, faults.SILENCE):
             self.silent = True
+            self.fell_silent.set()
 
     def cut(self) -> None:
         """The connection breaks, with all that is on its way; the device learns of it now, the relay too."""
@@ -160,16 +162,16 @@ class Wire:
 
     def _message(self, payload: bytes) -> None:
         message = codec.decode(payload)
-        if isinstance(message, Pushed) and message.outcome is Outcome.DONE:
-            if self._faults.strikes(self.place, faults.ANSWER_LOST):
-                self.cut()
-                return
+        done = isinstance(message, Pushed) and message.outcome is Outcome.DONE
+        if done and self._faults.strikes(self.place, faults.ANSWER_LOST):
+            self.cut()
+            return
         self.to_device.put(payload)
         session = self.protocol.session
-        if isinstance(message, Deliver) and session.credit >= len(payload):
-            if self._faults.strikes(self.place, faults.TWICE):
-                session.credit -= len(payload)
-                self.to_device.put(payload)
+        affordable = isinstance(message, Deliver) and session.credit >= len(payload)
+        if affordable and self._faults.strikes(self.place, faults.TWICE):
+            session.credit -= len(payload)
+            self.to_device.put(payload)
 
 
 class Trace:
@@ -197,8 +199,7 @@ async def connected(wire: Wire) -> AsyncIterator[Transport]:
 
     async def notice() -> None:
         """A silent connection is found out in the end."""
-        while not wire.silent:
-            await trio.sleep(5)
+        await wire.fell_silent.wait()
         await trio.sleep(SILENCE_SECONDS)
         wire.cut()
 

@@ -88,9 +88,7 @@ class World:
         """A new connection of a device, to one of the relays."""
         self._wires += 1
         relay = self.random.choice(self.relays)
-        return Wire(
-            place, relay, self.faults, Random(f"wire {self._seed} {self._wires}"), Trace(self.history.add)
-        )
+        return Wire(place, relay, self.faults, Random(f"wire {self._seed} {self._wires}"), Trace(self.history.add))
 
     async def invite(self) -> str | None:
         """An invite of the host's; None if the host dies over it."""
@@ -118,8 +116,10 @@ class World:
         """Everything, from the first start to rest. Raises Violation."""
         with trio.fail_after(RUN_SECONDS_MAX):
             async with trio.open_nursery() as self._nursery:
-                for part in (*self.relays, *self.devices):
-                    self._nursery.start_soon(part.run)
+                for relay in self.relays:
+                    self._nursery.start_soon(relay.run)
+                for device in self.devices:
+                    self._nursery.start_soon(device.run)
                 async with trio.open_nursery() as working:
                     for device in self.devices:
                         working.start_soon(self._work, device, Random(f"work {self._seed} {device.name}"))

@@ -1,0 +1,193 @@
+"""Planted bugs: single changes to the real code, made while it runs, each of which the simulation must find.
+
+A change names the text that it replaces; where the code has moved on planting fails, so that it is never in vain.
+"""
+
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import FunctionType
+from typing import Any, Final, NamedTuple
+from unittest import mock
+
+from sealwire_client import sync
+from sealwire_client.replica import Replica, StoredBatch
+from sealwire_client.replica.outbox import Outbox
+from sealwire_client.replica.positions import Positions
+from sealwire_client.sync import VaultSync
+from sealwire_protocol.client_session import CLIENT_MESSAGES, ClientSession, ClientState
+from sealwire_protocol.events import PageRead
+from sealwire_protocol.messages import Deliver
+from sealwire_protocol.relay_session import RELAY_EVENTS, RelaySession, RelayState
+from sealwire_relay.ingest import Ingest
+from sealwire_relay.store.memory import MemoryStore
+from sealwire_relay.view import Draft
+
+Plant = Callable[[ExitStack], None]
+
+
+def rewritten(function: FunctionType, *changes: tuple[str, str]) -> FunctionType:
+    """The function with its text changed. Raises LookupError where a text is not found exactly once."""
+    source = textwrap.dedent(inspect.getsource(function))
+    for old, new in changes:
+        if source.count(old) != 1:
+            raise LookupError(f"{function.__qualname__} has {source.count(old)} times {old!r}: plant the bug anew")
+        source = source.replace(old, new)
+    made: dict[str, Any] = {}
+    exec(compile(source, f"<planted in {function.__qualname__}>", "exec"), function.__globals__, made)
+    planted = made[function.__name__]
+    assert isinstance(planted, FunctionType)
+    return planted
+
+
+def _change(owner: type, name: str, *changes: tuple[str, str]) -> Plant:
+    return lambda stack: _put(stack, owner, name, rewritten(vars(owner)[name], *changes))
+
+
+def _put(stack: ExitStack, owner: object, name: str, value: object) -> None:
+    stack.enter_context(mock.patch.object(owner, name, value))
+
+
+def _no_dedup(stack: ExitStack) -> None:
+    _change(
+        Draft,
+        "_judge",
+        ("if kept is not None:", "if False:"),
+        ("if push.batch <= last:", "if False:"),
+        ("if push.batch != last + 1 and in_this_term:", "if False:"),
+    )(stack)
+
+
+def _cursor_first(stack: ExitStack) -> None:
+    """The cursor is moved in a transaction of its own, before the one with the data."""
+    apply = VaultSync._apply_records
+
+    def moved_first(self: VaultSync, replica: Replica, delivers: list[Deliver]) -> Any:
+        connection = replica.database.connection
+        numbers = [(self._streams[deliver.stream].collection.number, deliver) for deliver in delivers]
+        before = [(replica.positions.standing(number).cursor.seq, number) for number, _ in numbers]
+        for number, deliver in numbers:
+            with replica.transaction():
+                move = "UPDATE _collection SET cursor_seq = max(cursor_seq, ?) WHERE id = ?"
+                connection.execute(move, (deliver.last, number))
+        with replica.transaction():
+            connection.executemany("UPDATE _collection SET cursor_seq = ? WHERE id = ?", before)
+            return apply(self, replica, delivers)
+
+    _put(stack, VaultSync, "_apply_records", moved_first)
+
+
+def _sealed_anew(stack: ExitStack) -> None:
+    """What has no verdict is sealed again after every reconnect, under the number that it had."""
+
+    def forget(replica: Replica, vault: int, after: int) -> list[StoredBatch]:
+        batches = replica.outbox.unanswered(vault, after)
+        with replica.transaction():
+            for batch in batches:
+                replica.outbox._seal_again(vault, batch.number)
+                for table, column in (("_group", "batch"), ("_batch", "number")):
+                    statement = f"DELETE FROM {table} WHERE vault = ? AND {column} = ?"
+                    replica.database.connection.execute(statement, (vault, batch.number))
+            if batches:
+                again = "UPDATE _vault SET next_batch = ? WHERE id = ?"
+                replica.database.connection.execute(again, (batches[0].number, vault))
+        return []
+
+    _put(stack, sync, "_unanswered", forget)
+
+
+def _credit_kept(stack: ExitStack) -> None:
+    changed = rewritten(
+        vars(ClientSession)["_delivered"],
+        (
+            "if message.last <= listening.position.seq:\n        return self._give_back(size, event.now)",
+            "if message.last <= listening.position.seq:\n        return []",
+        ),
+    )
+    stack.enter_context(mock.patch.dict(CLIENT_MESSAGES, {(ClientState.READY, Deliver): changed}))
+
+
+def _live_too_early(stack: ExitStack) -> None:
+    changed = rewritten(
+        vars(RelaySession)["_paged"], ("listener.live = listener.cursor >= event.head", "listener.live = True")
+    )
+    stack.enter_context(mock.patch.dict(RELAY_EVENTS, {(RelayState.READY, PageRead): changed}))
+
+
+def _versions_forgotten(stack: ExitStack) -> None:
+    """A version is one above those that the device has sealed itself, whatever it has received or was told."""
+    received = ("(term, delivery.last, version, collection)", "(term, delivery.last, 0, collection)")
+    _change(Positions, "advance", received)(stack)
+    _change(Outbox, "take", ("max(seen, tops[collection]) + 1", "seen + 1"))(stack)
+
+
+class Bug(NamedTuple):
+    """A planted bug. `seeds`: within how many it must be found. `quick`: also by the tests."""
+
+    what: str
+    plant: Plant
+    seeds: int = 500
+    quick: bool = True
+
+
+BUGS: Final[dict[str, Bug]] = {
+    "no_dedup": Bug("the relay carries out a repeated batch again", _no_dedup),
+    "cursor_first": Bug("the cursor is durable before the records are", _cursor_first, quick=False),
+    "versions": Bug("versions do not rise above those received", _versions_forgotten),
+    "two_in_flight": Bug(
+        "a key's next write is sealed before the last one was answered (R4)",
+        _change(Outbox, "take", ("AND s.key = e.key AND s.seq IS NULL)", "AND s.key = e.key AND 0)")),
+    ),
+    "sealed_anew": Bug("a batch without a verdict is sealed anew under its old number", _sealed_anew),
+    "credit": Bug("credit is not returned for repeated frames", _credit_kept, quick=False),
+    "early_entry": Bug(
+        "an answered write becomes an entry at PUSHED (R12)",
+        _change(Positions, "passed", ("return list(passed.items())", "return [(n, 1 << 60) for n in passed]")),
+    ),
+    "forgotten_outcomes": Bug(
+        "a relay that starts forgets the outcomes of batches",
+        _change(
+            MemoryStore,
+            "open_term",
+            (
+                "return data.term",
+                "[m.outcomes.clear() for v in data.vaults.values() for m in v.members.values()]\n    return data.term",
+            ),
+        ),
+    ),
+    "backlog_backwards": Bug(
+        "what has no verdict is sent again in the wrong order",
+        _change(VaultSync, "_send", ("self._backlog.popleft()", "self._backlog.pop()")),
+        quick=False,
+    ),
+    "echo": Bug(
+        "a verdict that comes after the write's own echo promotes nothing",
+        _change(Outbox, "answer", ("if collection.vault == vault:", "if False:")),
+    ),
+    "ack_first": Bug(
+        "a commit of unknown outcome counts as done",
+        _change(
+            Ingest,
+            "_write",
+            (
+                "self._metrics.unknown_outcomes.inc()\n        return set()",
+                "self._metrics.unknown_outcomes.inc()\n        return {write.vault for write in writes}",
+            ),
+        ),
+    ),
+    "live_early": Bug("a listener is live before it was sent everything", _live_too_early),
+    "recognise": Bug(
+        "a device takes its own echo for somebody else's write",
+        _change(Outbox, "recognise", ("if record.rank[_AUTHOR] == mine:", "if False:")),
+        quick=False,
+    ),
+}
+
+
+@contextmanager
+def planted(name: str) -> Iterator[None]:
+    """While the block lasts, the code has this bug. Raises LookupError if it has changed too much for it."""
+    with ExitStack() as stack:
+        BUGS[name].plant(stack)
+        yield
