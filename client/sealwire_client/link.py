@@ -67,6 +67,9 @@ FIRST_RETRY_SECONDS_MAX: Final = 5.0
 RETRY_SECONDS_MAX: Final = 30.0
 """The longest pause between two attempts: an always-on device is back within half a minute."""
 
+REQUEST_RETRY_SECONDS_MIN: Final = 0.2
+"""A request is not repeated sooner, whatever the relay says: it could keep a device busy for nothing."""
+
 STABLE_SECONDS: Final = 10.0
 """A connection that was logged in for so long resets the backoff."""
 
@@ -215,7 +218,7 @@ class Link:
                 if fault.retry_ms == 0:
                     raise RelayRefusedError(fault)
                 waiting.done, waiting.fault = trio.Event(), None
-                await trio.sleep(fault.retry_ms / 1000)
+                await trio.sleep(min(max(fault.retry_ms / 1000, REQUEST_RETRY_SECONDS_MIN), RETRY_SECONDS_MAX))
         finally:
             del self._requests[number]
 

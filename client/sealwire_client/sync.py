@@ -54,7 +54,7 @@ from sealwire_protocol.segment import TOMBSTONE
 
 _log = logging.getLogger("sealwire.sync")
 
-INBOX_MESSAGES_MAX: Final = 1_024
+INBOX_MESSAGES_MAX: Final = 64
 """Verdicts, faults and states of streams that wait for a vault's task. A relay owes at most a window of verdicts and
 an answer to each SUBSCRIBE; what sends more is no honest relay."""
 
@@ -159,6 +159,14 @@ class VaultSync:
         """What of the vault is not part of the log, counted."""
         self._waiting = await self._writer.run(lambda replica: replica.outbox.waiting(self.held.number))
         return self._waiting
+
+    async def why_stuck(self) -> str | None:
+        """Why writes are kept that the relay refused for good, in a sentence; None if there are none."""
+        reason = await self._writer.run(lambda replica: replica.outbox.why_stuck(self.held.number))
+        if reason is None:
+            return None
+        told = {outcome.name.lower(): why for outcome, why in _WHY_REFUSED.items()}
+        return told.get(reason, f"writes were set aside: {reason}")
 
     async def synced(self) -> None:
         """Wait until everything made before this call is sent and confirmed, and everything known is applied."""

@@ -195,7 +195,7 @@ class Vault:
             waiting.stuck,
             waiting.quarantined,
             len(self._sync.membership.members),
-            self._link.last_error or self._sync.progress.last_error,
+            self._link.last_error or self._sync.progress.last_error or await self._sync.why_stuck(),
         )
 
     # --- inviting

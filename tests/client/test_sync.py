@@ -10,7 +10,7 @@ import trio.testing
 from sealwire_client.testing import MemoryLog, MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
 from sealwire_client.testing.log import Verdict
-from sealwire_protocol.errors import Action, FaultCode
+from sealwire_protocol.errors import Action, FaultCode, Outcome
 from sealwire_protocol.events import Refuse
 from sealwire_protocol.ids import MEMBERSHIP, DeviceKey, StreamId
 from sealwire_protocol.limits import PUSH_WINDOW
@@ -454,3 +454,20 @@ async def test_the_window_is_kept(open_device: OpenDevice, memory_relay: MemoryR
         memory_relay.cut()
         await in_step(guests)
         assert appended_twice(memory_relay) == []
+
+
+@virtual
+async def test_status_says_why_a_write_was_set_aside(open_device: OpenDevice, memory_relay: MemoryRelay) -> None:
+    def clone(message: Message) -> list[Message]:
+        if isinstance(message, Pushed):
+            return [Pushed(message.vault, message.batch, Outcome.CLONED, (), ())]
+        return [message]
+
+    async with open_device("a") as device:
+        home = await founded(device)
+        memory_relay.alter = clone
+        await home.notes.put("n", Note("text"))
+        await home.vault.synced()
+        status = await home.vault.status()
+        assert status.stuck == 1
+        assert "another device uses this one's identity" in (status.last_error or "")

@@ -450,6 +450,13 @@ class Outbox:
         )
         return [Stuck(*row) for row in found]
 
+    def why_stuck(self, vault: int) -> str | None:
+        """Why a write of the vault was refused for good; None if none was."""
+        found = self._database.connection.execute(
+            "SELECT reason FROM _stuck JOIN _collection AS c ON c.id = collection WHERE c.vault = ? LIMIT 1", (vault,)
+        ).fetchone()
+        return found[0] if found else None
+
     def set_aside(self, collection: Collection, key: str, reason: str) -> bool:
         """Move a waiting edit that cannot be sealed to the stuck ones, so that the others can go on."""
         with self._database.transaction() as connection:
