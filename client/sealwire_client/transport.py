@@ -169,10 +169,10 @@ def _unreachable(origin: str, error: BaseException) -> TransportError:
         return TransportError(f"{origin} answers, but not as a relay; check the address")
     if isinstance(error, TimeoutError):
         return TransportError(
-            f"{origin} did not answer within {CONNECT_SECONDS_MAX:.0f} s; is the relay running there?"
+            f"{origin} did not answer within {CONNECT_SECONDS_MAX:.0f} s; see that the relay is running there"
         )
     why = _first_cause(error)
-    return TransportError(f"no relay answers at {origin} ({why}); is it running, and is the address right?")
+    return TransportError(f"no relay answers at {origin} ({why}); see that it is running, and the address is right")
 
 
 def _first_cause(error: BaseException) -> str:

@@ -153,7 +153,7 @@ class MemoryRelay:
         self.dialled += 1
         await trio.sleep(self.delay)
         if not self._running or normal_origin(origin) != self.origin:
-            raise TransportError(f"no relay answers at {origin}; is it running, and is the address right?")
+            raise TransportError(f"no relay answers at {origin}; see that it is running, and the address is right")
         connection = _Connection(self)
         async with open_nursery() as nursery:
             self._connections[connection] = None
