@@ -21,7 +21,16 @@ from sealwire_protocol.login import normal_origin
 
 PREFIX: Final = "SEALWIRE_"
 
-NOT_OURS: Final = frozenset({"SEALWIRE_RELAY", "SEALWIRE_HOME", "SEALWIRE_PROOF"})
+NOT_OURS: Final = frozenset(
+    {
+        "SEALWIRE_DEBUG",
+        "SEALWIRE_HOME",
+        "SEALWIRE_PASSPHRASE",
+        "SEALWIRE_PASSPHRASE_FILE",
+        "SEALWIRE_PROOF",
+        "SEALWIRE_RELAY",
+    }
+)
 """Variables of the `sealwire` command and of long proofs: they may stand in a relay's environment."""
 
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]

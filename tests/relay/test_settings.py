@@ -6,7 +6,7 @@ import pytest
 
 from sealwire_protocol import limits
 from sealwire_relay.settings import Secret, Settings, SettingsError, default_folder, fields, is_loopback, load, option
-from tests.house.repository import ROOT
+from tests.house.repository import PACKAGES, ROOT, files
 
 URL = "postgresql://relay:hunter2@db.example.org/sealwire"
 
@@ -53,6 +53,10 @@ def test_an_unknown_variable_is_refused_with_the_nearest_name() -> None:
 
 def test_variables_of_the_client_and_of_others_are_left_alone() -> None:
     assert load({"SEALWIRE_RELAY": "ws://x", "PORT": "9"}, {}) == Settings()
+    source = "\n".join(path.read_text() for path in files(".py", below=PACKAGES["sealwire_client"]))
+    read = set(re.findall(r"SEALWIRE_[A-Z_]+", source))
+    assert len(read) > 3
+    assert load(dict.fromkeys(read, "x"), {}) == Settings()
 
 
 def test_every_kind_of_value_is_parsed() -> None:
