@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 import click
 
-from sealwire_client.cli.entries import get, ls, put
+from sealwire_client.cli.entries import delete, get, ls, put
 from sealwire_client.cli.failures import ExitCode, Failure, OutputClosed, explained, leaves, sentence, usage
 from sealwire_client.cli.members import init, invite, join
 from sealwire_client.cli.output import Output, say, visible
@@ -25,6 +25,9 @@ class _CommandLine(click.Group):
         try:
             code = super().main(*args, **{**extra, "standalone_mode": False})
             Output().flush()
+        except click.exceptions.NoArgsIsHelpError as error:
+            say(error.format_message())
+            code = ExitCode.USAGE
         except (Exception, BaseExceptionGroup, KeyboardInterrupt) as error:
             code = _end(error)
         sys.exit(int(code or 0))
@@ -73,5 +76,5 @@ def main() -> None:
     """
 
 
-for _command in (init, invite, join, put, get, ls, watch, status):
+for _command in (init, invite, join, put, delete, get, ls, watch, status):
     main.add_command(_command)

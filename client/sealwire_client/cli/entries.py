@@ -1,4 +1,4 @@
-"""`put`, `get` and `ls`: entries of a collection, written and read on this device."""
+"""`put`, `delete`, `get` and `ls`: entries of a collection, written and read on this device."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ fresh_option = click.option(
 )
 
 
-@click.command()
+@click.command(short_help="Save a value at a key of a collection, or many.")
 @click.argument("collection")
 @click.argument("key", required=False)
 @click.argument("value", nargs=-1)
@@ -70,7 +70,7 @@ def put(
         running.run(lambda: _put_lines(found, vault, collection, fd, wait, output))
         return
     if key is None or not value:
-        raise usage("A KEY and a VALUE are needed, or --file with many of them")
+        raise usage("A KEY and a VALUE are needed, or --file with many of them; nothing was saved")
     entry = values.checked(key, "KEY"), values.typed(value, text)
     found = place.existing(folder)
     running.run(lambda: _put(found, vault, collection, entry, wait, output))
@@ -117,7 +117,9 @@ async def _put_lines(place: Place, name: str | None, collection: str, fd: int, w
                     bar.update(count, None)
         status = await _sent(vault, wait, output)
         fields = {"collection": collection, "saved": count}
-        _tell_saved(fields, f"{count:,} entries saved", status, stuck, vault.origin, wait, output)
+        _tell_saved(
+            fields, f"{count:,} {'entry' if count == 1 else 'entries'} saved", status, stuck, vault.origin, wait, output
+        )
 
 
 async def _put_batch(entries: Entries, batch: list[tuple[int, bytes]]) -> int:
@@ -160,7 +162,7 @@ async def _sent(vault: Vault, wait: float, output: Output) -> Status:
 def _tell_saved(
     fields: dict[str, object], what: str, status: Status, stuck: int, origin: str, wait: float, output: Output
 ) -> None:
-    """Say what became of a put, plainly. Raises Failure if the relay refused something for good."""
+    """Say what became of an edit, plainly. Raises Failure if the relay refused something for good."""
     from sealwire_client.cli import session
 
     refused = status.stuck - stuck
@@ -173,10 +175,52 @@ def _tell_saved(
     if refused > 0:
         raise relay_missing(f"The relay refused {refused:,} writes for good, which stay on this device: {why}")
     if not sent:
-        output.say(f"Not sent yet: {why}. The next put, watch or status that reaches the relay sends it")
+        output.say(f"Not sent yet: {why}. The next put, delete, watch or status that reaches the relay sends it")
 
 
-@click.command()
+@click.command(short_help="Delete an entry of a collection.")
+@click.argument("collection")
+@click.argument("key")
+@options.vault
+@options.wait(5, "Longest wait for the relay's confirmation while nothing moves; 0: do not wait.")
+@options.folder_and_json
+def delete(collection: str, key: str, vault: str | None, wait: float, folder: Path | None, as_json: bool) -> None:
+    """Delete the entry at KEY of COLLECTION, on all devices.
+
+    It is gone on this device at once, with the relay or without, and elsewhere once the relay has been reached.
+    """
+    from sealwire_client.cli import place, running
+
+    output, wanted = Output(as_json), values.checked(key, "KEY")
+    found = place.existing(folder)
+    running.run(lambda: _delete(found, vault, collection, wanted, wait, output))
+
+
+async def _delete(place: Place, name: str | None, collection: str, key: str, wait: float, output: Output) -> None:
+    from sealwire_client.cli import session
+
+    async with session.opened(place) as device:
+        vault = session.chosen(device, place, name)
+        if collection not in await session.open_known(vault):
+            raise Failure(
+                f"Collection {collection} is not on this device, so nothing was deleted; `sealwire ls {collection}`"
+                " fetches it if another device has it",
+                "no_collection",
+            )
+        entries = await session.entries(vault, collection)
+        if key not in entries:
+            raise Failure(
+                f"There is no entry {visible(key)!r} in collection {collection} on this device: nothing was deleted",
+                "no_entry",
+            )
+        stuck = (await vault.status()).stuck
+        await entries.delete(key)
+        status = await _sent(vault, wait, output)
+        fields = {"collection": collection, "key": key, "deleted": True}
+        _tell_saved(fields, "deleted", status, stuck, vault.origin, wait, output)
+
+
+@click.command(short_help="Print the value at a key of a collection.")
 @click.argument("collection")
 @click.argument("key")
 @fresh_option
@@ -205,7 +249,7 @@ def get(
     running.run(lambda: looking.look(found, vault, collection, fresh, wait, output, show))
 
 
-@click.command()
+@click.command(short_help="List the entries of a collection.")
 @click.argument("collection")
 @click.argument("prefix", default="")
 @fresh_option
@@ -264,4 +308,4 @@ async def _table(source: Source, prefix: str, output: Output) -> None:
         await trio.lowlevel.checkpoint()
         if len(page) < PAGE_ENTRIES:
             break
-    output.say(f"{count:,} entries")
+    output.say(f"{count:,} {'entry' if count == 1 else 'entries'}")

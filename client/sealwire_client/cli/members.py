@@ -29,7 +29,7 @@ def _default_name() -> str:
     return socket.gethostname().split(".")[0][:NAME_CHARACTERS_MAX]
 
 
-@click.command()
+@click.command(short_help="Make this device, and a vault.")
 @click.option(
     "--relay", required=True, envvar="SEALWIRE_RELAY", metavar="URL", help="The relay, as in wss://relay.example.org."
 )
@@ -44,7 +44,8 @@ def init(
     """Make this device, with keys of its own, and a vault of which it is the first member.
 
     Works without the relay too, which is then told of the vault later. In a folder that has a device already it
-    makes a further vault.
+    makes a further vault. If the vault is there already and nothing of it has left this device yet, it gets this
+    relay: so a wrong address is corrected.
     """
     from sealwire_client.cli import place, running
     from sealwire_client.transport import check_origin
@@ -57,31 +58,47 @@ def init(
 
 
 async def _init(place: Place, relay: str, name: str, device_name: str, wait: float, output: Output) -> None:
-    from sealwire_client.cli import config, session
+    from sealwire_client.cli import session
 
     async with session.opened(place, relay) as device:
-        if any(vault.name == name for vault in device.vaults):
-            raise Failure(
-                f"The device in {place.folder} holds a vault {name!r} already: nothing was changed; go on with"
-                " `sealwire status`, or name another vault with --vault",
-                "exists",
-            )
-        vault = await device.create_vault(name, device_name=device_name)
-        _keep_default(place, vault)
-        reached, why = await _reached(device, vault, wait)
-        fields = {"folder": str(place.folder), "device": device.key.hex(), "vault": name, "id": vault.id.hex()}
-        rest = "The relay has it." if reached else f"The relay was not reached: {why}."
-        output.answer(
-            {**fields, "relay": relay, "relay_reached": reached, "why": why},
-            visible(f"Vault {name} is made on device {device_name}, in {place.folder}. {rest}"),
+        held = next((vault for vault in device.vaults if vault.name == name), None)
+        if held is None:
+            vault = await device.create_vault(name, device_name=device_name)
+            _keep_default(place, vault)
+            made = f"Vault {name} is made on device {device_name}"
+            await _tell_made(made, place, device, vault, wait, output)
+            return
+    if held.origin == relay or not session.move(place, held.id, relay):
+        raise Failure(
+            f"The device in {place.folder} holds a vault {name!r} already, with the relay {held.origin}: nothing was"
+            " changed; go on with `sealwire status`, or name another vault with --vault",
+            "exists",
         )
-        if not reached:
-            output.say(
-                "Everything on this device works meanwhile, and the relay is told by the next command that reaches it."
-                f" If {relay} is the wrong address: remove {place.folder} and begin again"
-            )
+    async with session.opened(place, relay) as device:
+        vault = device.vault(held.id.hex())
+        _keep_default(place, vault)
+        made = f"Vault {name} has the relay {relay} from now on, not {held.origin}"
+        await _tell_made(made, place, device, vault, wait, output)
+
+
+async def _tell_made(made: str, place: Place, device: Device, vault: Vault, wait: float, output: Output) -> None:
+    """Say what was made, and whether the relay knows of it."""
+    from sealwire_client.cli import config
+
+    reached, why = await _reached(device, vault, wait)
+    fields = {"folder": str(place.folder), "device": device.key.hex(), "vault": vault.name, "id": vault.id.hex()}
+    rest = "The relay has it." if reached else f"The relay was not reached: {why}."
+    output.answer(
+        {**fields, "relay": vault.origin, "relay_reached": reached, "why": why},
+        visible(f"{made}, in {place.folder}. {rest}"),
+    )
+    if not reached:
+        output.say(
+            "Everything on this device works meanwhile, and the relay is told by the next command that reaches it."
+            f" If {vault.origin} is the wrong address, say the same again with the right one"
+        )
     if config.read(place.folder).vault != vault.id.hex():
-        output.say(f"The folder's default stays another vault; name this one with --vault {name}")
+        output.say(f"The folder's default stays another vault; name this one with --vault {vault.name}")
 
 
 async def _reached(device: Device, vault: Vault, wait: float) -> tuple[bool, str | None]:
@@ -114,11 +131,11 @@ def _keep_default(place: Place, vault: Vault) -> None:
     """The first vault of a folder is what commands mean when none is named."""
     from sealwire_client.cli import config
 
-    if config.read(place.folder).vault is None:
+    if config.read(place.folder).vault in (None, vault.id.hex()):
         config.write(place.folder, config.Config(vault.origin, vault.id.hex()))
 
 
-@click.command()
+@click.command(short_help="Invite one more device, and wait for it.")
 @click.option(
     "--seconds",
     type=click.IntRange(1, INVITE_SECONDS_MAX),
@@ -166,7 +183,7 @@ def _told(seconds: int) -> str:
     return f"{seconds // 60} minutes" if seconds >= 120 else f"{seconds} seconds"
 
 
-@click.command()
+@click.command(short_help="Join the vault of an invite.")
 @click.argument("link")
 @click.option("--name", metavar="DEVICE", help="What to call this device; else the name of this machine.")
 @options.passphrase

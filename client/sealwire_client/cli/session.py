@@ -1,7 +1,7 @@
 """A device open for one command: its folder's lock, the vault that is meant, and waiting for the relay, bounded."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from typing import Any, Final
 
 import trio
@@ -13,8 +13,9 @@ from sealwire_client.cli.place import Place
 from sealwire_client.collection import Collection
 from sealwire_client.device import Device
 from sealwire_client.policies import latest
-from sealwire_client.replica import ColumnsChangedError, ReplicaInUseError
+from sealwire_client.replica import ColumnsChangedError, Replica, ReplicaInUseError
 from sealwire_client.vault import Status, Vault
+from sealwire_protocol.ids import VaultId
 
 IN_USE_SECONDS_MAX: Final = 2.0
 """Another command on the same folder is usually done sooner; what takes longer is a `watch`, or an app."""
@@ -25,6 +26,9 @@ LOOK_SECONDS_MAX: Final = 0.1
 
 LOOK_SHARE: Final = 4
 """A look may cost a fifth of the time: counting a long outbox keeps its writer from work."""
+
+ID_DIGITS: Final = 8
+"""Hex digits of a vault's id that are shown: enough to tell the vaults of one device apart."""
 
 Entries = Collection[dict[str, Any]]
 
@@ -48,6 +52,15 @@ async def opened(
         yield device
 
 
+def move(place: Place, vault: VaultId, relay: str) -> bool:
+    """Give a vault another relay, durably, if nothing of it has left this device yet. True if it was given.
+
+    The device must not be open. Raises ReplicaError.
+    """
+    with closing(Replica(place.folder)) as replica:
+        return any(replica.vaults.move(held, relay) for held in replica.vaults.all() if held.id == vault)
+
+
 def chosen(device: Device, place: Place, name: str | None) -> Vault:
     """The vault that is meant: the one named, else the folder's default, else the only one."""
     if not device.vaults:
@@ -58,11 +71,17 @@ def chosen(device: Device, place: Place, name: str | None) -> Vault:
     name = name or config.read(place.folder).vault
     if name is None and len(device.vaults) == 1:
         return device.vaults[0]
+    held = ", ".join(f"{vault.name} ({vault.id.hex()[:ID_DIGITS]})" for vault in device.vaults)
+    if name is None:
+        raise Failure(f"None of this device's vaults is the default: {held}; name one with --vault", "no_vault")
     try:
-        return device.vault(name or "")
-    except LookupError as error:
-        why = str(error.args[0]) if name else "There are several vaults on this device, and none is the default"
-        raise Failure(f"{why}; name one with --vault", "no_vault") from None
+        return device.vault(name)
+    except LookupError:
+        raise Failure(
+            f"{name!r} names not exactly one vault of this device, which are: {held}; give --vault a name, or the"
+            " beginning of an id where a name is not enough",
+            "no_vault",
+        ) from None
 
 
 async def entries(vault: Vault, name: str) -> Entries:

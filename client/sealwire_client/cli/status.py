@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sealwire_client.cli.place import Place
 
 
-@click.command()
+@click.command(short_help="Send and fetch, and tell how this device stands.")
 @options.vault
 @options.wait(5, "Longest wait for the vault to come into step while nothing moves; 0: tell how it is now.")
 @options.folder_and_json

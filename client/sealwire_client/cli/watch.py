@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sealwire_client.vault import Vault
 
 
-@click.command()
+@click.command(short_help="Print what changes in a collection, as it comes.")
 @click.argument("collection")
 @options.vault
 @options.folder_and_json

@@ -45,6 +45,22 @@ class Vaults:
         )
         return [HeldVault(*row) for row in found]
 
+    def move(self, vault: HeldVault, origin: str) -> bool:
+        """Give a vault another relay, if none has been sent anything of it yet but its first link. True if it moved."""
+        with self._database.transaction() as connection:
+            (left,) = connection.execute(
+                "SELECT (SELECT count(*) > 1 FROM _link WHERE vault = :vault)"
+                " OR EXISTS (SELECT 1 FROM _batch WHERE vault = :vault)"
+                " OR EXISTS (SELECT 1 FROM _sent WHERE vault = :vault)"
+                " OR EXISTS (SELECT 1 FROM _stuck AS s JOIN _collection AS c ON c.id = s.collection"
+                " WHERE c.vault = :vault)"
+                " OR EXISTS (SELECT 1 FROM _collection WHERE vault = :vault AND (cursor_seq > 0 OR served_seq > 0))",
+                {"vault": vault.number},
+            ).fetchone()
+            if not left:
+                connection.execute("UPDATE _vault SET origin = ? WHERE id = ?", (origin, vault.number))
+        return not left
+
     def add_links(self, vault: int, first: int, links: list[bytes]) -> None:
         """Append membership links with seqs from `first`. A link held already must be the same one.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.client.cli.commands import Machine, Relay
+from tests.client.cli.commands import Machine, Relay, invited
 from tests.client.cli.conftest import NOWHERE
 
 
@@ -73,6 +73,60 @@ def test_an_address_without_a_relay_is_told_and_the_vault_is_made(machine: Calla
         thread.join()
     assert done.answer["relay_reached"] is False
     assert "not as a relay (HTTP 404)" in done.answer["why"]
+
+
+def test_a_wrong_address_is_corrected_by_saying_the_right_one(
+    alone: Machine, relay: Relay, machine: Callable[[str], Machine]
+) -> None:
+    alone.succeed("put", "notes", "k", "v")
+    before = alone.run("status", "--wait", "0", "--json").answer
+    corrected = alone.succeed("init", "--relay", relay.address, "--json").answer
+    assert (corrected["id"], corrected["relay"]) == (before["id"], relay.address)
+    assert corrected["relay_reached"] is True
+    assert json.loads((alone.folder / "config.json").read_text())["relay"] == relay.address
+    status = alone.succeed("status", "--json").answer
+    assert (status["relay"], status["pending"]) == (relay.address, 0)
+    b = machine("b")
+    invited(alone, b)
+    assert b.succeed("get", "notes", "k").out == "v\n"
+
+
+def test_a_vault_of_which_a_relay_holds_something_stays_there(
+    alone: Machine, relay: Relay, machine: Callable[[str], Machine]
+) -> None:
+    alone.succeed("init", "--relay", relay.address)
+    invited(alone, machine("b"))
+    written = machine("written")
+    written.succeed("init", "--relay", relay.address)
+    written.succeed("put", "notes", "k", "v")
+    for device in (alone, written):
+        done = device.run("init", "--relay", NOWHERE, "--json")
+        assert (done.code, done.answer["error"]["kind"]) == (1, "exists")
+        assert relay.address in done.error
+        assert device.succeed("status", "--json").answer["relay"] == relay.address
+
+
+def test_a_command_line_without_a_command_is_answered_with_help(machine: Callable[[str], Machine]) -> None:
+    done = machine("a").run()
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("Usage: sealwire")
+    assert "\n  put " in done.err
+
+
+def test_vaults_of_one_name_are_told_by_their_ids(
+    alone: Machine, relay: Relay, machine: Callable[[str], Machine]
+) -> None:
+    inviter = machine("inviter")
+    made = inviter.succeed("init", "--relay", relay.address, "--json").answer
+    with inviter.running("invite") as inviting:
+        inviting.until("out", "\n")
+        alone.succeed("join", inviting.out.split()[0])
+        inviting.done()
+    several = alone.run("put", "notes", "k", "v", "--vault", "home")
+    assert made["id"][:8] in several.error
+    (alone.folder / "config.json").unlink()
+    assert made["id"][:8] in alone.run("put", "notes", "k", "v").error
+    alone.succeed("put", "notes", "k", "v", "--vault", made["id"][:8])
 
 
 def test_an_invite_works_once_and_for_its_time(a: Machine, machine: Callable[[str], Machine]) -> None:
@@ -176,7 +230,7 @@ def test_values_that_cannot_be_kept_are_refused_and_the_others_stay(alone: Machi
 def test_unknown_names_are_told(a: Machine, machine: Callable[[str], Machine]) -> None:
     assert "sealwire init" in machine("empty").run("ls", "notes").error
     a.succeed("put", "notes", "k", "v")
-    assert "its vaults: home" in a.run("put", "notes", "k", "v", "--vault", "work").error
+    assert "which are: home (" in a.run("put", "notes", "k", "v", "--vault", "work").error
     typo = a.run("ls", "nots", "--json")
     assert typo.code == 1
     assert typo.answer["error"]["kind"] == "no_collection"

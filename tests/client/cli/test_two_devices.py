@@ -56,6 +56,21 @@ def test_fresh_fetches_what_is_new_and_without_it_the_device_answers(
     assert b.succeed("get", "notes", "k", "--fresh").out == "new\n"
 
 
+def test_what_is_deleted_is_gone_on_the_other_device_too(a: Machine, machine: Callable[[str], Machine]) -> None:
+    b = machine("b")
+    a.succeed("put", "notes", "k", "v")
+    invited(a, b)
+    early = b.run("delete", "notes", "k", "--json")
+    assert (early.code, early.answer["error"]["kind"]) == (1, "no_collection")
+    assert "sealwire ls notes" in early.error
+    assert b.succeed("ls", "notes").out == "k\tv\n"
+    gone = b.succeed("delete", "notes", "k", "--json").answer
+    assert gone == {"collection": "notes", "key": "k", "deleted": True, "sent": True, "pending": 0, "why": None}
+    assert a.succeed("ls", "notes", "--fresh").out == ""
+    again = a.run("delete", "notes", "k", "--json")
+    assert (again.code, again.answer["error"]["kind"]) == (1, "no_entry")
+
+
 def test_many_lines_are_put_read_back_and_put_again(a: Machine) -> None:
     lines = [json.dumps({"key": f"k{n:05}", "value": {"n": n}}) for n in range(20_000)]
     put = a.succeed("put", "numbers", "--file", "-", "--wait", "0", "--json", given="\n".join(lines).encode())
