@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import re
+import shlex
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -104,6 +105,36 @@ def unspecified(types: dict[int, type], specification: str) -> list[str]:
     return missing
 
 
+def examples(prose: str) -> list[list[str]]:
+    """The lines that a page shows for our programs, as words: without comments, pipes and redirections."""
+    found = []
+    for line in re.findall(r"^ {4}(\S.*)", prose, re.MULTILINE):
+        for part in re.split(r" \| ", line):
+            text = re.sub(r"^(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?(?=sealwire)|\s[<>] \S+", "", part)
+            if text.split(" ")[0] in COMMAND_LINES:
+                found.append(shlex.split(text, comments=True))
+    return found
+
+
+def refused(root: click.Command, words: list[str]) -> str | None:
+    """Why a line of words cannot be typed, if it cannot. Nothing is run."""
+    if not isinstance(root, click.Group) or words[1] not in root.commands:
+        return f"{shlex.join(words)}: no such command"
+    try:
+        root.commands[words[1]].make_context(words[1], words[2:])
+    except click.UsageError as error:
+        return f"{shlex.join(words)}: {error.format_message()}"
+    return None
+
+
+@pytest.mark.parametrize("line", COMMAND_LINES)
+def test_what_the_pages_show_can_be_typed(line: str) -> None:
+    module = importlib.import_module(f"{COMMAND_LINES[line]}.cli")
+    shown = [words for words in examples(documentation()) if words[0] == line]
+    assert len(shown) > 2
+    assert [why for words in shown if (why := refused(group_of(module.main, module), words))] == []
+
+
 @pytest.mark.parametrize("line", COMMAND_LINES)
 def test_commands_and_options_are_documented(line: str) -> None:
     module = module_if_there(COMMAND_LINES[line], "cli")
@@ -153,5 +184,11 @@ def test_what_is_missing_is_found() -> None:
         "test",
         "ends",
     }
+    line = "    X=1 .venv/bin/sealwire walk-about --far 3 'a b' < list | sealwire --far walk-about  # both\n"
+    first, second = examples(line)
+    assert first == ["sealwire", "walk-about", "--far", "3", "a b"]
+    assert refused(root, first) == "sealwire walk-about --far 3 'a b': Got unexpected extra argument (a b)"
+    assert refused(root, first[:-1]) is None
+    assert refused(root, second) == "sealwire --far walk-about: no such command"
     create = type("CreateVault", (), {})
     assert unspecified({0x90: create}, "CREATE_VAULT is 0x91") == ["CreateVault: 0x90"]
