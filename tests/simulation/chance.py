@@ -33,11 +33,16 @@ def seeded(seed: int) -> Iterator[None]:
     source = random.Random(f"bytes {seed}")
     draw: Callable[[int], bytes] = source.randbytes
     taken: list[tuple[Any, tuple[Any, ...]]] = []
+    named: list[tuple[dict[str, Any], str]] = []
     for function in set(_functions()):
         defaults = function.__defaults__ or ()
         if any(value is _REAL for value in defaults):
             taken.append((function, defaults))
             function.__defaults__ = tuple(draw if value is _REAL else value for value in defaults)
+        for name, value in (function.__kwdefaults__ or {}).items():
+            if value is _REAL:
+                named.append((function.__kwdefaults__, name))
+                function.__kwdefaults__[name] = draw
     vars(os)["urandom"] = draw
     virtual.seed(seed)
     try:
@@ -46,3 +51,5 @@ def seeded(seed: int) -> Iterator[None]:
         vars(os)["urandom"] = _REAL
         for function, defaults in taken:
             function.__defaults__ = defaults
+        for keywords, name in named:
+            keywords[name] = _REAL
