@@ -30,6 +30,9 @@ _NEW_LAYOUT = "layout.new"
 # What a first start may leave behind before the layout is written, and what a file system puts there itself.
 _BEFORE_LAYOUT = frozenset({"relay.lock", _NEW_LAYOUT, "lost+found"})
 
+_DEAD = ("Z", "X")
+"""States in /proc of a process that has ended and was not reaped yet."""
+
 
 class DataFolder:
     """The paths of one data folder and what is done with them. All methods block; none is safe without the lock,
@@ -149,20 +152,32 @@ class DataFolder:
         shutil.rmtree(self.unfinished_cluster, ignore_errors=True)
 
     def remove_stale_pid_file(self) -> None:
-        """Remove a dead Postgres' `postmaster.pid` if its number now belongs to another program.
+        """Remove a dead Postgres' `postmaster.pid` if its number still, or again, belongs to a process.
 
-        Postgres would take that program for a living Postgres and refuse to start; in containers, where the same
-        few numbers are given out again, this is common. The lock proves that no process of ours is left; a
-        Postgres that somebody started by hand is recognised by its name and left to Postgres' own check.
+        Postgres would take that process for a living Postgres and refuse to start. It may be the dead one itself,
+        which its new parent has not reaped yet; or a stranger: in containers, where the same few numbers are given
+        out again, this is common. The lock proves that no process of ours is left; a Postgres that somebody started
+        by hand is recognised by its name and its folder, and left to Postgres' own check.
         """
         path = self.cluster / "postmaster.pid"
         try:
             pid = int(path.read_text().splitlines()[0])
-            name = Path(f"/proc/{abs(pid)}/comm").read_text().strip()
+            # `pid (name) state …`
+            _, _, described = Path(f"/proc/{abs(pid)}/stat").read_text(errors="replace").partition("(")
         except (OSError, ValueError, IndexError):
             return
-        if name != "postgres":
+        name, _, rest = described.rpartition(")")
+        if name != "postgres" or rest.split()[0] in _DEAD or not self._may_be_folder_of(abs(pid)):
             path.unlink()
+
+    def _may_be_folder_of(self, pid: int) -> bool:
+        """Whether a process stands in the database files, as every Postgres does in its own; True if none can tell."""
+        try:
+            return Path(f"/proc/{pid}/cwd").samefile(self.cluster)
+        except PermissionError:
+            return True
+        except OSError:
+            return False  # it has ended meanwhile
 
     def remember_runtime(self, folder: Path) -> None:
         """Note a temporary folder, so that the next start removes it if this one cannot."""

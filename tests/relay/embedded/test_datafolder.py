@@ -1,11 +1,15 @@
 """Folders that are refused, untouched."""
 
 import os
+import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sealwire_relay.embedded import DataFolderError, EmbeddedPostgres
+from sealwire_relay.embedded.datafolder import DataFolder
 from tests.relay.embedded.support import contents
 from tests.support.aio import asyncio_test
 
@@ -88,3 +92,46 @@ async def test_database_files_of_root(data_folder: Path) -> None:
     with pytest.raises(DataFolderError, match="belong to root"):
         await EmbeddedPostgres(data_folder).start()
     assert contents(data_folder / "postgres") == before
+
+
+@pytest.fixture
+def left_behind(tmp_path: Path) -> Callable[[int], bool]:
+    """Whether the pid file with a number is still there after stale ones were removed."""
+    folder = DataFolder(tmp_path / "data")
+    folder.cluster.mkdir(parents=True)
+    pid_file = folder.cluster / "postmaster.pid"
+
+    def tell(pid: int) -> bool:
+        pid_file.write_text(f"{pid}\n/proc/self/cwd\n1\n5432\n../socket\n\n 1 1\nready   \n")
+        folder.remove_stale_pid_file()
+        return pid_file.exists()
+
+    return tell
+
+
+def named_postgres(tmp_path: Path, program: str) -> Path:
+    """A copy of a program whose process is called postgres."""
+    found = shutil.which(program)
+    assert found is not None
+    return Path(shutil.copy(found, tmp_path / "postgres"))
+
+
+def test_the_pid_of_a_dead_postgres_that_nobody_has_reaped_yet_is_stale(
+    tmp_path: Path, left_behind: Callable[[int], bool]
+) -> None:
+    with subprocess.Popen([named_postgres(tmp_path, "true")], cwd=tmp_path / "data" / "postgres") as dead:
+        os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)
+        assert not left_behind(dead.pid)
+
+
+def test_the_pid_of_a_postgres_is_stale_unless_it_works_in_this_folder(
+    tmp_path: Path, left_behind: Callable[[int], bool]
+) -> None:
+    program = named_postgres(tmp_path, "cat")
+    for where, stays in ((tmp_path / "data" / "postgres", True), (tmp_path, False)):
+        with subprocess.Popen([program], cwd=where, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as living:
+            assert living.stdin is not None and living.stdout is not None
+            living.stdin.write(b"executed?\n")
+            living.stdin.flush()
+            assert living.stdout.readline() == b"executed?\n"
+            assert left_behind(living.pid) is stays
