@@ -39,10 +39,11 @@ def seeded(seed: int) -> Iterator[None]:
         if any(value is _REAL for value in defaults):
             taken.append((function, defaults))
             function.__defaults__ = tuple(draw if value is _REAL else value for value in defaults)
-        for name, value in (function.__kwdefaults__ or {}).items():
+        keywords: dict[str, Any] = function.__kwdefaults__ or {}
+        for name, value in keywords.items():
             if value is _REAL:
-                named.append((function.__kwdefaults__, name))
-                function.__kwdefaults__[name] = draw
+                named.append((keywords, name))
+                keywords[name] = draw
     vars(os)["urandom"] = draw
     virtual.seed(seed)
     try:

@@ -25,7 +25,7 @@ from sealwire_protocol.errors import Outcome
 from sealwire_protocol.messages import Push, Pushed
 from tests.simulation import faults
 from tests.simulation.faults import Faults
-from tests.simulation.history import History
+from tests.simulation.history import History, Violation
 from tests.simulation.network import Wire, connected
 from tests.simulation.relay import ORIGIN
 
@@ -35,6 +35,9 @@ FIRST: Final = "notes"
 LATE: Final = "late"
 STATEMENTS_MAX: Final = 12
 """SQL statements of one write after which a crash within it may come."""
+
+WRITES_MAX: Final = 50_000
+"""Calls of the writers in a run, some ten times as many as it needs: more means that a device runs in circles."""
 
 KEPT: Final = ("replica.db", "replica.db-wal", "keystore.json")
 
@@ -68,6 +71,9 @@ class DyingWriter(InlineWriter[Replica]):
     async def _effect(self, run: Callable[..., Awaitable[Any]], function: Any, args: Any, kwargs: Any) -> Any:
         owner = self._owner
         owner.check(self._generation)
+        owner.world.writes += 1
+        if owner.world.writes > WRITES_MAX:
+            raise Violation(f"everything comes to rest: {owner.name} runs in circles")
         if owner.faults.strikes(owner.name, faults.DEVICE_CRASH_BEFORE):
             owner.die()
             raise Killed
