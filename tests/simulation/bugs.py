@@ -132,24 +132,23 @@ def _versions_forgotten(stack: ExitStack) -> None:
 
 
 class Bug(NamedTuple):
-    """A planted bug. `seeds`: within how many it must be found. `quick`: also by the tests."""
+    """A planted bug. `seeds`: within how many it must be found."""
 
     what: str
     plant: Plant
     seeds: int = 500
-    quick: bool = True
 
 
 BUGS: Final[dict[str, Bug]] = {
     "no_dedup": Bug("the relay carries out a repeated batch again", _no_dedup),
-    "cursor_first": Bug("the cursor is durable before the records are", _cursor_first, quick=False),
+    "cursor_first": Bug("the cursor is durable before the records are", _cursor_first),
     "versions": Bug("versions do not rise above those received", _versions_forgotten),
     "two_in_flight": Bug(
         "a key's next write is sealed before the last one was answered (R4)",
         _change(Outbox, "take", ("AND s.key = e.key AND s.seq IS NULL)", "AND s.key = e.key AND 0)")),
     ),
     "sealed_anew": Bug("a batch without a verdict is sealed anew under its old number", _sealed_anew),
-    "credit": Bug("credit is not returned for repeated frames", _credit_kept, quick=False),
+    "credit": Bug("credit is not returned for repeated frames", _credit_kept),
     "early_entry": Bug(
         "an answered write becomes an entry at PUSHED (R12)",
         _change(Positions, "passed", ("return list(passed.items())", "return [(n, 1 << 60) for n in passed]")),
@@ -168,11 +167,6 @@ BUGS: Final[dict[str, Bug]] = {
     "backlog_backwards": Bug(
         "what has no verdict is sent again in the wrong order",
         _change(VaultSync, "_send", ("self._backlog.popleft()", "self._backlog.pop()")),
-        quick=False,
-    ),
-    "echo": Bug(
-        "a verdict that comes after the write's own echo promotes nothing",
-        _change(Outbox, "answer", ("if collection.vault == vault:", "if False:")),
     ),
     "ack_first": Bug(
         "a commit of unknown outcome counts as done",

@@ -82,6 +82,7 @@ class RelayProcess:
         self.database, self.faults, self.random, self._failed = database, armed, random, failed
         self.dead = True
         self.loop = VirtualLoop()
+        self.loop.close()  # each start makes one of its own
         self.plane: DataPlane | None = None
         self.wires: list[Wire] = []
         self.healed = False
@@ -115,7 +116,15 @@ class RelayProcess:
             self._wake.set()
 
     async def run(self) -> None:
-        """Serve; after every death serve again."""
+        """Serve; after every death serve again. Cancelled: nothing is left behind."""
+        try:
+            await self._serve()
+        finally:
+            self.dead = True
+            if not self.loop.is_closed():
+                self.loop.bury()
+
+    async def _serve(self) -> None:
         settings = Settings(origins=(ORIGIN,), sweep_seconds=SWEEP_SECONDS)
         while True:
             self.dead, self.loop = False, VirtualLoop()
