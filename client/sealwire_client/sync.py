@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 import trio
 
@@ -75,11 +75,6 @@ class Progress:
     def last_error(self) -> str | None:
         """What is wrong, or None."""
         return self.passing or next(iter(self.lasting.values()), None)
-
-
-class _Sealed(NamedTuple):
-    batch: StoredBatch
-    records: int
 
 
 class VaultSync:
@@ -301,7 +296,9 @@ class VaultSync:
             self._waiting = replica.outbox.waiting(self.held.number)
         return changes
 
-    def _seal_next(self, replica: Replica, tops: dict[int, int], records_max: int, bytes_max: int) -> _Sealed | None:
+    def _seal_next(
+        self, replica: Replica, tops: dict[int, int], records_max: int, bytes_max: int
+    ) -> StoredBatch | None:
         taken = replica.outbox.take(self.held.number, tops, records_max, bytes_max)
         if taken is None:
             return None
@@ -320,8 +317,7 @@ class VaultSync:
             groups.append(SealedGroup(b"", b"".join([record.encoded for record in sealed]), seals))
         if not replica.outbox.store(taken, groups):
             return self._seal_next(replica, tops, records_max, bytes_max)
-        stored = replica.outbox.unanswered(self.held.number, taken.number - 1, 1)[0]
-        return _Sealed(stored, sum(len(group.edits) for group in taken.groups))
+        return replica.outbox.unanswered(self.held.number, taken.number - 1, 1)[0]
 
     # --- the vault's task
 
@@ -499,7 +495,7 @@ class VaultSync:
             sealed = await self._writer.run(self._seal_next, tops, limits.push_records, limits.segment_bytes)
             if sealed is None or self._resend:
                 return
-            self._submit(session, sealed.batch)
+            self._submit(session, sealed)
 
     def _submit(self, session: ClientSession, batch: StoredBatch) -> None:
         term = session.term_of(self.held.id)
