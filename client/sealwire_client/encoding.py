@@ -19,7 +19,8 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from sealwire_client.kinds import INTEGER_MAX, Kind, Untyped, kind_of
 from sealwire_client.plain import UNDEFINED, EncodingError, dump, load
-from sealwire_client.replica.entries import Column, Row
+from sealwire_client.replica.entries import Column
+from sealwire_client.replica.values import Row
 
 __all__ = ["EncodingError", "Schema", "Unknown", "numbered", "schema_of"]
 
@@ -75,6 +76,9 @@ class Schema(Protocol[T]):
 
     def cbor_from_row(self, row: Row) -> bytes:
         """The bytes of the value that a row holds."""
+
+    def carry(self, raw: bytes, before: bytes) -> bytes:
+        """A new value's bytes, with what the value before it held that this app does not know."""
 
 
 def schema_of(cls: type[T]) -> Schema[T]:
@@ -197,6 +201,12 @@ class DataclassSchema(Generic[T]):
     def cbor_from_row(self, row: Row) -> bytes:
         """See `Schema.cbor_from_row`."""
         return dump(self._array(self._unrow(row), None))
+
+    def carry(self, raw: bytes, before: bytes) -> bytes:
+        """See `Schema.carry`."""
+        value, _ = self.decode(raw)
+        _, unknown = self.decode(before)
+        return self.encode(value, unknown)
 
     def plains(self, value: T) -> list[Any]:
         """The plain forms of a value's fields. Raises EncodingError."""
@@ -331,6 +341,10 @@ class DictSchema:
     def cbor_from_row(self, row: Row) -> bytes:
         """See `Schema.cbor_from_row`."""
         return dump(self.from_row(row))
+
+    def carry(self, raw: bytes, before: bytes) -> bytes:
+        """See `Schema.carry`; a dict knows all that it holds."""
+        return raw
 
     def _load(self, raw: bytes) -> dict[str, Any]:
         return typing.cast(dict[str, Any], self._kind.normal(load(raw), self._where))

@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Any, Final
 
 from sealwire_client.plain import EncodingError, map_order
-from sealwire_client.replica.entries import SqlValue
+from sealwire_client.replica.values import SqlValue
 
 INTEGER_MAX: Final = 2**63 - 1
 DEPTH_MAX: Final = 32

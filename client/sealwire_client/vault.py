@@ -127,7 +127,7 @@ class Vault:
                 policy.kind,
                 policy.name,
                 columns,
-                lambda raw: schema.row_from_cbor(raw)[0],
+                schema,
             )
 
         held = await self._writer.run(open_it)

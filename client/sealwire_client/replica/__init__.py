@@ -1,6 +1,6 @@
 """The replica: everything a device holds of its vaults, in one SQLite file, and what it has still to send.
 
-runner → Replica → outbox → entries, positions → database → schema, errors          reading beside them
+runner → Replica → outbox → entries, positions → database → schema, errors, values          reading beside them
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,7 @@ from sealwire_client.replica.entries import (
     Entries,
     Incoming,
     Kind,
-    Row,
     Sight,
-    SqlValue,
     Unopened,
 )
 from sealwire_client.replica.errors import (
@@ -51,6 +49,7 @@ from sealwire_client.replica.outbox import (
 from sealwire_client.replica.positions import Delivery, Positions, Standing, Verdict, greatest_version
 from sealwire_client.replica.reading import Reader, Rows
 from sealwire_client.replica.runner import InlineWriter, Runner, Writer
+from sealwire_client.replica.values import Row, SqlValue, Values
 from sealwire_client.replica.vaults import HeldVault, Vaults
 
 
@@ -166,6 +165,7 @@ __all__ = [
     "TakenEdit",
     "TakenGroup",
     "Unopened",
+    "Values",
     "Verdict",
     "Waiting",
     "Writer",

@@ -7,19 +7,16 @@ the log's.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, NamedTuple
 
 from sealwire_client.replica.database import Database
 from sealwire_client.replica.errors import ColumnsChangedError, ReplicaMisuse
+from sealwire_client.replica.values import Row, Values
 from sealwire_protocol.ids import StreamId
 from sealwire_protocol.messages import StreamKind
-
-SqlValue = None | int | float | str | bytes
-Row = tuple[SqlValue, ...]
-"""The value columns of one entry, in the order of the collection's columns."""
 
 CHANGES_NAMED_MAX: Final = 1_000
 """Changed keys that one delivery names to watchers. Of more it says only that there were many: naming each costs
@@ -52,8 +49,8 @@ class Collection:
     columns: tuple[Column, ...]
     """The columns that the app knows: the first of the table's."""
     table: "Table" = field(repr=False, compare=False)
-    decode: Callable[[bytes], Row] = field(repr=False, compare=False)
-    """From value bytes to the row, for the rare case that only the bytes are at hand."""
+    values: Values = field(repr=False, compare=False)
+    """How its values lie in bytes and rows."""
 
 
 class Incoming(NamedTuple):
@@ -205,7 +202,7 @@ class Entries:
         kind: StreamKind,
         policy: str,
         columns: Sequence[Column],
-        decode: Callable[[bytes], Row],
+        values: Values,
     ) -> Collection:
         """Open a collection, or make it. Columns may have been appended since; then rows are decoded again.
 
@@ -231,8 +228,8 @@ class Entries:
                 if len(columns) != opened:
                     connection.execute("UPDATE _collection SET opened = ? WHERE id = ?", (len(columns), number))
                 if len(columns) > opened:
-                    self._decode_again(table, decode)
-        collection = Collection(number, vault, name, stream, kind, policy, tuple(columns), table, decode)
+                    self._decode_again(table, values)
+        collection = Collection(number, vault, name, stream, kind, policy, tuple(columns), table, values)
         self.opened[number] = collection
         return collection
 
@@ -268,14 +265,16 @@ class Entries:
         execute("UPDATE _collection SET columns = ? WHERE id = ?", (json.dumps(given), number))
         return table
 
-    def _decode_again(self, table: Table, decode: Callable[[bytes], Row]) -> None:
+    def _decode_again(self, table: Table, values: Values) -> None:
         """Fill appended columns of the rows that came from newer apps, whose bytes were kept."""
         execute = self._database.connection.execute
         assigned = ", ".join(f"{_quoted(column.name)} = ?" for column in table.columns)
         for stored in (table.name, table.shadow):
             kept = execute(f"SELECT key, _raw FROM {stored} WHERE _raw IS NOT NULL AND _live").fetchall()
             for key, raw in kept:
-                execute(f"UPDATE {stored} SET {assigned} WHERE key = ?", (*table.padded(decode(raw)), key))
+                execute(
+                    f"UPDATE {stored} SET {assigned} WHERE key = ?", (*table.padded(values.row_from_cbor(raw)[0]), key)
+                )
 
     def stored_table(self, number: int) -> Table:
         """The table of any collection of the replica, opened in this run or not."""

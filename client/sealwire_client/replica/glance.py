@@ -9,10 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sealwire_client.replica.entries import Collection, Column, Row, Table
+from sealwire_client.replica.entries import Collection, Column, Table
 from sealwire_client.replica.errors import ReplicaUnreadableError
 from sealwire_client.replica.reading import Reader
 from sealwire_client.replica.schema import APPLICATION_ID, SCHEMA_VERSION
+from sealwire_client.replica.values import Row
 from sealwire_protocol.ids import StreamId
 from sealwire_protocol.messages import StreamKind
 
@@ -58,9 +59,18 @@ class Glance:
         number, held, stream, kind, policy, kept = found
         columns = tuple(Column(*column) for column in json.loads(kept))
         return Collection(
-            number, held, name, StreamId(stream), StreamKind(kind), policy, columns, Table(number, columns), _no_decode
+            number, held, name, StreamId(stream), StreamKind(kind), policy, columns, Table(number, columns), _NoValues()
         )
 
 
-def _no_decode(raw: bytes) -> Row:
-    raise AssertionError("a glance never decodes again")
+class _NoValues:
+    """A glance reads rows alone."""
+
+    def row_from_cbor(self, raw: bytes) -> tuple[Row, bool]:
+        raise AssertionError("a glance never decodes")
+
+    def cbor_from_row(self, row: Row) -> bytes:
+        raise AssertionError("a glance never encodes")
+
+    def carry(self, raw: bytes, before: bytes) -> bytes:
+        raise AssertionError("a glance never edits")

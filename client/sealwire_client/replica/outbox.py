@@ -404,7 +404,7 @@ class Outbox:
         self._database.connection.execute(
             "DELETE FROM _sent WHERE vault = ? AND batch = ? AND place = ? AND at = ?", (vault, batch, place, at)
         )
-        shown = None if value is None else collection.decode(value)
+        shown = None if value is None else collection.values.row_from_cbor(value)[0]
         record = Incoming(seq, key, rank, key_id, flags, shown, value if raw else None)
         entries.absorb(table, term, [record], claims=True)
         if not self._claimed(collection.number, key):
@@ -495,7 +495,7 @@ class Outbox:
                 entries.settle(table, key)
             else:
                 value, raw = last
-                row = None if value is None else collection.decode(value)
+                row = None if value is None else collection.values.row_from_cbor(value)[0]
                 entries.show(collection, [Edit(key, row, value, bool(raw))])
             return before.changes_to(entries.look(table, [key]))
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from sealwire_client.replica.database import FILE_NAME, connect_reader
-from sealwire_client.replica.entries import Collection, Row, SqlValue
+from sealwire_client.replica.entries import Collection
 from sealwire_client.replica.errors import READ_ONLY, QueryError, code_of, explained
+from sealwire_client.replica.values import Row, SqlValue
 
 PAGE_ENTRIES: Final = 1_000
 """Entries read at once by `items`: a page is one consistent read of about a millisecond."""

@@ -136,6 +136,49 @@ MIGRATIONS: Final = (
         PRIMARY KEY (collection, term, seq)
     ) STRICT;
     """,
+    """
+    -- Of each key one edit that stands alone (tx 0) may wait, and one of each transaction (tx: the n of its first).
+    -- base: the value as the user saw it before the first edit that waits (guarded collections alone; NULL: absent).
+    -- refused: the condition under which the relay refused this edit last.
+    CREATE TABLE _edit_2 (
+        n           INTEGER PRIMARY KEY AUTOINCREMENT,
+        vault       INTEGER NOT NULL REFERENCES _vault,
+        collection  INTEGER NOT NULL REFERENCES _collection,
+        key         TEXT NOT NULL,
+        value       BLOB,
+        raw         INTEGER NOT NULL,
+        tx          INTEGER NOT NULL DEFAULT 0,
+        base        BLOB,
+        refused     BLOB,
+        UNIQUE (collection, key, tx)
+    ) STRICT;
+    INSERT INTO _edit_2 (n, vault, collection, key, value, raw) SELECT n, vault, collection, key, value, raw FROM _edit;
+    DELETE FROM sqlite_sequence WHERE name = '_edit_2';
+    INSERT INTO sqlite_sequence (name, seq) SELECT '_edit_2', seq FROM sqlite_sequence WHERE name = '_edit';
+    DROP TABLE _edit;
+    ALTER TABLE _edit_2 RENAME TO _edit;
+    CREATE INDEX _edit_order ON _edit (vault);
+    CREATE INDEX _edit_together ON _edit (tx) WHERE tx > 0;
+
+    -- What an edit was, so that it can be an edit again; condition: what it replaces in a guarded stream.
+    ALTER TABLE _sent ADD COLUMN n INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE _sent ADD COLUMN tx INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE _sent ADD COLUMN base BLOB;
+    ALTER TABLE _sent ADD COLUMN condition BLOB;
+    ALTER TABLE _stuck ADD COLUMN n INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE _stuck ADD COLUMN tx INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE _stuck ADD COLUMN base BLOB;
+
+    -- What this device has added to each counter, as its author, in all: never read back from a record (R19).
+    CREATE TABLE _counted (
+        collection  INTEGER NOT NULL REFERENCES _collection,
+        key         TEXT NOT NULL,
+        author      INTEGER NOT NULL,
+        count       INTEGER NOT NULL,
+        subtotal    INTEGER NOT NULL,
+        PRIMARY KEY (collection, key, author)
+    ) STRICT, WITHOUT ROWID;
+    """,
 )
 """Script k brings a replica from schema version k to k + 1. Published ones are never changed, only followed."""
 

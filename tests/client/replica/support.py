@@ -41,6 +41,23 @@ def decode(value: bytes) -> Row:
     return tuple(json.loads(value))
 
 
+class JsonValues:
+    """Values as JSON lists, of which an app knows the first `width` places."""
+
+    def __init__(self, width: int = len(COLUMNS)) -> None:
+        self._width = width
+
+    def row_from_cbor(self, raw: bytes) -> tuple[Row, bool]:
+        row = decode(raw)
+        return row[: self._width], len(row) <= self._width
+
+    def cbor_from_row(self, row: Row) -> bytes:
+        return encode(row)
+
+    def carry(self, raw: bytes, before: bytes) -> bytes:
+        return encode(decode(raw) + decode(before)[self._width :])
+
+
 def edit(key: str, title: str | None) -> Edit:
     """An edit that sets a title, or deletes."""
     row = None if title is None else (title, 0)
@@ -58,7 +75,7 @@ def record(
 def open_todos(replica: Replica, columns: Sequence[Column] = COLUMNS, vault: int = 1) -> Collection:
     held = replica.vaults.add(VaultId(bytes([vault]) * 16), f"vault {vault}", "wss://relay.example.org", ME)
     return replica.entries.open(
-        held.number, "todos", STREAM, StreamKind.OPEN, "latest", columns, lambda value: decode(value)[: len(columns)]
+        held.number, "todos", STREAM, StreamKind.OPEN, "latest", columns, JsonValues(len(columns))
     )
 
 

@@ -22,7 +22,7 @@ from sealwire_protocol.ids import StreamId
 from sealwire_protocol.limits import VERSION_LAST
 from sealwire_protocol.messages import StreamKind
 from sealwire_protocol.segment import Rank
-from tests.client.replica.support import COLUMNS, T1, T2, Todos, decode, edit, open_todos, opened, record
+from tests.client.replica.support import COLUMNS, T1, T2, JsonValues, Todos, edit, open_todos, opened, record
 
 
 def test_a_delivery_moves_data_and_cursor_together(a: Todos) -> None:
@@ -201,12 +201,12 @@ def test_changed_columns_are_refused(a: Todos, columns: tuple[Column, ...]) -> N
 )
 def test_names_that_sql_could_not_say_are_refused(a: Todos, name: str, columns: tuple[Column, ...]) -> None:
     with pytest.raises(ReplicaMisuse):
-        a.replica.entries.open(1, name, StreamId(b"another."), StreamKind.OPEN, "latest", columns, decode)
+        a.replica.entries.open(1, name, StreamId(b"another."), StreamKind.OPEN, "latest", columns, JsonValues())
 
 
 def test_a_collection_cannot_change_its_kind(a: Todos) -> None:
     with pytest.raises(ReplicaMisuse, match="another kind"):
-        a.replica.entries.open(1, "todos", a.todos.stream, StreamKind.GUARDED, "strict", COLUMNS, decode)
+        a.replica.entries.open(1, "todos", a.todos.stream, StreamKind.GUARDED, "strict", COLUMNS, JsonValues())
 
 
 def test_several_calls_can_be_one_transaction(a: Todos) -> None:
