@@ -1,4 +1,4 @@
-"""What a write to a guarded stream replaces (R5): its condition, the condition's bytes, and whether it holds.
+"""What a write to a guarded stream replaces (R5): its condition, whether that holds, and what becomes of a push.
 
 A group of a PUSH to a guarded stream has one condition for each record, in the order of the records:
 
@@ -7,11 +7,24 @@ A group of a PUSH to a guarded stream has one condition for each record, in the 
 Version alone would not do: a second write, sent before the first was answered, would replace somebody else's first.
 """
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from sealwire_protocol.errors import DecodeError
-from sealwire_protocol.segment import SALT_BYTES, decode_varint, encode_varint
+from sealwire_protocol.errors import DecodeError, Refusal
+from sealwire_protocol.ids import Tag
+from sealwire_protocol.limits import WINNERS_BYTES_MAX
+from sealwire_protocol.messages import Pushed, Refused
+from sealwire_protocol.segment import (
+    SALT_BYTES,
+    TOMBSTONE,
+    Record,
+    decode_varint,
+    encode_record,
+    encode_varint,
+    read_record,
+)
 
 
 class Names(IntEnum):
@@ -89,3 +102,91 @@ def holds(condition: Condition, current: Current | None, version: int, salt: byt
     if condition.names is Names.NOTHING:
         return current.tombstone
     return (condition.version, condition.salt) == (current.version, current.salt)
+
+
+# --- what becomes of a push
+
+
+class Write(NamedTuple):
+    """One record of a guarded group: all that its judgement needs, and its bytes, `[begin, end)` of the group's."""
+
+    tag: Tag
+    version: int
+    salt: bytes
+    tombstone: bool
+    condition: Condition
+    begin: int
+    end: int
+
+
+def read_writes(conditions: bytes, records: bytes, count: int) -> list[Write]:
+    """The writes of a guarded group that has so many records. Raises DecodeError."""
+    writes, at = [], 0
+    for condition in decode_conditions(conditions, count):
+        _, record, end = read_record(records, at)
+        tombstone = bool(record.flags & TOMBSTONE)
+        writes.append(Write(record.tag, record.version, record.salt, tombstone, condition, at, end))
+        at = end
+    return writes
+
+
+class Judged(NamedTuple):
+    """What becomes of a guarded group if it is appended at a head: its accepted records follow each other there.
+
+    `body` is their bytes, `top` the greatest version among them, `holds` what the stream holds of their tags then;
+    `refused` are the others' places in the group, each with the seq of what stands there (0: nothing).
+    """
+
+    records: int
+    top: int
+    body: bytes
+    holds: dict[Tag, Current]
+    refused: dict[int, int]
+
+
+def judge(writes: Sequence[Write], body: bytes, head: int, held: Callable[[Tag], Current | None]) -> Judged:
+    """Judge a group's writes one after the other, each on top of those before it. `held`: what the stream holds."""
+    holding: dict[Tag, Current] = {}
+    refused: dict[int, int] = {}
+    top, seq = 0, head
+    for place, write in enumerate(writes):
+        current = holding.get(write.tag) or held(write.tag)
+        if not holds(write.condition, current, write.version, write.salt):
+            refused[place] = 0 if current is None else current.seq
+            continue
+        seq += 1
+        top = max(top, write.version)
+        holding[write.tag] = Current(write.version, write.salt, write.tombstone, seq)
+    if refused:
+        body = b"".join([body[write.begin : write.end] for at, write in enumerate(writes) if at not in refused])
+    return Judged(seq - head, top, body, holding, refused)
+
+
+def refusals(counts: Sequence[int], judged: Mapping[int, Judged], atomic: bool) -> tuple[Refused, ...]:
+    """What PUSHED says of refused records. `counts`: records of each group; `judged`: those that are guarded.
+
+    In an atomic push one conflict refuses all of it.
+    """
+    conflicts = {(group, place): seq for group, found in judged.items() for place, seq in found.refused.items()}
+    if not (atomic and conflicts):
+        return tuple(Refused(group, place, Refusal.CONFLICT, seq, b"") for (group, place), seq in conflicts.items())
+    return tuple(
+        Refused(group, place, Refusal.CONFLICT, conflicts[group, place], b"")
+        if (group, place) in conflicts
+        else Refused(group, place, Refusal.ATOMIC, 0, b"")
+        for group, count in enumerate(counts)
+        for place in range(count)
+    )
+
+
+def with_winners(pushed: Pushed, winners: Mapping[tuple[int, int], Record]) -> Pushed:
+    """The verdict with the winning records, by (group, seq), that were found, as far as they fit into a PUSHED."""
+    room, told = WINNERS_BYTES_MAX, []
+    for refused in pushed.refused:
+        record = winners.get((refused.group, refused.seq))
+        encoded = encode_record(record) if record is not None else b""
+        if len(encoded) > room:
+            encoded = b""
+        room -= len(encoded)
+        told.append(refused._replace(winner=encoded))
+    return replace(pushed, refused=tuple(told))

@@ -1,7 +1,8 @@
-"""Writes `protocol/vectors/messages.json`: `python -m tests.protocol.make_message_vectors` from the root."""
+"""Writes the golden vectors of messages and conditions: `python -m tests.protocol.make_message_vectors`."""
 
-from tests.protocol.vectors import VECTORS, generate
+from tests.protocol.vectors import CONDITIONS, FOLDER, VECTORS, generate, generate_conditions
 
 if __name__ == "__main__":
-    VECTORS.parent.mkdir(exist_ok=True)
+    FOLDER.mkdir(exist_ok=True)
     VECTORS.write_text(generate(), encoding="utf-8")
+    CONDITIONS.write_text(generate_conditions(), encoding="utf-8")

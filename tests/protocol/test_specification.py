@@ -10,6 +10,7 @@ import pytest
 from sealwire_protocol import errors, fields, limits, messages
 from sealwire_protocol.client_session import CLIENT_MESSAGES, ClientState
 from sealwire_protocol.codec import layout_of
+from sealwire_protocol.conditions import Names
 from sealwire_protocol.fields import Field, ListOf, Row, TermField
 from sealwire_protocol.ids import Term
 from sealwire_protocol.membership import LinkType, Role
@@ -105,6 +106,7 @@ def test_every_limit_is_told_with_its_value() -> None:
         ("action", errors.Action),
         ("outcome", errors.Outcome),
         ("refusal", errors.Refusal),
+        ("names", Names),
     ],
 )
 def test_every_code_is_told_with_its_number(head: str, kind: type[IntEnum]) -> None:
@@ -141,7 +143,7 @@ def test_every_rule_of_history_is_there_and_says_whether_it_is_carried_out() -> 
     rules = {row[0].split()[0]: row[2] for row in table("rule", "what it says")}
     assert list(rules) == [f"R{number}" for number in range(1, 20)]
     here = {rule for rule, when in rules.items() if "here" in when}
-    assert here == {"R1", "R2", "R3", "R4", "R6", "R7", "R8", "R9", "R12", "R16"}
+    assert here == {"R1", "R2", "R3", "R4", "R5", "R6", "R7", "R8", "R9", "R12", "R16"}
 
 
 def test_every_section_of_the_contents_is_there() -> None:

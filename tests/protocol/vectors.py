@@ -1,4 +1,4 @@
-"""The messages behind `protocol/vectors/messages.json`, and their fields as JSON holds them.
+"""What is behind `protocol/vectors/messages.json` and `conditions.json`, and how JSON holds it.
 
 In JSON an integer is a number, bytes are lowercase hexadecimal, a text is a string, a member of a closed set is
 its number, a term is [number, id], and a row or a list is an array.
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from sealwire_protocol.codec import encode
+from sealwire_protocol.conditions import NOTHING, Condition, Names, encode_condition
 from sealwire_protocol.errors import Action, FaultCode, Outcome, Refusal
 from sealwire_protocol.ids import (
     NO_TERM,
@@ -59,7 +60,9 @@ from sealwire_protocol.messages import (
     Welcome,
 )
 
-VECTORS: Final = Path(__file__).resolve().parents[2] / "protocol" / "vectors" / "messages.json"
+FOLDER: Final = Path(__file__).resolve().parents[2] / "protocol" / "vectors"
+VECTORS: Final = FOLDER / "messages.json"
+CONDITIONS: Final = FOLDER / "conditions.json"
 
 M = TypeVar("M", bound=Message)
 
@@ -186,3 +189,34 @@ def generate() -> str:
         for case, message in (("minimal", minimal), ("full", full))
     ]
     return json.dumps({"format": 1, "vectors": vectors}, indent=1, ensure_ascii=False) + "\n"
+
+
+SALT: Final = run(0xD0, 8)
+
+VALID: Final[tuple[tuple[Condition, ...], ...]] = (
+    (NOTHING,),
+    (Condition(Names.ENTRY, 1, SALT),),
+    (Condition(Names.TOMBSTONE, 127, SALT),),
+    (Condition(Names.ENTRY, 128, SALT), NOTHING, Condition(Names.TOMBSTONE, WIDE, bytes(8))),
+)
+
+INVALID: Final[tuple[tuple[str, int, bytes], ...]] = (
+    ("one too few", 2, b"\0"),
+    ("one too many", 1, b"\0\0"),
+    ("none at all", 1, b""),
+    ("names what is not known", 1, b"\3"),
+    ("ends within a salt", 1, b"\1\1" + SALT[:7]),
+    ("ends within a version", 1, b"\1\x80"),
+    ("a version longer than it need be", 1, b"\1\x81\0" + SALT),
+    ("a version above the last", 1, b"\1" + b"\xff" * 9 + b"\1" + SALT),
+)
+
+
+def generate_conditions() -> str:
+    """The file of conditions, byte for byte."""
+    valid = [
+        {"conditions": to_json(conditions), "hex": b"".join(map(encode_condition, conditions)).hex()}
+        for conditions in VALID
+    ]
+    invalid = [{"case": case, "count": count, "hex": data.hex()} for case, count, data in INVALID]
+    return json.dumps({"format": 1, "valid": valid, "invalid": invalid}, indent=1) + "\n"
