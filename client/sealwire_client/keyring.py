@@ -30,8 +30,10 @@ from sealwire_protocol.membership import (
     LinkType,
     Member,
     Membership,
+    ReplaceDevice,
     Role,
     encode_unsigned,
+    proved_by,
     vault_id_of,
 )
 
@@ -206,15 +208,9 @@ def add_device_link(
 
     Raises KeyringError if this device may not, or the other is a member already, and NameTooLongError.
     """
-    signer = membership.by_device(identity.device_key)
-    if signer is None or membership.vault is None:
-        raise NotAMemberError("this device is not a member of the vault, so it cannot add another")
+    signer = _signer(identity, membership, keys, device)
     if signer.role < Role.ADMIN:
         raise KeyringError("this device may not add devices to the vault; ask an admin of it")
-    if membership.by_device(device) is not None:
-        raise KeyringError("the device is a member of the vault already; nothing needs to be done")
-    if (membership.vault, membership.epoch) != (keys.vault, keys.current.number):
-        raise KeyringError("these are not the vault's present keys; read its membership log first")
     try:
         sealed_keys = keys.sealed_for(box_key, random(KEY_BYTES))
     except CipherError as error:
@@ -227,13 +223,55 @@ def add_device_link(
         sealed_name=keys.sealed_name(Names(name, ""), device, random(KEY_BYTES)),
     )
     unsigned = encode_unsigned(
-        LinkType.ADD_DEVICE, membership.head + 1, membership.vault, membership.last_hash, signer.author, body
+        LinkType.ADD_DEVICE, membership.head + 1, keys.vault, membership.last_hash, signer.author, body
     )
     return _signed(identity, unsigned)
 
 
+def replace_device_link(
+    old: DeviceIdentity, new: DeviceIdentity, membership: Membership, keys: VaultKeys, random: Random = os.urandom
+) -> bytes:
+    """The next link of the log, by which a device gives its own new keys the place of its old ones.
+
+    Raises KeyringError if the old ones are no member's, or the new ones are.
+    """
+    signer = _signer(old, membership, keys, new.device_key)
+    proved = proved_by(keys.vault, membership.last_hash, signer.author, new.device_key, new.box_key)
+    body = ReplaceDevice(
+        device=new.device_key,
+        box_key=new.box_key,
+        proof=new.sign(proved),
+        sealed_keys=keys.sealed_for(new.box_key, random(KEY_BYTES)),
+        sealed_name=keys.sealed_name(Names(_name(keys, signer), ""), new.device_key, random(KEY_BYTES)),
+    )
+    unsigned = encode_unsigned(
+        LinkType.REPLACE_DEVICE, membership.head + 1, keys.vault, membership.last_hash, signer.author, body
+    )
+    return _signed(old, unsigned)
+
+
+def _signer(identity: DeviceIdentity, membership: Membership, keys: VaultKeys, device: DeviceKey) -> Member:
+    """The member that this device is, as which it signs a link that adds another. Raises KeyringError."""
+    signer = membership.by_device(identity.device_key)
+    if signer is None:
+        raise NotAMemberError("this device is not a member of the vault, so it cannot add another")
+    if membership.by_device(device) is not None:
+        raise KeyringError("the device is a member of the vault already; nothing needs to be done")
+    if (membership.vault, membership.epoch) != (keys.vault, keys.current.number):
+        raise KeyringError("these are not the vault's present keys; read its membership log first")
+    return signer
+
+
+def _name(keys: VaultKeys, member: Member) -> str:
+    """What a member is called; nothing if its name cannot be read, which is no reason to be locked out."""
+    try:
+        return keys.names(member).device
+    except KeyringError:
+        return ""
+
+
 def keys_from_log(identity: DeviceIdentity, membership: Membership) -> VaultKeys:
-    """The vault's keys, out of the link that added this device.
+    """The vault's keys, out of the link that added this device or gave it these keys of its own.
 
     Raises NotAMemberError if there is none, KeyringError if what it holds does not open or is not what the log
     commits to; such a key is never used.

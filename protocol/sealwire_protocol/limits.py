@@ -71,6 +71,10 @@ TERMS_TOLD_MAX: Final = 4_096
 LINK_BYTES_MAX: Final = 8_192
 """One membership link of the kinds defined so far."""
 
+REPLACEMENTS_MAX: Final = 64
+"""Keys that may take each other's place, one after the other or side by side, before an admin must invite the device
+again: a folder restored every month lasts five years, and a stolen key cannot flood a vault's membership log."""
+
 MAILBOX_BYTES_MAX: Final = 1_024
 """One sealed message in an invite's mailbox: device keys, a name and a MAC."""
 

@@ -26,10 +26,11 @@ from sealwire_protocol.ids import (
     KeyId,
     VaultId,
 )
-from sealwire_protocol.limits import LINK_BYTES_MAX
+from sealwire_protocol.limits import LINK_BYTES_MAX, REPLACEMENTS_MAX
 
 LINK_VERSION: Final = 1
 LINK_CONTEXT: Final = b"sealwire membership link v1\0"
+REPLACE_CONTEXT: Final = b"sealwire replace device v1\0"
 HASH_BYTES: Final = 32
 BOX_KEY_BYTES: Final = 32
 COMMITMENT_BYTES: Final = 32
@@ -41,13 +42,15 @@ SEALED_BYTES_MAX: Final = 1_024
 _HEAD: Final = Struct(f">BBI{VAULT_ID_BYTES}s{HASH_BYTES}sIH")
 _GENESIS: Final = Struct(f">{DEVICE_KEY_BYTES}s{BOX_KEY_BYTES}s16sH{COMMITMENT_BYTES}s{COMMITMENT_BYTES}s")
 _ADD: Final = Struct(f">{DEVICE_KEY_BYTES}s{BOX_KEY_BYTES}sB")
+_REPLACE: Final = Struct(f">{DEVICE_KEY_BYTES}s{BOX_KEY_BYTES}s{SIGNATURE_BYTES}s")
+_PROVED: Final = Struct(f">{VAULT_ID_BYTES}s{HASH_BYTES}sI{DEVICE_KEY_BYTES}s{BOX_KEY_BYTES}s")
 
 Verify = Callable[[bytes, bytes, bytes], bool]
 """(Ed25519 public key, message, signature) -> is it valid. Passed in: this package has no cipher of its own."""
 
 
 class LinkType(IntEnum):
-    """Kinds of links. The numbers 3 to 5 are taken by removal, new epochs and replaced devices."""
+    """Kinds of links. The numbers 3 and 4 are taken by removal and new epochs."""
 
     GENESIS = 1
     ADD_DEVICE = 2
@@ -57,8 +60,10 @@ class LinkType(IntEnum):
 
 
 class Role(IntEnum):
-    """What a member may do; each includes the ones below it."""
+    """What a member may do; each includes the ones below it. Nobody is added as REPLACED: a device becomes it by the
+    first `ReplaceDevice` that it signs, may still read and sign others, and does nothing else any more."""
 
+    REPLACED = 0
     READER = 1
     WRITER = 2
     ADMIN = 3
@@ -91,6 +96,24 @@ class AddDevice(NamedTuple):
     sealed_name: bytes
 
 
+class ReplaceDevice(NamedTuple):
+    """Adds another key of the device that signs it, with the role that the device was given.
+
+    `proof` is the new key's own signature (see `proved_by`): nobody can put a stranger's key into a log by it.
+    """
+
+    device: DeviceKey
+    box_key: bytes
+    proof: bytes
+    sealed_keys: bytes
+    sealed_name: bytes
+
+
+Body = Genesis | AddDevice | ReplaceDevice
+
+_FIXED: Final = {LinkType.GENESIS: _GENESIS, LinkType.ADD_DEVICE: _ADD, LinkType.REPLACE_DEVICE: _REPLACE}
+
+
 class Link(NamedTuple):
     """One parsed link, its bytes as received, and its hash."""
 
@@ -99,7 +122,7 @@ class Link(NamedTuple):
     vault: VaultId
     previous: bytes
     signer: Author
-    body: Genesis | AddDevice
+    body: Body
     signature: bytes
     raw: bytes
     hash: bytes
@@ -114,12 +137,18 @@ class Link(NamedTuple):
 
 
 class Member(NamedTuple):
-    """A device in the log. `author` is the index of the link that added it."""
+    """A device in the log. `author` is the index of the link that added it.
+
+    `given`: the role that it was added with, which outlasts its replacement. `lineage`: the member from which it
+    descends by replacements, which an admin has added (or which began the vault); its own author if there were none.
+    """
 
     author: Author
     device: DeviceKey
     box_key: bytes
     role: Role
+    given: Role
+    lineage: Author
     sealed_keys: bytes
     sealed_name: bytes
 
@@ -146,7 +175,12 @@ def _take(data: bytes, at: int, most: int) -> tuple[bytes, int]:
     return data[at + 2 : end], end
 
 
-def encode_body(body: Genesis | AddDevice) -> bytes:
+def proved_by(vault: VaultId, previous: bytes, signer: Author, device: DeviceKey, box_key: bytes) -> bytes:
+    """What a new key signs, so that it can take the place of an old one: which keys, whose place, in which log."""
+    return REPLACE_CONTEXT + _PROVED.pack(vault, previous, signer, device, box_key)
+
+
+def encode_body(body: Body) -> bytes:
     """The body's layout: its fixed fields, then the two sealed ones with a u16 length each. Raises LocalMisuse."""
     if len(body.device) != DEVICE_KEY_BYTES or len(body.box_key) != BOX_KEY_BYTES:
         raise LocalMisuse("a device's keys have 32 bytes each")
@@ -154,13 +188,15 @@ def encode_body(body: Genesis | AddDevice) -> bytes:
         raise LocalMisuse(f"a sealed field of a link has at most {SEALED_BYTES_MAX} bytes")
     if isinstance(body, Genesis):
         fixed = _GENESIS.pack(body.device, body.box_key, body.nonce, body.epoch, body.commitment, body.tag_commitment)
+    elif isinstance(body, ReplaceDevice):
+        fixed = _REPLACE.pack(body.device, body.box_key, body.proof)
     else:
         fixed = _ADD.pack(body.device, body.box_key, body.role)
     return fixed + _with_length(body.sealed_keys) + _with_length(body.sealed_name)
 
 
-def _decode_body(kind: LinkType, data: bytes) -> Genesis | AddDevice:
-    fixed = _GENESIS if kind is LinkType.GENESIS else _ADD
+def _decode_body(kind: LinkType, data: bytes) -> Body:
+    fixed = _FIXED[kind]
     if len(data) < fixed.size:
         raise LinkError("a link's body is cut off")
     fields = fixed.unpack_from(data)
@@ -168,15 +204,15 @@ def _decode_body(kind: LinkType, data: bytes) -> Genesis | AddDevice:
     name, _ = _take(data, at, SEALED_BYTES_MAX)
     if kind is LinkType.GENESIS:
         return Genesis(*(*fields, keys, name))
+    if kind is LinkType.REPLACE_DEVICE:
+        return ReplaceDevice(*(*fields, keys, name))
     device, box_key, role = fields
-    if role not in Role.__members__.values():
+    if role not in Role.__members__.values() or role == Role.REPLACED:
         raise LinkError(f"role {role} is not known; it may need a newer version")
     return AddDevice(device, box_key, Role(role), keys, name)
 
 
-def encode_unsigned(
-    kind: LinkType, seq: int, vault: VaultId, previous: bytes, signer: Author, body: Genesis | AddDevice
-) -> bytes:
+def encode_unsigned(kind: LinkType, seq: int, vault: VaultId, previous: bytes, signer: Author, body: Body) -> bytes:
     """A link without its signature. Sign `LINK_CONTEXT` + this, and append the 64 bytes."""
     encoded = encode_body(body)
     return _HEAD.pack(LINK_VERSION, kind, seq, vault, previous, signer, len(encoded)) + encoded
@@ -189,7 +225,7 @@ def decode_link(raw: bytes) -> Link:
     version, kind, seq, vault, previous, signer, size = _HEAD.unpack_from(raw)
     if version != LINK_VERSION:
         raise LinkError(f"link version {version} is not known; it may need a newer version")
-    if kind not in (LinkType.GENESIS, LinkType.ADD_DEVICE):
+    if kind not in _FIXED:
         raise LinkError(f"link type {kind} is not known; it may need a newer version")
     if len(raw) != _HEAD.size + size + SIGNATURE_BYTES:
         raise LinkError("a link's length does not fit its body")
@@ -233,7 +269,7 @@ class Membership:
         if isinstance(link.body, Genesis):
             self._check_genesis(link, link.body, verify)
         else:
-            self._check_add(link, link.body, verify)
+            self._check_signed(link, link.body, verify)
         self._take_in(link)
         return link
 
@@ -245,26 +281,46 @@ class Membership:
         if not verify(body.device, link.signed_part, link.signature):
             raise LinkError("the genesis link's signature is not valid")
 
-    def _check_add(self, link: Link, body: AddDevice, verify: Verify) -> None:
+    def _check_signed(self, link: Link, body: AddDevice | ReplaceDevice, verify: Verify) -> None:
         signer = self.members.get(link.signer)
         if not self.head or link.vault != self.vault:
             raise LinkError("a link belongs to another vault")
-        if signer is None or signer.role < Role.ADMIN:
-            raise LinkError("a link is signed by someone who is not an admin of this vault")
+        if signer is None or (isinstance(body, AddDevice) and signer.role < Role.ADMIN):
+            raise LinkError("a link is signed by someone who is no admin of this vault, or no member")
         if self.by_device(body.device) is not None:
             raise LinkError("the device is a member already")
         if not verify(signer.device, link.signed_part, link.signature):
             raise LinkError("a link's signature is not valid")
+        if isinstance(body, ReplaceDevice):
+            if self.replacements(signer.lineage) >= REPLACEMENTS_MAX:
+                raise LinkError(
+                    f"the device has been replaced {REPLACEMENTS_MAX} times, which is as often as it may be; an admin"
+                    " must invite it again"
+                )
+            proved = proved_by(link.vault, link.previous, link.signer, body.device, body.box_key)
+            if not verify(body.device, proved, body.proof):
+                raise LinkError("a new key was not signed for by its owner")
+
+    def replacements(self, lineage: Author) -> int:
+        """How many keys have taken the place of this member's first one, or of one that had."""
+        return sum(member.lineage == lineage for member in self.members.values()) - 1
 
     def _take_in(self, link: Link) -> None:
         body, author = link.body, Author(link.seq)
+        lineage = author
         if isinstance(body, Genesis):
             self.vault, self.genesis, self.epoch = vault_id_of(link.raw), body, body.epoch
             self.key_id = KeyId(body.commitment[:KEY_ID_BYTES])
             role = Role.ADMIN
+        elif isinstance(body, ReplaceDevice):
+            signer = self.members[link.signer]
+            role, lineage = signer.given, signer.lineage
+            self.members[link.signer] = signer._replace(role=Role.REPLACED)
         else:
             role = body.role
-        self.members[author] = Member(author, body.device, body.box_key, role, body.sealed_keys, body.sealed_name)
+        self.members[author] = Member(
+            author, body.device, body.box_key, role, role, lineage, body.sealed_keys, body.sealed_name
+        )
         self.head, self.last_hash = link.seq, link.hash
 
 

@@ -14,6 +14,7 @@ from sealwire_client.keyring import (
     add_device_link,
     keys_from_log,
     new_vault,
+    replace_device_link,
 )
 from sealwire_client.sealing import Draft, Reason
 from sealwire_protocol.ids import MEMBERSHIP, Author
@@ -95,6 +96,37 @@ def test_who_is_not_a_member_gets_no_keys() -> None:
         keys_from_log(STRANGER, membership)
     with pytest.raises(NotAMemberError):
         keys_from_log(ADMIN, Membership())
+
+
+def test_a_device_takes_new_keys_and_reads_and_is_called_as_before() -> None:
+    membership, keys = vault()
+    add(membership, keys, WRITER)
+    for new in (STRANGER, DeviceIdentity.generate()):
+        raw = replace_device_link(WRITER, new, membership, keys_from_log(WRITER, membership))
+        assert membership.apply(raw, cipher.verify).seq == membership.head
+        renewed = keys_from_log(new, membership)
+        assert renewed.current == keys.current and renewed.stream_id("todos") == keys.stream_id("todos")
+    assert [keys.names(m).device for m in membership.members.values()] == ["laptop", "phone", "phone", "phone"]
+
+
+def test_keys_are_replaced_by_those_of_a_member_and_with_ones_that_are_none_s() -> None:
+    membership, keys = vault()
+    add(membership, keys, WRITER)
+    with pytest.raises(NotAMemberError):
+        replace_device_link(STRANGER, DeviceIdentity.generate(), membership, keys)
+    for member in (ADMIN, WRITER):
+        with pytest.raises(KeyringError, match="member of the vault already"):
+            replace_device_link(WRITER, member, membership, keys)
+    with pytest.raises(KeyringError, match="present keys"):
+        replace_device_link(WRITER, STRANGER, membership, vault()[1])
+
+
+def test_a_name_that_cannot_be_read_keeps_nobody_from_new_keys() -> None:
+    membership, keys = vault()
+    handed_over(membership, keys.sealed_for(WRITER.box_key, bytes(32)))
+    membership.apply(replace_device_link(WRITER, STRANGER, membership, keys), cipher.verify)
+    found = membership.by_device(STRANGER.device_key)
+    assert found is not None and keys.names(found) == Names("", "")
 
 
 def test_s04_a_key_that_the_log_did_not_commit_to_is_never_used() -> None:

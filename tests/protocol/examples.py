@@ -13,8 +13,10 @@ from sealwire_protocol.membership import (
     AddDevice,
     Genesis,
     LinkType,
+    ReplaceDevice,
     Role,
     encode_unsigned,
+    proved_by,
 )
 from sealwire_protocol.messages import Challenge, Hello, Prove, StreamKind, StreamState, Subscribed, Wanted, Welcome
 from sealwire_protocol.relay_session import RelaySession, RelayState
@@ -61,6 +63,16 @@ def add_device(
     """A link that adds a device, signed with `key`."""
     body = AddDevice(device, b"y" * 32, role, b"keys", b"name")
     unsigned = encode_unsigned(LinkType.ADD_DEVICE, seq, vault, previous, signed_by, body)
+    return unsigned + key.sign(LINK_CONTEXT + unsigned).signature
+
+
+def replace_device(
+    key: SigningKey, signed_by: Author, vault: VaultId, seq: int, previous: bytes, new: SigningKey
+) -> bytes:
+    """A link by which a device takes another key, signed with both."""
+    proof = new.sign(proved_by(vault, previous, signed_by, key_of(new), b"z" * 32)).signature
+    body = ReplaceDevice(key_of(new), b"z" * 32, proof, b"keys", b"name")
+    unsigned = encode_unsigned(LinkType.REPLACE_DEVICE, seq, vault, previous, signed_by, body)
     return unsigned + key.sign(LINK_CONTEXT + unsigned).signature
 
 

@@ -12,10 +12,10 @@ from typing import Any
 from sealwire_client import cipher
 from sealwire_client.cipher import Random, Secret
 from sealwire_client.identity import DeviceIdentity
-from sealwire_client.keyring import Names, VaultKeys, add_device_link, new_vault
+from sealwire_client.keyring import Names, VaultKeys, add_device_link, new_vault, replace_device_link
 from sealwire_client.sealing import CONTEXT_OWN, Draft, SealedRecord, Sealer, Stream, pad, stream_keys
 from sealwire_protocol.ids import Author, KeyId, StreamId, VaultId
-from sealwire_protocol.membership import Membership, Role
+from sealwire_protocol.membership import Member, Membership, Role
 from sealwire_protocol.segment import TOMBSTONE, read_record
 
 FOLDER = Path(__file__).resolve().parents[2] / "protocol" / "vectors"
@@ -113,9 +113,10 @@ def _device(seed: Secret) -> dict[str, str]:
 
 
 def links() -> dict[str, Any]:
-    """A membership log of three links: a vault, a writer and a reader."""
-    seeds = [Secret(bytes([n]) * 32) for n in (1, 2, 3)]
-    admin, writer, reader = map(DeviceIdentity, seeds)
+    """A membership log of five links: a vault, a writer, a reader, and two new keys of the writer, whose folder was
+    copied."""
+    seeds = [Secret(bytes([n]) * 32) for n in (1, 2, 3, 4, 5)]
+    admin, writer, reader, *new = map(DeviceIdentity, seeds)
     genesis, keys = new_vault(admin, Names("laptop", "home"), counted("genesis"))
     membership = Membership()
     log = [genesis]
@@ -123,6 +124,9 @@ def links() -> dict[str, Any]:
     for joiner, role, name in ((writer, Role.WRITER, "phone"), (reader, Role.READER, "Gerät")):
         random = counted(name)
         log.append(add_device_link(admin, membership, keys, joiner.device_key, joiner.box_key, role, name, random))
+        membership.apply(log[-1], cipher.verify)
+    for number, identity in enumerate(new):
+        log.append(replace_device_link(writer, identity, membership, keys, counted(f"copy {number}")))
         membership.apply(log[-1], cipher.verify)
     return {
         "devices": [_device(seed) for seed in seeds],
@@ -133,10 +137,18 @@ def links() -> dict[str, Any]:
         "streams": _streams(keys),
         "links": [raw.hex() for raw in log],
         "last_hash": membership.last_hash.hex(),
-        "members": [
-            {"author": m.author, "role": int(m.role), "device_key": m.device.hex(), "name": keys.names(m).device}
-            for m in membership.members.values()
-        ],
+        "members": [_member(m, keys) for m in membership.members.values()],
+    }
+
+
+def _member(member: Member, keys: VaultKeys) -> dict[str, Any]:
+    return {
+        "author": member.author,
+        "role": int(member.role),
+        "given": int(member.given),
+        "lineage": member.lineage,
+        "device_key": member.device.hex(),
+        "name": keys.names(member).device,
     }
 
 

@@ -93,8 +93,5 @@ def test_the_log_gives_every_member_the_same_keys() -> None:
         keys = keys_from_log(identity, membership)
         assert keys.current.secret.reveal().hex() == LINKS["epoch_key"]
         assert {name: keys.stream_id(name).hex() for name in LINKS["streams"]} == LINKS["streams"]
-        told = [
-            {"author": m.author, "role": int(m.role), "device_key": m.device.hex(), "name": keys.names(m).device}
-            for m in membership.members.values()
-        ]
+        told = [make_vectors._member(m, keys) for m in membership.members.values()]
         assert told == LINKS["members"]
