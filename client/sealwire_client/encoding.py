@@ -21,8 +21,9 @@ from sealwire_client.kinds import INTEGER_MAX, Kind, Untyped, kind_of
 from sealwire_client.plain import UNDEFINED, EncodingError, dump, load
 from sealwire_client.replica.entries import Column
 from sealwire_client.replica.values import Row
+from sealwire_client.threeway import chosen, merged_untyped
 
-__all__ = ["EncodingError", "Schema", "Unknown", "numbered", "schema_of"]
+__all__ = ["EncodingError", "Schema", "numbered", "schema_of"]
 
 T = TypeVar("T")
 
@@ -32,9 +33,6 @@ NUMBER_MAX: Final = 499
 _METADATA: Final = "sealwire"
 _SHAPES_MAX: Final = 256
 """Shapes of values (the types of their fields) that a schema remembers to be right."""
-
-Unknown = tuple[tuple[int, Any], ...]
-"""What a value holds at numbers that this app's class does not know, each with its number."""
 
 
 def numbered(number: int, **options: Any) -> Any:
@@ -56,11 +54,11 @@ class Schema(Protocol[T]):
     def columns(self) -> tuple[Column, ...]:
         """The columns that hold a value, in the order of the fields' numbers."""
 
-    def encode(self, value: T, unknown: Unknown | None = None) -> bytes:
-        """The bytes of a value, together with what a newer app had added to it."""
+    def encode(self, value: T) -> bytes:
+        """The bytes of a value."""
 
-    def decode(self, raw: bytes) -> tuple[T, Unknown | None]:
-        """A value from its bytes, and what it holds that this app does not know; give that back to `encode`."""
+    def decode(self, raw: bytes) -> T:
+        """A value from its bytes."""
 
     def to_row(self, value: T) -> Row:
         """A value as its columns hold it."""
@@ -78,7 +76,18 @@ class Schema(Protocol[T]):
         """The bytes of the value that a row holds."""
 
     def carry(self, raw: bytes, before: bytes) -> bytes:
-        """A new value's bytes, with what the value before it held that this app does not know."""
+        """A new value's bytes, with what the value before it held that this app does not know.
+
+        Within it too: in nested dataclasses, under the same key of a dict, and in items of lists of which all that
+        this app knows is as it was.
+        """
+
+    def merge(self, base: bytes | None, mine: bytes, theirs: bytes, sequences: bool) -> bytes:
+        """Two values that came from `base`, if there was one, as one, field by field; unknown ones too.
+
+        Where both changed the same, mine; sets, nested dataclasses and dicts are merged within, and with `sequences`
+        lists and tuples as if they were sets.
+        """
 
 
 def schema_of(cls: type[T]) -> Schema[T]:
@@ -112,6 +121,20 @@ class _Place:
     def normal(self, plain: Any) -> Any:
         """The normal form of what stood at this place. None is let through: an older app may have allowed it."""
         return None if plain is None else self.kind.normal(plain, self.where)
+
+    def full(self, plain: Any) -> Any:
+        """The normal form that keeps what a newer app wrote within it; of UNDEFINED the default."""
+        if plain is UNDEFINED:
+            return self.missing()
+        return None if plain is None else self.kind.full(plain, self.where)
+
+    def known(self, full: Any) -> Any:
+        """The part of a full form that this app knows."""
+        return None if full is None else self.kind.known(full)
+
+    def carried(self, full: Any, before: Any) -> Any:
+        """A full form with what stood unknown within the one before."""
+        return full if full is None or before is None else self.kind.carried(full, before)
 
     def value(self, plain: Any) -> Any:
         """The app's value."""
@@ -152,25 +175,21 @@ class DataclassSchema(Generic[T]):
         known[cls] = self
         self._cls = cls
         self._places = _places(cls, known)
-        self._numbers = frozenset(place.number for place in self._places)
         self._width = self._places[-1].number + 1
         self._direct = len(self._places) == self._width and all(place.kind.stored_plain for place in self._places)
         self._shapes: dict[tuple[type, ...], tuple[list[int], list[int]] | None] = {}
         self.columns = tuple(Column(place.name, place.kind.column) for place in self._places)
 
-    def encode(self, value: T, unknown: Unknown | None = None) -> bytes:
+    def encode(self, value: T) -> bytes:
         """See `Schema.encode`."""
-        raw = dump(self._array(self.plains(value), unknown))
+        raw = dump(self.array(self.plains(value)))
         if not self._direct:
             load(raw)  # what is nested too deep to be read again must not be written
         return raw
 
-    def decode(self, raw: bytes) -> tuple[T, Unknown | None]:
+    def decode(self, raw: bytes) -> T:
         """See `Schema.decode`."""
-        values = self._load(raw)
-        numbers = self._numbers
-        unknown = tuple((n, v) for n, v in enumerate(values) if n not in numbers and v is not UNDEFINED)
-        return self.value(self.normal(values)), unknown or None
+        return self.value(self.normal(self._load(raw)))
 
     def to_row(self, value: T) -> Row:
         """See `Schema.to_row`."""
@@ -196,17 +215,20 @@ class DataclassSchema(Generic[T]):
                     values[n] += 0.0
                 return tuple(values), dump(values) == raw
         plains = self.normal(values)
-        return self._row(plains), dump(self._array(plains, None)) == raw
+        return self._row(plains), dump(self.array(plains)) == raw
 
     def cbor_from_row(self, row: Row) -> bytes:
         """See `Schema.cbor_from_row`."""
-        return dump(self._array(self._unrow(row), None))
+        return dump(self.array(self._unrow(row)))
 
     def carry(self, raw: bytes, before: bytes) -> bytes:
         """See `Schema.carry`."""
-        value, _ = self.decode(raw)
-        _, unknown = self.decode(before)
-        return self.encode(value, unknown)
+        return dump(self.carried(self.full(self._load(raw)), self.full(self._load(before))))
+
+    def merge(self, base: bytes | None, mine: bytes, theirs: bytes, sequences: bool) -> bytes:
+        """See `Schema.merge`."""
+        given = UNDEFINED if base is None else self.full(self._load(base))
+        return dump(self.merged(given, self.full(self._load(mine)), self.full(self._load(theirs)), sequences))
 
     def plains(self, value: T) -> list[Any]:
         """The plain forms of a value's fields. Raises EncodingError."""
@@ -225,6 +247,38 @@ class DataclassSchema(Generic[T]):
             plains.append(place.missing() if plain is UNDEFINED else place.normal(plain))
         return plains
 
+    def full(self, values: Sequence[Any]) -> list[Any]:
+        """The normal array of a value, with whatever a newer app wrote in it and in what is nested in it."""
+        full: list[Any] = [UNDEFINED] * self._width + list(values[self._width :])
+        full[: len(values)] = values
+        for place in self._places:
+            full[place.number] = place.full(full[place.number])
+        while len(full) > self._width and full[-1] is UNDEFINED:
+            full.pop()
+        return full
+
+    def known(self, full: Sequence[Any]) -> list[Any]:
+        """The part of a full form that this app knows."""
+        return self.array([place.known(full[place.number]) for place in self._places])
+
+    def carried(self, full: Sequence[Any], before: Sequence[Any]) -> list[Any]:
+        """A full form with what stood unknown in the one before, instead of what stands so in itself."""
+        carried = list(before)
+        for place in self._places:
+            carried[place.number] = place.carried(full[place.number], before[place.number])
+        return carried
+
+    def merged(self, base: Any, mine: list[Any], theirs: list[Any], sequences: bool) -> list[Any]:
+        """Two full forms that came from one, or from nothing (UNDEFINED), as one."""
+        given = (base if type(base) is list else [], mine, theirs)
+        width = max(map(len, given))
+        before, here, there = ([*one, *[UNDEFINED] * (width - len(one))] for one in given)
+        found = [merged_untyped(*three, sequences=False) for three in zip(before, here, there, strict=True)]
+        for place in self._places:
+            n = place.number
+            found[n] = place.kind.merged(before[n], here[n], there[n], sequences)
+        return self.full(found)
+
     def value(self, plains: Sequence[Any]) -> T:
         """The app's value."""
         return self._cls(**{place.name: place.value(plain) for place, plain in zip(self._places, plains, strict=True)})
@@ -241,23 +295,17 @@ class DataclassSchema(Generic[T]):
 
     def array(self, plains: Sequence[Any]) -> list[Any]:
         """The array that stands for a value."""
-        return self._array(plains, None)
+        if len(plains) == self._width:
+            return list(plains)
+        values: list[Any] = [UNDEFINED] * self._width
+        for place, plain in zip(self._places, plains, strict=True):
+            values[place.number] = plain
+        return values
 
     def _load(self, raw: bytes) -> list[Any]:
         values = load(raw)
         if type(values) is not list:
             raise EncodingError(f"the bytes at hand are no {self._cls.__name__}: they hold no array")
-        return values
-
-    def _array(self, plains: Sequence[Any], unknown: Unknown | None) -> list[Any]:
-        if unknown is None and len(plains) == self._width:
-            return list(plains)
-        width = max([self._width, *(number + 1 for number, _ in unknown or ())])
-        values: list[Any] = [UNDEFINED] * width
-        for number, kept in unknown or ():
-            values[number] = kept
-        for place, plain in zip(self._places, plains, strict=True):
-            values[place.number] = plain
         return values
 
     def _row(self, plains: Sequence[Any]) -> Row:
@@ -303,6 +351,20 @@ class _Nested(Kind):
     def value(self, plain: Any, where: str) -> Any:
         return self._schema.value(self._schema.normal(plain))
 
+    def full(self, plain: Any, where: str) -> Any:
+        return self._schema.full(plain) if type(plain) is list else self.normal(plain, where)
+
+    def known(self, full: Any) -> Any:
+        return self._schema.known(full)
+
+    def carried(self, full: Any, before: Any) -> Any:
+        return self._schema.carried(full, before) if type(before) is list else full
+
+    def merged(self, base: Any, mine: Any, theirs: Any, sequences: bool) -> Any:
+        if type(mine) is not list or type(theirs) is not list:
+            return chosen(base, mine, theirs)
+        return self._schema.merged(base, mine, theirs, sequences)
+
     def json(self, plain: Any) -> Any:
         return self._schema.json(self._schema.normal(plain))
 
@@ -317,13 +379,13 @@ class DictSchema:
     _kind = Untyped((dict,))
     _where = "a value"
 
-    def encode(self, value: dict[str, Any], unknown: Unknown | None = None) -> bytes:
-        """See `Schema.encode`; a dict knows all that it holds, so `unknown` is always None."""
+    def encode(self, value: dict[str, Any]) -> bytes:
+        """See `Schema.encode`."""
         return dump(self._kind.plain(value, self._where))
 
-    def decode(self, raw: bytes) -> tuple[dict[str, Any], Unknown | None]:
+    def decode(self, raw: bytes) -> dict[str, Any]:
         """See `Schema.decode`."""
-        return self._load(raw), None
+        return self._load(raw)
 
     def to_row(self, value: dict[str, Any]) -> Row:
         """See `Schema.to_row`."""
@@ -345,6 +407,11 @@ class DictSchema:
     def carry(self, raw: bytes, before: bytes) -> bytes:
         """See `Schema.carry`; a dict knows all that it holds."""
         return raw
+
+    def merge(self, base: bytes | None, mine: bytes, theirs: bytes, sequences: bool) -> bytes:
+        """See `Schema.merge`."""
+        before = UNDEFINED if base is None else self._load(base)
+        return dump(self._kind.merged(before, self._load(mine), self._load(theirs), sequences))
 
     def _load(self, raw: bytes) -> dict[str, Any]:
         return typing.cast(dict[str, Any], self._kind.normal(load(raw), self._where))

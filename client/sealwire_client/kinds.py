@@ -13,8 +13,9 @@ from decimal import Decimal, InvalidOperation
 from enum import Enum
 from typing import Any, Final
 
-from sealwire_client.plain import EncodingError, map_order
+from sealwire_client.plain import UNDEFINED, EncodingError, dump, map_order
 from sealwire_client.replica.values import SqlValue
+from sealwire_client.threeway import chosen, merged_maps, merged_untyped, ordered, united
 
 INTEGER_MAX: Final = 2**63 - 1
 DEPTH_MAX: Final = 32
@@ -43,6 +44,22 @@ class Kind:
     def value(self, plain: Any, where: str) -> Any:
         """The app's value of a normal plain form. Raises EncodingError."""
         return plain
+
+    def full(self, plain: Any, where: str) -> Any:
+        """The normal form that keeps what a newer app wrote within it. Raises EncodingError."""
+        return self.normal(plain, where)
+
+    def known(self, full: Any) -> Any:
+        """The part of a full form that this app knows."""
+        return full
+
+    def carried(self, full: Any, before: Any) -> Any:
+        """A full form with what stood unknown to this app in the one before it, wherever that is still to be found."""
+        return full
+
+    def merged(self, base: Any, mine: Any, theirs: Any, sequences: bool) -> Any:
+        """Two full forms that came from one, as one; UNDEFINED: there was none. Where both changed the same, mine."""
+        return chosen(base, mine, theirs)
 
     def json(self, plain: Any) -> Any:
         """The form that stands in JSON text."""
@@ -189,11 +206,11 @@ class Enumerated(Kind):
 
 
 class Sequence(Kind):
-    """A list, or a tuple of any length, of one kind. JSON in its column."""
+    """A list, or a tuple of any length, of one kind. JSON in its column. A change of any item changes it whole."""
 
     stored_plain = False
 
-    def __init__(self, item: Kind, make: type[list[Any]] | type[tuple[Any, ...]]) -> None:
+    def __init__(self, item: Kind, make: type[list[Any] | tuple[Any, ...] | frozenset[Any]]) -> None:
         self._item, self._make = item, make
 
     def plain(self, value: Any, where: str) -> Any:
@@ -209,11 +226,54 @@ class Sequence(Kind):
     def value(self, plain: Any, where: str) -> Any:
         return self._make(self._item.value(one, where) for one in plain)
 
+    def full(self, plain: Any, where: str) -> Any:
+        if type(plain) is not list:
+            return self.normal(plain, where)
+        return [self._item.full(one, where) for one in plain]
+
+    def known(self, full: Any) -> Any:
+        return [self._item.known(one) for one in full]
+
+    def carried(self, full: Any, before: Any) -> Any:
+        """Items are the same as before where all that this app knows of them is."""
+        if type(before) is not list:
+            return full
+        unused: dict[bytes, list[Any]] = {}
+        for one in reversed(before):
+            unused.setdefault(dump(self._item.known(one)), []).append(one)
+        found = [(one, unused.get(dump(self._item.known(one)))) for one in full]
+        return [self._item.carried(one, held.pop()) if held else one for one, held in found]
+
+    def merged(self, base: Any, mine: Any, theirs: Any, sequences: bool) -> Any:
+        return united(base, mine, theirs) if sequences else chosen(base, mine, theirs)
+
     def json(self, plain: Any) -> Any:
         return [self._item.json(one) for one in plain]
 
     def unjson(self, found: Any, where: str) -> Any:
         return [self._item.unjson(one, where) for one in found]
+
+
+class Set(Sequence):
+    """A frozenset of one kind: a list in one order. Members put in and taken out by two sides are so in both."""
+
+    def __init__(self, item: Kind) -> None:
+        super().__init__(item, frozenset)
+
+    def plain(self, value: Any, where: str) -> Any:
+        return ordered(super().plain(value, where))
+
+    def normal(self, plain: Any, where: str) -> Any:
+        return ordered(super().normal(plain, where))
+
+    def full(self, plain: Any, where: str) -> Any:
+        return ordered(super().full(plain, where))
+
+    def carried(self, full: Any, before: Any) -> Any:
+        return ordered(super().carried(full, before))
+
+    def merged(self, base: Any, mine: Any, theirs: Any, sequences: bool) -> Any:
+        return ordered(super().merged(base, mine, theirs, sequences=True))
 
 
 class Map(Kind):
@@ -232,6 +292,20 @@ class Map(Kind):
 
     def value(self, plain: Any, where: str) -> Any:
         return {key: self._item.value(one, where) for key, one in plain.items()}
+
+    def full(self, plain: Any, where: str) -> Any:
+        return self._mapped(plain, where, self._item.full)
+
+    def known(self, full: Any) -> Any:
+        return {key: self._item.known(one) for key, one in full.items()}
+
+    def carried(self, full: Any, before: Any) -> Any:
+        if type(before) is not dict:
+            return full
+        return {key: self._item.carried(one, before[key]) if key in before else one for key, one in full.items()}
+
+    def merged(self, base: Any, mine: Any, theirs: Any, sequences: bool) -> Any:
+        return merged_maps(base, mine, theirs, lambda b, m, t: self._item.merged(b, m, t, sequences))
 
     def json(self, plain: Any) -> Any:
         return {key: self._item.json(one) for key, one in plain.items()}
@@ -260,6 +334,10 @@ class Untyped(Kind):
         if not isinstance(plain, self._accepted):
             raise EncodingError(f"{where} cannot be of type {type(plain).__name__}")
         return self._normal(plain, where, DEPTH_MAX)
+
+    def merged(self, base: Any, mine: Any, theirs: Any, sequences: bool) -> Any:
+        """Dicts by their keys, whatever is in them; `sequences`: lists as sets."""
+        return merged_untyped(base, mine, theirs, sequences)
 
     def _normal(self, plain: Any, where: str, depth: int) -> Any:
         if plain is None or type(plain) in (str, bool):
@@ -298,6 +376,20 @@ class Optional(Kind):
 
     def value(self, plain: Any, where: str) -> Any:
         return None if plain is None else self._inner.value(plain, where)
+
+    def full(self, plain: Any, where: str) -> Any:
+        return None if plain is None else self._inner.full(plain, where)
+
+    def known(self, full: Any) -> Any:
+        return None if full is None else self._inner.known(full)
+
+    def carried(self, full: Any, before: Any) -> Any:
+        return full if full is None or before is None else self._inner.carried(full, before)
+
+    def merged(self, base: Any, mine: Any, theirs: Any, sequences: bool) -> Any:
+        if mine is None or theirs is None:
+            return chosen(base, mine, theirs)
+        return self._inner.merged(UNDEFINED if base is None else base, mine, theirs, sequences)
 
     def json(self, plain: Any) -> Any:
         return None if plain is None else self._inner.json(plain)
@@ -343,6 +435,8 @@ def kind_of(declared: Any, where: str, nested: Callable[[type], Kind]) -> Kind:
         return Sequence(kind_of(inner[0], where, nested), list)
     elif origin is tuple and len(inner) == 2 and inner[1] is Ellipsis:
         return Sequence(kind_of(inner[0], where, nested), tuple)
+    elif origin is frozenset:
+        return Set(kind_of(inner[0], where, nested))
     elif origin is dict and inner[0] is str:
         return Map(kind_of(inner[1], where, nested))
     elif isinstance(declared, type) and issubclass(declared, Enum):
@@ -351,5 +445,6 @@ def kind_of(declared: Any, where: str, nested: Callable[[type], Kind]) -> Kind:
         return nested(declared)
     raise EncodingError(
         f"{where} has the type {declared}, which cannot be kept: use str, int, float, bool, bytes, Decimal, date,"
-        " datetime, an Enum, a dataclass, X | None, or list[X], tuple[X, ...] and dict[str, X] of these"
+        " datetime, an Enum, a dataclass, X | None, or list[X], tuple[X, ...], frozenset[X]"
+        " and dict[str, X] of these"
     )

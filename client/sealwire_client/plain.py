@@ -14,6 +14,7 @@ from typing import Any, Final
 import cbor2
 
 UNDEFINED: Final[Any] = cbor2.undefined
+"""Stands where there is no value; so such a place is also written."""
 
 _MAYBE_TAGGED: Final = re.compile(rb"[\xc0-\xdb]")
 _FAR: Final = 24
