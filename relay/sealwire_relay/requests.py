@@ -11,11 +11,11 @@ from sealwire_protocol.events import Answer, Refuse
 from sealwire_protocol.ids import MEMBERSHIP, Author, DeviceKey, MailboxId
 from sealwire_protocol.limits import MAILBOX_SECONDS_MAX
 from sealwire_protocol.membership import (
-    AddDevice,
     Genesis,
     Link,
     LinkError,
     Membership,
+    ReplaceDevice,
     Role,
     Verify,
     decode_link,
@@ -179,7 +179,7 @@ class Requests:
         for raw in log:
             membership.apply(raw, _verified_before)
         link = membership.apply(message.link, self._verify)
-        new = NewLink(link.seq, link.raw, _added(link))
+        new = _new_link(membership, link)
         term = await self._terms.now()
         if not await self._store.append_link(message.vault, new, term):
             await self._terms.refresh()
@@ -261,10 +261,11 @@ def _verified_before(key: bytes, message: bytes, signature: bytes) -> bool:
     return True
 
 
-def _added(link: Link) -> MemberState:
-    body = link.body
-    role = body.role if isinstance(body, AddDevice) else Role.ADMIN
-    return MemberState(Author(link.seq), body.device, role)
+def _new_link(membership: Membership, link: Link) -> NewLink:
+    """What the last link of a log did to its members."""
+    added = membership.members[Author(link.seq)]
+    replaced = link.signer if isinstance(link.body, ReplaceDevice) else None
+    return NewLink(link.seq, link.raw, MemberState(added.author, added.device, added.role), replaced)
 
 
 def _link_conflict(message: AppendLink) -> Refuse:

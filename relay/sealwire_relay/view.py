@@ -138,6 +138,8 @@ class Draft:
         last = self._last.get(admitted.device, pusher.last_batch)
         if push.batch <= last:
             return Answer(Pushed(self.vault, push.batch, Outcome.STALE_NUMBER, (), ()))
+        if pusher.role is Role.REPLACED:  # nothing that is not known is executed for it any more, and nothing kept
+            return Answer(Pushed(self.vault, push.batch, Outcome.CLONED, (), ()))
         if push.term != self.term:
             return term_changed(self.vault, push.batch)
         in_this_term = pusher.last_term == self.term.number or admitted.device in self._last

@@ -29,7 +29,7 @@ from sealwire_protocol.messages import (
 )
 from sealwire_relay.store.memory import MemoryDatabase
 from tests.support.aio import asyncio_test
-from tests.support.device import Device, Identity, add_link, genesis, group, record, stream_id
+from tests.support.device import Device, Identity, add_link, genesis, group, record, replace_link, stream_id
 from tests.support.relay import Relay, TroubledStore, memory_store, running
 
 ANNA, BERT, CARL = Identity(1), Identity(2), Identity(3)
@@ -389,3 +389,68 @@ async def test_done_means_durable() -> None:
         assert await store.links(vault) == tuple(log)
         answer = await anna.request(lambda n: CreateStream(n, vault, TODOS, StreamKind.OPEN))
         assert isinstance(answer, Done)
+
+
+# --- replaced devices
+
+
+@asyncio_test
+async def test_a_replaced_device_reads_and_hears_old_verdicts_and_its_new_key_writes() -> None:
+    async with running() as relay, await Device.open(relay.port, CARL) as carl:
+        anna, bert, vault = await shared_vault(relay)
+        async with anna, bert:
+            await anna.subscribe(vault, MEMBERSHIP, TODOS)
+            await bert.subscribe(vault, TODOS)
+            sent = group(TODOS, record(author=2))
+            first = await bert.push(vault, 1, sent)
+            log = [genesis(ANNA), add_link(ANNA, [genesis(ANNA)], BERT)]
+            author = await bert.replace(log, 2, CARL)
+            await anna.when(lambda: sum(d.stream == MEMBERSHIP for d in anna.delivered) >= 2)
+            assert await bert.push(vault, 1, sent) == first
+            for batch, records in ((1, record(author=2)), (2, record(author=2)), (7, record(author=author))):
+                told = await bert.push(vault, batch, group(TODOS, records))
+                assert (told.outcome, told.appended) == (Outcome.CLONED, ())
+            await carl.subscribe(vault, TODOS)
+            done = await carl.push(vault, 1, group(TODOS, record(author=author)))
+            assert (done.outcome, done.appended[0].first) == (Outcome.DONE, 2)
+            await bert.has(TODOS, 2)
+            answer = await bert.request(lambda number: CreateStream(number, vault, stream_id(3), StreamKind.OPEN))
+            assert isinstance(answer, Fault) and answer.code is FaultCode.NOT_ALLOWED
+            again = await bert.replace(log, 2, Identity(4))
+            assert again == author + 1
+
+
+@asyncio_test
+async def test_a_push_decided_before_its_author_was_replaced_at_another_process_is_not_executed() -> None:
+    database = MemoryDatabase()
+    async with running(await memory_store(database)) as one, running(await memory_store(database)) as two:
+        anna, bert, vault = await shared_vault(one)
+        async with anna, bert, await Device.open(two.port, BERT) as elsewhere:
+            for device in (bert, elsewhere):
+                await device.subscribe(vault, TODOS)
+            assert (await bert.push(vault, 1, group(TODOS, record(author=2)))).outcome is Outcome.DONE
+            log = [genesis(ANNA), add_link(ANNA, [genesis(ANNA)], BERT)]
+            await elsewhere.replace(log, 2, CARL)
+            assert (await bert.push(vault, 2, group(TODOS, record(author=2)))).outcome is Outcome.CLONED
+            await bert.has(TODOS, 1)
+
+
+@pytest.mark.parametrize("case", ["a stranger's", "another member's", "of a member's key"])
+def test_a_link_that_replaces_a_device_is_taken_from_itself_alone(case: str) -> None:
+    @asyncio_test
+    async def test() -> None:
+        async with running() as relay:
+            anna, bert, vault = await shared_vault(relay)
+            async with anna, bert:
+                log = [genesis(ANNA), add_link(ANNA, [genesis(ANNA)], BERT)]
+                raw = {
+                    "a stranger's": replace_link(CARL, 2, log, Identity(4)),
+                    "another member's": replace_link(ANNA, 2, log, Identity(4)),
+                    "of a member's key": replace_link(BERT, 2, log, ANNA),
+                }[case]
+                answer = await anna.request(lambda number: AppendLink(number, vault, raw))
+                assert isinstance(answer, Fault) and (answer.code, answer.action) == (FaultCode.BAD_LINK, Action.STOP)
+                await bert.subscribe(vault, TODOS)
+                assert (await bert.push(vault, 1, group(TODOS, record(author=2)))).outcome is Outcome.DONE
+
+    test()

@@ -125,6 +125,25 @@ def test_the_same_number_with_other_contents_is_a_clone() -> None:
         assert verdict.outcome is Outcome.CLONED
 
 
+def test_a_replaced_device_is_told_what_became_of_its_batches_and_that_it_must_enrol_anew() -> None:
+    known = view()
+    draft = Draft(VAULT, known, TERM)
+    first, push = pushed(1), pushed(2)
+    before = [decide(draft, first), decide(draft, push)]
+    write = draft.write()
+    assert write is not None
+    draft.committed(write)
+    known.pushers[ANNA].role = Role.REPLACED
+    del known.pushers[ANNA].outcomes[1]
+    for term in (TERM, Term(6, bytes(8))):
+        draft = Draft(VAULT, known, term)
+        told = [decide(draft, each) for each in (first, push, pushed(2), pushed(3), pushed(9))]
+        assert told[1] == before[1]
+        outcomes = [each.outcome if isinstance(each, Pushed) else None for each in told]
+        assert outcomes == [Outcome.STALE_NUMBER, Outcome.DONE, Outcome.CLONED, Outcome.CLONED, Outcome.CLONED]
+        assert draft.write() is None
+
+
 @pytest.mark.parametrize(("batch", "legal"), [(6, True), (7, False), (5, None), (1, None)])
 def test_numbers_within_a_term(batch: int, legal: bool | None) -> None:
     draft = Draft(VAULT, view(last_batch=5), TERM)

@@ -46,7 +46,17 @@ from sealwire_protocol.ids import (
     VaultId,
 )
 from sealwire_protocol.login import login_payload
-from sealwire_protocol.membership import LINK_CONTEXT, AddDevice, Genesis, LinkType, Role, encode_unsigned, vault_id_of
+from sealwire_protocol.membership import (
+    LINK_CONTEXT,
+    AddDevice,
+    Genesis,
+    LinkType,
+    ReplaceDevice,
+    Role,
+    encode_unsigned,
+    proved_by,
+    vault_id_of,
+)
 from sealwire_protocol.messages import (
     AppendLink,
     Challenge,
@@ -103,6 +113,15 @@ def add_link(admin: Identity, log: list[bytes], added: Identity, role: Role = Ro
     vault, previous = vault_id_of(log[0]), membership.link_hash(log[-1])
     unsigned = encode_unsigned(LinkType.ADD_DEVICE, len(log) + 1, vault, previous, Author(1), body)
     return unsigned + admin.sign(LINK_CONTEXT + unsigned)
+
+
+def replace_link(old: Identity, author: int, log: list[bytes], new: Identity) -> bytes:
+    """The link by which the device that is `author` in the vault of `log` takes another key."""
+    vault, previous = vault_id_of(log[0]), membership.link_hash(log[-1])
+    proof = new.sign(proved_by(vault, previous, Author(author), new.key, bytes(32)))
+    body = ReplaceDevice(new.key, bytes(32), proof, b"keys", b"name")
+    unsigned = encode_unsigned(LinkType.REPLACE_DEVICE, len(log) + 1, vault, previous, Author(author), body)
+    return unsigned + old.sign(LINK_CONTEXT + unsigned)
 
 
 _salts = itertools.count(1)
@@ -310,6 +329,14 @@ class Device:
     async def add(self, log: list[bytes], other: Identity, role: Role = Role.WRITER) -> Author:
         """Add a member; its author index."""
         link = add_link(self.identity, log, other, role)
+        answer = await self.request(lambda number: AppendLink(number, vault_id_of(log[0]), link))
+        assert isinstance(answer, Done), answer
+        log.append(link)
+        return Author(len(log))
+
+    async def replace(self, log: list[bytes], author: int, new: Identity) -> Author:
+        """Take another key; its author index."""
+        link = replace_link(self.identity, author, log, new)
         answer = await self.request(lambda number: AppendLink(number, vault_id_of(log[0]), link))
         assert isinstance(answer, Done), answer
         log.append(link)

@@ -132,7 +132,7 @@ class VaultWrite(NamedTuple):
     """All that one group commit writes to one vault: all of it or nothing.
 
     Conditions: the term is current, the vault's epoch is `epoch`, every stream's head is its `expected_head`,
-    every author is a member still, with its `expected_last` batch.
+    every author is a member still, not replaced, with its `expected_last` batch.
     """
 
     vault: VaultId
@@ -143,11 +143,13 @@ class VaultWrite(NamedTuple):
 
 
 class NewLink(NamedTuple):
-    """A verified link to be appended at `seq`, and the member that it adds (None: it adds nobody)."""
+    """A verified link to be appended at `seq`, the member that it adds (None: it adds nobody), and the one that has the
+    role REPLACED from then on."""
 
     seq: int
     raw: bytes
     member: MemberState | None
+    replaced: Author | None = None
 
 
 class MailboxVerdict(Enum):

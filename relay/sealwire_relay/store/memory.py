@@ -183,6 +183,9 @@ class MemoryStore(Store):
         kept.streams[MEMBERSHIP].append(term, [segment])
         if link.member is not None:
             kept.members[link.member.author] = _Member(link.member)
+        if link.replaced is not None:
+            member = kept.members[link.replaced]
+            member.state = member.state._replace(role=Role.REPLACED)
 
     async def links(self, vault: VaultId) -> tuple[bytes, ...]:
         """The membership log."""
@@ -267,8 +270,10 @@ class MemoryStore(Store):
         expected: dict[Author, int] = {}
         for batch in write.batches:
             expected.setdefault(batch.author, batch.expected_last)
+        pushers = [(kept.members.get(author), last) for author, last in expected.items()]
         return all(
-            author in kept.members and kept.members[author].last_batch == last for author, last in expected.items()
+            member is not None and member.last_batch == last and member.state.role is not Role.REPLACED
+            for member, last in pushers
         )
 
     @staticmethod

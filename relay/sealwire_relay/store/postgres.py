@@ -176,7 +176,8 @@ class PostgresStore(Store):
     async def append_link(self, vault: VaultId, link: NewLink, term: Term) -> bool:
         """Append to stream 0."""
         place = vault, link.seq, term.number, signed(term.id)
-        return await self._under_term("append_link", *place, encode_links([link.raw]), *_member_columns(link))
+        members = *_member_columns(link), link.replaced
+        return await self._under_term("append_link", *place, encode_links([link.raw]), *members)
 
     async def links(self, vault: VaultId) -> tuple[bytes, ...]:
         """The whole membership log."""

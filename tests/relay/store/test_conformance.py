@@ -118,6 +118,31 @@ async def test_links_are_appended_in_their_place_only(place: Place) -> None:
 
 
 @asyncio_test
+async def test_a_member_that_is_replaced_stays_known_and_appends_nothing_any_more(place: Place) -> None:
+    async with place.opened() as store:
+        term = await store.open_term()
+        vault = await make_vault(store, term)
+        first = write(vault, term, [stream_write(vault.stream, 0, b"a")], [batch_write(1, author=WRITER)])
+        assert await store.append([first]) == [True]
+        heir = MemberState(Author(3), DeviceKey(name(32)), Role.WRITER)
+        assert await store.append_link(vault.id, NewLink(3, b"third", heir, WRITER), term)
+        old, new = await store.pusher(vault.id, vault.writer), await store.pusher(vault.id, heir.device)
+        assert old is not None and new is not None
+        assert (old.member.role, old.last_batch, [o.batch for o in old.outcomes]) == (Role.REPLACED, 1, [1])
+        assert (new.member, new.last_batch, new.outcomes) == (heir, 0, ())
+        told = await store.subscription(vault.id, vault.writer, [])
+        assert told is not None and told.member.role is Role.REPLACED
+        for author, expected in ((WRITER, False), (ADMIN, True), (heir.author, True)):
+            number = 2 if author == WRITER else 1
+            head = 1 if author != heir.author else 2
+            more = write(vault, term, [stream_write(vault.stream, head, b"b")], [batch_write(number, author=author)])
+            assert await store.append([more]) == [expected]
+        other = await make_vault(store, term)
+        unmoved = await store.pusher(other.id, other.writer)
+        assert unmoved is not None and unmoved.member.role is Role.WRITER
+
+
+@asyncio_test
 async def test_a_link_is_not_appended_under_another_term(place: Place) -> None:
     async with place.opened() as store:
         old = await store.open_term()

@@ -30,7 +30,7 @@ WITH wanted AS (
     ORDER BY s.vault_id, s.stream
     FOR UPDATE OF s
 ), pushers AS MATERIALIZED (
-    SELECT p.vault_id, p.author, p.new_last, p.term, m.last_batch = p.expected AS holds
+    SELECT p.vault_id, p.author, p.new_last, p.term, m.last_batch = p.expected AND m.role > 0 AS holds
     FROM unnest($13::uuid[], $14::bigint[], $15::bigint[], $16::bigint[], $17::bigint[])
         AS p (vault_id, author, expected, new_last, term)
     JOIN sealwire.member m ON m.vault_id = p.vault_id AND m.author = p.author
@@ -91,7 +91,7 @@ WITH held AS MATERIALIZED (
     ORDER BY s.stream
     FOR UPDATE OF s
 ), pushers AS MATERIALIZED (
-    SELECT p.author, p.new_last, m.last_batch = p.expected AS holds
+    SELECT p.author, p.new_last, m.last_batch = p.expected AND m.role > 0 AS holds
     FROM unnest($10::bigint[], $11::bigint[], $12::bigint[]) AS p (author, expected, new_last)
     JOIN sealwire.member m ON m.vault_id = $1 AND m.author = p.author
     WHERE (SELECT count(*) FROM held) >= 0

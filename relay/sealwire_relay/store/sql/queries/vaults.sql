@@ -18,7 +18,8 @@ WITH made AS (
 SELECT 1 FROM made
 
 -- name: append_link
--- Append a link to a vault's stream 0, with the member it adds; a row comes back iff all conditions held.
+-- Append a link to a vault's stream 0, with the member it adds and the one it replaces (role 0); a row comes back iff
+-- all conditions held. Members are locked after the head, as by appends.
 -- The head is compared after its lock was got (FOR UPDATE looks again at a row that changed meanwhile).
 WITH held AS MATERIALIZED (
     SELECT vault_id, stream, head + 1 AS seq, term <> $3 AS term_begins
@@ -38,6 +39,8 @@ WITH held AS MATERIALIZED (
 ), joined AS (
     INSERT INTO sealwire.member (vault_id, author, last_batch, last_term, device, role)
     SELECT vault_id, $6::bigint, 0, 0, $7::bit(256), $8::smallint FROM held WHERE $6 IS NOT NULL
+), replaced AS (
+    UPDATE sealwire.member m SET role = 0 FROM held h WHERE m.vault_id = h.vault_id AND m.author = $9::bigint
 )
 SELECT 1 FROM held
 
