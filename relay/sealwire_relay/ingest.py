@@ -23,7 +23,8 @@ from sealwire_relay.peer import Peer
 from sealwire_relay.settings import Settings
 from sealwire_relay.store.interface import DiskFullError, OutcomeUnknownError, Store, StoreError, VaultWrite
 from sealwire_relay.terms import Terms
-from sealwire_relay.view import Admitted, Draft, Head, Pusher, VaultView, no_such_vault
+from sealwire_relay.view import Admitted, Draft, Head, VaultView, no_such_vault
+from sealwire_relay.winners import Winners
 
 VIEWS_MAX: Final = 10_000
 """Vaults whose view is kept: some 2 KiB each. The least recently pushed to is forgotten first."""
@@ -171,16 +172,25 @@ class Ingest:
                 continue
             draft = Draft(vault, view, term)
             for _, admitted, _ in items:
-                draft.decide(admitted)
-            if fresh or not draft.gap:
-                drafts.append(draft)
+                draft.take(admitted)
+            drafts.append(draft)
+        await self._decide(drafts)
         if self._terms.doubtful or self._terms.present != term:
             return
-        writes = [(draft, draft.write()) for draft in drafts]
+        writes = [(draft, draft.write()) for draft in drafts if fresh or not draft.gap]
         kept = await self._write([write for _, write in writes if write is not None])
-        for draft, write in writes:
+        winners = Winners(self._store)
+        for draft, write in sorted(writes, key=lambda decided: bool(decided[0].conflicts)):
             if write is None or draft.vault in kept:
+                await winners.tell(draft)
                 self._finish(draft, write, waiting.pop(draft.vault))
+
+    async def _decide(self, drafts: list[Draft]) -> None:
+        """Judge what was taken. What guarded streams hold is read after the views, whose heads it must go with."""
+        wanted = [name for draft in drafts for name in draft.wanted]
+        held = await self._store.guards(wanted) if wanted else {}
+        for draft in drafts:
+            draft.decide(held)
 
     async def _write(self, writes: list[VaultWrite]) -> set[VaultId]:
         if not writes:
@@ -207,6 +217,8 @@ class Ingest:
         self._metrics.records.inc(draft.records)
         for deliver in delivers:
             self._fanout.offer(deliver.vault, deliver.stream, deliver)
+        if draft.view.heavy:
+            self.forget(draft.vault)
 
     # --- views
 
@@ -241,7 +253,7 @@ class Ingest:
                 view.heads.setdefault(state.stream, Head.of(state))
                 # It may have grown by a commit whose outcome was unknown, or by another process.
                 self._fanout.moved(vault, state.stream, state.head)
-        view.pushers[device] = Pusher.of(pusher)
+        view.add_pusher(device, pusher)
         return view
 
 

@@ -156,8 +156,8 @@ class Requests:
         if told.member.role < Role.WRITER:
             why = "a reader of this vault may not create collections in it"
             return Refuse(FaultCode.NOT_ALLOWED, Action.STOP, why, message.request, message.vault)
-        if message.kind is not StreamKind.OPEN or message.stream == MEMBERSHIP:
-            why = "this relay keeps open streams only; a newer one is needed for guarded streams"
+        if message.kind not in (StreamKind.OPEN, StreamKind.GUARDED) or message.stream == MEMBERSHIP:
+            why = "a stream can be made open or guarded, and stream 0 is the vault's own; nothing was made"
             return Refuse(FaultCode.UNSUPPORTED, Action.STOP, why, message.request, message.vault)
         kind = await self._store.create_stream(message.vault, message.stream, message.kind)
         if kind is not message.kind:

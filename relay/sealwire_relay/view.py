@@ -4,21 +4,24 @@ A decision changes only the working copy (`Draft`); the view takes it over when 
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from sealwire_protocol import codec
-from sealwire_protocol.errors import Action, CloseCode, FaultCode, Outcome, RemoteFault
+from sealwire_protocol.conditions import Current, Judged, Write, judge, read_writes, refusals
+from sealwire_protocol.errors import Action, CloseCode, DecodeError, FaultCode, Outcome, RemoteFault
 from sealwire_protocol.events import Answer, Refuse
-from sealwire_protocol.ids import Author, DeviceKey, StreamId, Term, VaultId
+from sealwire_protocol.ids import Author, DeviceKey, StreamId, Tag, Term, VaultId
 from sealwire_protocol.limits import PUSH_RECORDS_MAX, SEGMENT_BYTES_MAX, VERSION_STEP_MAX
 from sealwire_protocol.membership import Role
-from sealwire_protocol.messages import ATOMIC, Appended, Deliver, Push, Pushed, StreamKind, StreamState
+from sealwire_protocol.messages import ATOMIC, Appended, Deliver, Group, Push, Pushed, Refused, StreamKind, StreamState
 from sealwire_protocol.relay_session import term_changed
 from sealwire_protocol.segment import Survey, survey
 from sealwire_relay.store.interface import (
     OUTCOMES_KEPT,
     BatchWrite,
+    GuardName,
     KeptOutcome,
     PusherState,
     StoredSegment,
@@ -28,6 +31,10 @@ from sealwire_relay.store.interface import (
 )
 
 DIGEST_BYTES: Final = 16
+
+LIGHT_BYTES_MAX: Final = 1_024
+"""A verdict of more bytes, which only one with many refusals has, is not kept in memory: 64 of them for every device of
+10,000 vaults would be tens of gigabytes. The vault's view is forgotten instead, and read afresh when it is wanted."""
 
 
 @dataclass(slots=True)
@@ -67,11 +74,17 @@ class Pusher:
 
 @dataclass(slots=True)
 class VaultView:
-    """A vault as last committed or read: valid until a conditional write says otherwise."""
+    """A vault as last committed or read: valid until a conditional write says otherwise. `heavy`: not to be kept."""
 
     state: VaultState
     heads: dict[StreamId, Head] = field(default_factory=dict)
     pushers: dict[DeviceKey, Pusher] = field(default_factory=dict)
+    heavy: bool = False
+
+    def add_pusher(self, device: DeviceKey, state: PusherState) -> None:
+        """Take in what the store says of a device."""
+        self.pushers[device] = Pusher.of(state)
+        self.heavy = self.heavy or any(len(outcome.answer) > LIGHT_BYTES_MAX for outcome in state.outcomes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +118,19 @@ def admit(device: DeviceKey, push: Push) -> Admitted:
     return Admitted(device, push, surveys, digest.digest(), size)
 
 
+Taken = tuple[Admitted, dict[int, list[Write]]]
+"""A push, and the writes of those of its groups, by index, that are guarded."""
+
+
 class Draft:
-    """One vault's part of a group commit: pushes decided in order, and what is to be written if they are.
+    """One vault's part of a group commit: pushes taken in order, then decided in order, and what is to be written.
 
     `gap`: a push was refused because of what the view says of its device, and no condition of a write will tell if
     the view is old (the device may have pushed through another process): it counts only if the view was read afresh.
+
+    `wanted`: what guarded streams hold of these is to be read, after the view, and given to `decide`. `conflicts`: the
+    answers, by index, that tell of winners. Every guarded stream that was looked at is a condition of the write, so
+    that a refusal is as exact as what is accepted.
     """
 
     def __init__(self, vault: VaultId, view: VaultView, term: Term) -> None:
@@ -117,17 +138,44 @@ class Draft:
         self.answers: list[tuple[Admitted, Answer | Refuse]] = []
         self.gap = False
         self.records = 0
+        self.wanted: set[GuardName] = set()
+        self.conflicts: list[int] = []
+        self._taken: list[Taken] = []
+        self._held: Mapping[GuardName, Current] = {}
+        self._guards: dict[StreamId, dict[Tag, Current]] = {}
         self._heads: dict[StreamId, tuple[int, int]] = {}
         self._bodies: dict[StreamId, list[tuple[int, list[bytes], int]]] = {}
         self._last: dict[DeviceKey, int] = {}
         self._batches: list[BatchWrite] = []
         self._outcomes: dict[tuple[DeviceKey, int], KeptOutcome] = {}
 
-    def decide(self, admitted: Admitted) -> None:
-        """Judge the next push of this vault."""
-        self.answers.append((admitted, self._judge(admitted)))
+    def take(self, admitted: Admitted) -> None:
+        """The next push of this vault. Its guarded groups are walked, unless it is a repeat or a stranger's."""
+        guarded: dict[int, list[Write]] = {}
+        pusher = self.view.pushers.get(admitted.device)
+        if pusher is not None and admitted.push.batch not in pusher.outcomes:
+            for index, (group, found) in enumerate(zip(admitted.push.groups, admitted.surveys, strict=True)):
+                if group.conditions and self._kind(group) is StreamKind.GUARDED:
+                    try:
+                        writes = read_writes(group.conditions, group.records, found.records)
+                    except DecodeError:
+                        continue  # _outcome says so
+                    guarded[index] = writes
+                    self.wanted.update((self.vault, group.stream, write.tag) for write in writes)
+        self._taken.append((admitted, guarded))
 
-    def _judge(self, admitted: Admitted) -> Answer | Refuse:
+    def _kind(self, group: Group) -> StreamKind:
+        head = self.view.heads.get(group.stream)
+        return StreamKind.ABSENT if head is None else head.kind
+
+    def decide(self, held: Mapping[GuardName, Current]) -> None:
+        """Judge the pushes taken since. `held`: what guarded streams hold of what is `wanted`, as the store has it."""
+        self._held = held
+        for admitted, guarded in self._taken:
+            self.answers.append((admitted, self._judge(admitted, guarded)))
+        self._taken.clear()
+
+    def _judge(self, admitted: Admitted, guarded: dict[int, list[Write]]) -> Answer | Refuse:
         push = admitted.push
         pusher = self.view.pushers.get(admitted.device)
         if pusher is None:
@@ -147,9 +195,11 @@ class Draft:
             self.gap = True
             why = f"batch {push.batch} does not follow batch {last}; subscribe again and send what is unanswered"
             return Refuse(FaultCode.BATCH_GAP, Action.RESUBSCRIBE, why, vault=self.vault, batch=push.batch)
-        outcome = self._outcome(admitted, pusher)
-        appended = self._append(admitted) if outcome is Outcome.DONE else ()
-        answer = Pushed(self.vault, push.batch, outcome, appended, ())
+        outcome = self._outcome(admitted, pusher, guarded)
+        appended, refused = self._append(admitted, guarded) if outcome is Outcome.DONE else ((), ())
+        answer = Pushed(self.vault, push.batch, outcome, appended, refused)
+        if refused:
+            self.conflicts.append(len(self.answers))
         self._keep(admitted, pusher, last, KeptOutcome(push.batch, admitted.digest, codec.encode(answer)))
         return Answer(answer)
 
@@ -160,13 +210,15 @@ class Draft:
         assert isinstance(answer, Pushed)
         return Answer(answer)
 
-    def _outcome(self, admitted: Admitted, pusher: Pusher) -> Outcome:
+    def _outcome(self, admitted: Admitted, pusher: Pusher, guarded: dict[int, list[Write]]) -> Outcome:
         if pusher.role < Role.WRITER:
             return Outcome.NOT_A_WRITER
         state = self.view.state
-        for group, found in zip(admitted.push.groups, admitted.surveys, strict=True):
+        for index, (group, found) in enumerate(zip(admitted.push.groups, admitted.surveys, strict=True)):
             head = self.view.heads.get(group.stream)
-            if head is None or head.kind is not StreamKind.OPEN or group.conditions:
+            if head is None:
+                return Outcome.MALFORMED
+            if index not in guarded and (head.kind is not StreamKind.OPEN or group.conditions):
                 return Outcome.MALFORMED
             _, top = self._heads.get(group.stream, (head.head, head.top))
             if found.author != pusher.author or found.top > top + VERSION_STEP_MAX:
@@ -177,22 +229,54 @@ class Draft:
                 return Outcome.SEAL_AGAIN
         return Outcome.DONE
 
-    def _append(self, admitted: Admitted) -> tuple[Appended, ...]:
+    def _append(
+        self, admitted: Admitted, guarded: dict[int, list[Write]]
+    ) -> tuple[tuple[Appended, ...], tuple[Refused, ...]]:
+        judged: dict[int, Judged] = {}
+        refused: tuple[Refused, ...] = ()
+        if guarded:
+            judged = {index: self._judge_group(admitted.push.groups[index], guarded[index]) for index in guarded}
+            atomic = bool(admitted.push.flags & ATOMIC)
+            refused = refusals([found.records for found in admitted.surveys], judged, atomic)
+            if atomic and refused:
+                return (), refused
         appended = []
-        for group, found in zip(admitted.push.groups, admitted.surveys, strict=True):
-            known = self.view.heads[group.stream]
-            head, top = self._heads.get(group.stream, (known.head, known.top))
-            self._heads[group.stream] = (head + found.records, max(top, found.top))
-            segments = self._bodies.setdefault(group.stream, [])
-            if segments and segments[-1][2] + len(group.records) <= SEGMENT_BYTES_MAX:
-                prev, parts, size = segments[-1]
-                parts.append(group.records)
-                segments[-1] = (prev, parts, size + len(group.records))
-            else:
-                segments.append((head, [group.records], len(group.records)))
-            appended.append(Appended(group.stream, self.term, head + 1, found.records))
-            self.records += found.records
-        return tuple(appended)
+        for index, (group, found) in enumerate(zip(admitted.push.groups, admitted.surveys, strict=True)):
+            records, top, body = found.records, found.top, group.records
+            if index in judged:
+                records, top, body, holds, _ = judged[index]
+                self._guards[group.stream].update(holds)
+                if not records:
+                    continue
+            first = self._append_group(group.stream, records, top, body)
+            appended.append(Appended(group.stream, self.term, first, records))
+        return tuple(appended), refused
+
+    def _judge_group(self, group: Group, writes: list[Write]) -> Judged:
+        """Judge a guarded group on top of what this draft has accepted. From now on its head is a condition."""
+        guards = self._guards.setdefault(group.stream, {})
+        known = self.view.heads[group.stream]
+        head, _ = self._heads.setdefault(group.stream, (known.head, known.top))
+
+        def held(tag: Tag) -> Current | None:
+            return guards.get(tag) or self._held.get((self.vault, group.stream, tag))
+
+        return judge(writes, group.records, head, held)
+
+    def _append_group(self, stream: StreamId, records: int, top: int, body: bytes) -> int:
+        """Append one group's accepted records. Returns the seq of the first."""
+        known = self.view.heads[stream]
+        head, top_before = self._heads.get(stream, (known.head, known.top))
+        self._heads[stream] = (head + records, max(top_before, top))
+        segments = self._bodies.setdefault(stream, [])
+        if segments and segments[-1][2] + len(body) <= SEGMENT_BYTES_MAX:
+            prev, parts, size = segments[-1]
+            parts.append(body)
+            segments[-1] = (prev, parts, size + len(body))
+        else:
+            segments.append((head, [body], len(body)))
+        self.records += records
+        return head + 1
 
     def _keep(self, admitted: Admitted, pusher: Pusher, last: int, outcome: KeptOutcome) -> None:
         self._last[admitted.device] = outcome.batch
@@ -206,14 +290,16 @@ class Draft:
         if not self._batches:
             return None
         streams = []
-        for stream, segments in self._bodies.items():
-            new_head, new_top = self._heads[stream]
-            ends = [prev for prev, _, _ in segments[1:]] + [new_head]
+        for stream, (new_head, new_top) in self._heads.items():
+            segments = self._bodies.get(stream, [])
+            ends = [prev for prev, _, _ in segments[1:]] + [new_head][: len(segments)]
             stored = tuple(
                 StoredSegment(prev, last, b"".join(parts))
                 for (prev, parts, _), last in zip(segments, ends, strict=True)
             )
-            streams.append(StreamWrite(stream, self.view.heads[stream].head, new_head, new_top, stored))
+            guards = tuple(self._guards[stream].items()) if stream in self._guards else ()
+            expected = self.view.heads[stream].head
+            streams.append(StreamWrite(stream, expected, new_head, new_top, stored, guards))
         return VaultWrite(self.vault, self.term, self.view.state.epoch, tuple(streams), tuple(self._batches))
 
     def committed(self, write: VaultWrite) -> list[Deliver]:
@@ -241,6 +327,7 @@ class Draft:
         for (device, batch), outcome in self._outcomes.items():
             outcomes = self.view.pushers[device].outcomes
             outcomes[batch] = outcome
+            self.view.heavy = self.view.heavy or len(outcome.answer) > LIGHT_BYTES_MAX
             while (oldest := next(iter(outcomes))) <= batch - OUTCOMES_KEPT:
                 del outcomes[oldest]
         return delivers

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -186,14 +187,17 @@ async def test_members_get_the_same_answers(open_device: Open) -> None:
         await a.vault.synced()
         await other.vault.synced()
         link, theirs = first.link(a.vault.origin), second.link(a.vault.origin)
-        guarded = CreateStream(NO_REQUEST, a.vault.id, StreamId(b"a stream"), StreamKind.GUARDED)
-        assert await refused(link, guarded) is FaultCode.UNSUPPORTED
+        neither = CreateStream(NO_REQUEST, a.vault.id, StreamId(b"a stream"), StreamKind.MEMBERSHIP)
+        assert await refused(link, neither) is FaultCode.UNSUPPORTED
         members = CreateStream(NO_REQUEST, a.vault.id, MEMBERSHIP, StreamKind.OPEN)
         assert await refused(link, members) is FaultCode.UNSUPPORTED
         open_ = CreateStream(NO_REQUEST, a.vault.id, StreamId(b"a stream"), StreamKind.OPEN)
         assert await refused(theirs, open_) is FaultCode.NO_SUCH_VAULT
         await link.request(open_)
         await link.request(open_)
+        guarded = CreateStream(NO_REQUEST, a.vault.id, StreamId(b"a stream"), StreamKind.GUARDED)
+        assert await refused(link, guarded) is FaultCode.STREAM_KIND
+        await link.request(replace(guarded, stream=StreamId(b"guarded.")))
         genesis = (await first._writer.run(lambda replica: replica.vaults.links(1)))[0]
         await link.request(CreateVault(NO_REQUEST, genesis))
         assert await refused(theirs, CreateVault(NO_REQUEST, genesis)) is FaultCode.BAD_LINK

@@ -278,12 +278,16 @@ async def test_creating_what_exists_is_answered_alike() -> None:
         assert isinstance(answer, Fault)
         assert answer.code is FaultCode.BAD_LINK
         for message in (
-            CreateStream(7, vault, NOTES, StreamKind.GUARDED),
+            CreateStream(7, vault, NOTES, StreamKind.ABSENT),
+            CreateStream(7, vault, NOTES, StreamKind.MEMBERSHIP),
             CreateStream(7, vault, MEMBERSHIP, StreamKind.OPEN),
         ):
             answer = await anna.request(lambda n, m=message: replace(m, request=n))  # type: ignore[misc]
             assert isinstance(answer, Fault)
             assert answer.code is FaultCode.UNSUPPORTED
+        answer = await anna.request(lambda n: CreateStream(n, vault, TODOS, StreamKind.GUARDED))
+        assert isinstance(answer, Fault)
+        assert answer.code is FaultCode.STREAM_KIND
 
 
 @asyncio_test

@@ -41,7 +41,8 @@ def pushed(batch: int, *groups: Group, term: Term = TERM) -> Admitted:
 
 def decide(draft: Draft, admitted: Admitted) -> Pushed | Refuse:
     """The verdict on a push."""
-    draft.decide(admitted)
+    draft.take(admitted)
+    draft.decide({})
     _, verdict = draft.answers[-1]
     if isinstance(verdict, Refuse):
         return verdict

@@ -12,7 +12,8 @@ from typing import Final, NamedTuple
 
 from sealwire_client import cipher
 from sealwire_protocol import codec
-from sealwire_protocol.errors import Action, FaultCode, Outcome
+from sealwire_protocol.conditions import Current, Judged, judge, read_writes, refusals, with_winners
+from sealwire_protocol.errors import Action, DecodeError, FaultCode, Outcome
 from sealwire_protocol.events import Answer, Refuse
 from sealwire_protocol.ids import (
     MEMBERSHIP,
@@ -22,6 +23,7 @@ from sealwire_protocol.ids import (
     DeviceKey,
     MailboxId,
     StreamId,
+    Tag,
     Term,
     TermStart,
     VaultId,
@@ -29,6 +31,7 @@ from sealwire_protocol.ids import (
 from sealwire_protocol.limits import MAILBOX_SECONDS_MAX, VERSION_STEP_MAX
 from sealwire_protocol.membership import Genesis, LinkError, Membership, Role, decode_link, encode_links, vault_id_of
 from sealwire_protocol.messages import (
+    ATOMIC,
     NO_VAULT,
     AnswerJoin,
     Appended,
@@ -47,7 +50,7 @@ from sealwire_protocol.messages import (
     Subscribed,
 )
 from sealwire_protocol.relay_session import term_changed
-from sealwire_protocol.segment import Placed, read_segment, survey
+from sealwire_protocol.segment import Placed, Survey, read_segment, survey
 
 OUTCOMES_KEPT: Final = 64
 """Outcomes kept for each device of a vault, as by the real relay."""
@@ -55,13 +58,14 @@ OUTCOMES_KEPT: Final = 64
 
 @dataclass(slots=True)
 class Stream:
-    """One stream's log: segments as (prev, last, bytes)."""
+    """One stream's log: segments as (prev, last, bytes); `guards`: what a guarded one holds of each tag."""
 
     kind: StreamKind
     head: int = 0
     top: int = 0
     terms: list[TermStart] = field(default_factory=list)
     segments: list[tuple[int, int, bytes]] = field(default_factory=list)
+    guards: dict[Tag, Current] = field(default_factory=dict)
 
     @property
     def term(self) -> Term:
@@ -190,10 +194,13 @@ class MemoryLog:
         if member is None or member.role < Role.WRITER:
             why = "a reader of this vault may not create collections in it"
             return Verdict(Refuse(FaultCode.NOT_ALLOWED, Action.STOP, why, message.request, message.vault))
-        if message.kind is not StreamKind.OPEN or message.stream == MEMBERSHIP:
-            why = "this relay keeps open streams only; a newer one is needed for guarded streams"
+        if message.kind not in (StreamKind.OPEN, StreamKind.GUARDED) or message.stream == MEMBERSHIP:
+            why = "a stream can be made open or guarded, and stream 0 is the vault's own; nothing was made"
             return Verdict(Refuse(FaultCode.UNSUPPORTED, Action.STOP, why, message.request, message.vault))
-        kept.streams.setdefault(message.stream, Stream(message.kind))
+        kind = kept.streams.setdefault(message.stream, Stream(message.kind)).kind
+        if kind is not message.kind:
+            why = f"the stream exists already and is {kind.name.lower()}"
+            return Verdict(Refuse(FaultCode.STREAM_KIND, Action.STOP, why, message.request, message.vault))
         return Verdict(Answer(Done(message.request)))
 
     def append_link(self, device: DeviceKey, message: AppendLink) -> Verdict:
@@ -244,36 +251,55 @@ class MemoryLog:
             return Verdict(term_changed(push.vault, push.batch))
         if push.batch != pusher.last + 1 and pusher.term == self.term.number:
             why = f"batch {push.batch} does not follow batch {pusher.last}; subscribe again and send what is unanswered"
-            refused = Refuse(FaultCode.BATCH_GAP, Action.RESUBSCRIBE, why, vault=push.vault, batch=push.batch)
-            return Verdict(refused)
-        outcome = self._judge(kept, device, push)
-        appended, delivers = [], []
-        for group, found in zip(push.groups, surveys, strict=True):
-            if outcome is Outcome.DONE:
-                prev = kept.streams[group.stream].append(self.term, found.records, found.top, group.records)
-                appended.append(Appended(group.stream, self.term, prev + 1, found.records))
-                last = prev + found.records
-                delivers.append(self.deliver(push.vault, group.stream, prev, last, group.records))
-        answer = Pushed(push.vault, push.batch, outcome, tuple(appended), ())
+            return Verdict(Refuse(FaultCode.BATCH_GAP, Action.RESUBSCRIBE, why, vault=push.vault, batch=push.batch))
+        outcome, judged = self._judge(kept, device, push, surveys)
+        refused = refusals([found.records for found in surveys], judged, bool(push.flags & ATOMIC))
+        nothing = outcome is not Outcome.DONE or (refused and push.flags & ATOMIC)
+        delivers = () if nothing else self._append(kept, push, surveys, judged)
+        appended = tuple(Appended(sent.stream, self.term, sent.prev + 1, sent.last - sent.prev) for sent in delivers)
+        answer = Pushed(push.vault, push.batch, outcome, appended, refused)
         pusher.last, pusher.term = push.batch, self.term.number
         pusher.outcomes[push.batch] = digest, answer
         pusher.outcomes.pop(push.batch - OUTCOMES_KEPT, None)
-        return Verdict(Answer(answer), tuple(delivers))
+        return Verdict(Answer(_with_winners(kept, push, answer)), delivers)
 
     @staticmethod
-    def _judge(kept: Vault, device: DeviceKey, push: Push) -> Outcome:
+    def _judge(kept: Vault, device: DeviceKey, push: Push, surveys: list[Survey]) -> tuple[Outcome, dict[int, Judged]]:
+        """The verdict on the whole, and if that is DONE, what becomes of each guarded group."""
+        judged: dict[int, Judged] = {}
         member = kept.membership.by_device(device)
         if member is None or member.role < Role.WRITER:
-            return Outcome.NOT_A_WRITER
-        for group in push.groups:
-            found, stream = survey(group.records), kept.streams.get(group.stream)
-            if stream is None or stream.kind is not StreamKind.OPEN or group.conditions:
-                return Outcome.MALFORMED
+            return Outcome.NOT_A_WRITER, {}
+        for index, (group, found) in enumerate(zip(push.groups, surveys, strict=True)):
+            stream = kept.streams.get(group.stream)
+            if stream is None or stream.kind is StreamKind.MEMBERSHIP:
+                return Outcome.MALFORMED, {}
+            if (stream.kind is StreamKind.GUARDED) is not bool(group.conditions):
+                return Outcome.MALFORMED, {}
             if found.author != member.author or found.top > stream.top + VERSION_STEP_MAX:
-                return Outcome.MALFORMED
+                return Outcome.MALFORMED, {}
+            if group.conditions:
+                try:
+                    writes = read_writes(group.conditions, group.records, found.records)
+                except DecodeError:
+                    return Outcome.MALFORMED, {}
+                judged[index] = judge(writes, group.records, stream.head, stream.guards.get)
             if (found.epoch, found.key_id) != (kept.membership.epoch, kept.membership.key_id):
-                return Outcome.EPOCH_STALE
-        return Outcome.DONE
+                return Outcome.EPOCH_STALE, {}
+        return Outcome.DONE, judged
+
+    def _append(self, kept: Vault, push: Push, surveys: list[Survey], judged: dict[int, Judged]) -> tuple[Deliver, ...]:
+        """Append what is accepted of a push. Returns what to send to those who listen."""
+        delivers = []
+        for index, (group, found) in enumerate(zip(push.groups, surveys, strict=True)):
+            stream, records, top, body = kept.streams[group.stream], found.records, found.top, group.records
+            if index in judged:
+                records, top, body, holds, _ = judged[index]
+                stream.guards.update(holds)
+            if records:
+                prev = stream.append(self.term, records, top, body)
+                delivers.append(self.deliver(push.vault, group.stream, prev, prev + records, body))
+        return tuple(delivers)
 
     # --- mailboxes
 
@@ -314,6 +340,15 @@ class MemoryLog:
         """A mailbox that has not expired."""
         box = self.mailboxes.get(mailbox)
         return box if box is not None and box.expires > now else None
+
+
+def _with_winners(kept: Vault, push: Push, answer: Pushed) -> Pushed:
+    """The verdict as it is told the first time."""
+    found = {}
+    for group, seq in {(refused.group, refused.seq) for refused in answer.refused if refused.seq}:
+        prev, _, body = kept.streams[push.groups[group].stream].after(seq - 1)[0]
+        [found[group, seq]] = [record for at, record in read_segment(body, prev) if at == seq]
+    return with_winners(answer, found)
 
 
 def _no_such_vault(vault: VaultId, request: int = 0, batch: int | None = None) -> Refuse:

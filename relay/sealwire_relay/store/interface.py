@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from enum import Enum, auto
 from typing import NamedTuple
 
-from sealwire_protocol.ids import Author, DeviceKey, KeyId, MailboxId, StreamId, Term, VaultId
+from sealwire_protocol.conditions import Current
+from sealwire_protocol.ids import Author, DeviceKey, KeyId, MailboxId, StreamId, Tag, Term, VaultId
 from sealwire_protocol.membership import Role
 from sealwire_protocol.messages import StreamKind, StreamState
 
@@ -110,14 +111,23 @@ class Page(NamedTuple):
     segments: tuple[StoredSegment, ...]
 
 
+GuardName = tuple[VaultId, StreamId, Tag]
+"""What a guarded stream holds is looked up by this."""
+
+
 class StreamWrite(NamedTuple):
-    """New segments at the end of one stream; they tile `(expected_head, new_head]`."""
+    """New segments at the end of one stream; they tile `(expected_head, new_head]`.
+
+    `guards` are what a guarded stream holds of these tags afterwards. Without segments, and so without guards, it is
+    a condition alone: that the head is still the expected one.
+    """
 
     stream: StreamId
     expected_head: int
     new_head: int
     new_top: int
     segments: tuple[StoredSegment, ...]
+    guards: tuple[tuple[Tag, Current], ...] = ()
 
 
 class BatchWrite(NamedTuple):
@@ -230,6 +240,11 @@ class Store(ABC):
     @abstractmethod
     async def pusher(self, vault: VaultId, device: DeviceKey) -> PusherState | None:
         """None: the device is no member."""
+
+    @abstractmethod
+    async def guards(self, wanted: Sequence[GuardName]) -> dict[GuardName, Current]:
+        """What guarded streams hold of these tags, on one view of the database; those of which they hold nothing are
+        left out. It goes with the heads at that time: a decision made on it is written on condition of them."""
 
     @abstractmethod
     async def append(self, writes: Sequence[VaultWrite]) -> list[bool]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 
+from sealwire_protocol.conditions import Current
 from sealwire_protocol.ids import (
     MEMBERSHIP,
     NO_TERM,
@@ -15,6 +16,7 @@ from sealwire_protocol.ids import (
     DeviceKey,
     MailboxId,
     StreamId,
+    Tag,
     Term,
     TermStart,
     VaultId,
@@ -25,6 +27,7 @@ from sealwire_protocol.messages import StreamKind, StreamState
 from sealwire_relay.store.interface import (
     OUTCOMES_KEPT,
     PAGE_SEGMENTS_MAX,
+    GuardName,
     KeptOutcome,
     Mailbox,
     MailboxVerdict,
@@ -50,6 +53,7 @@ class _Stream:
     terms: list[TermStart] = field(default_factory=list)
     segments: list[StoredSegment] = field(default_factory=list)
     lasts: list[int] = field(default_factory=list)
+    guards: dict[Tag, Current] = field(default_factory=dict)
 
     @property
     def term(self) -> Term:
@@ -244,6 +248,16 @@ class MemoryStore(Store):
         outcomes = tuple(sorted(member.outcomes.values()))
         return PusherState(member.state, member.last_batch, member.last_term, outcomes)
 
+    async def guards(self, wanted: Sequence[GuardName]) -> dict[GuardName, Current]:
+        """What guarded streams hold."""
+        vaults = self._data().vaults
+        found = {}
+        for vault, stream, tag in wanted:
+            log = vaults[vault].streams.get(stream) if vault in vaults else None
+            if log is not None and tag in log.guards:
+                found[vault, stream, tag] = log.guards[tag]
+        return found
+
     # --- writing
 
     async def append(self, writes: Sequence[VaultWrite]) -> list[bool]:
@@ -279,9 +293,11 @@ class MemoryStore(Store):
     @staticmethod
     def _write(kept: _Vault, write: VaultWrite) -> None:
         for stream in write.streams:
-            log = kept.streams[stream.stream]
-            log.append(write.term, stream.segments)
-            log.top = max(log.top, stream.new_top)
+            if stream.segments:
+                log = kept.streams[stream.stream]
+                log.append(write.term, stream.segments)
+                log.top = max(log.top, stream.new_top)
+                log.guards.update(stream.guards)
         for batch in write.batches:
             member = kept.members[batch.author]
             member.last_batch, member.last_term = batch.outcome.batch, write.term.number

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
+from sealwire_protocol.conditions import Current
 from sealwire_protocol.ids import (
     TERM_ID_BYTES,
     Author,
@@ -23,6 +24,7 @@ from sealwire_relay.store.connections import ACQUIRE_SECONDS_MAX, Connection, Po
 from sealwire_relay.store.failures import translated, translated_commit
 from sealwire_relay.store.interface import (
     PAGE_SEGMENTS_MAX,
+    GuardName,
     KeptOutcome,
     Mailbox,
     MailboxVerdict,
@@ -46,6 +48,7 @@ from sealwire_relay.store.rows import (
     key_id_of,
     many_arguments,
     one_arguments,
+    salt_of,
     signed,
     term_of,
 )
@@ -242,6 +245,15 @@ class PostgresStore(Store):
             first["last_term"],
             tuple(KeptOutcome(r["batch"], r["digest"], r["answer"]) for r in rows if r["batch"] is not None),
         )
+
+    async def guards(self, wanted: Sequence[GuardName]) -> dict[GuardName, Current]:
+        """One statement."""
+        vaults, tags = [vault for vault, _, _ in wanted], [tag for _, _, tag in wanted]
+        rows = await self._rows("guards", vaults, [signed(stream) for _, stream, _ in wanted], tags)
+        return {
+            wanted[row["place"] - 1]: Current(row["version"], salt_of(row["salt"]), row["tombstone"], row["seq"])
+            for row in rows
+        }
 
     # --- appending
 

@@ -13,6 +13,7 @@ from sealwire_protocol.ids import (
     KeyId,
     Term,
 )
+from sealwire_protocol.segment import SALT_BYTES
 from sealwire_relay.store.interface import OUTCOMES_KEPT, VaultWrite
 
 DEVICE_BITS: Final = 8 * DEVICE_KEY_BYTES
@@ -32,6 +33,11 @@ def term_of(number: int, column: int) -> Term:
 def key_id_of(column: int) -> KeyId:
     """A key id from its column."""
     return KeyId(column.to_bytes(KEY_ID_BYTES, "big", signed=True))
+
+
+def salt_of(column: int) -> bytes:
+    """A record's salt from its column."""
+    return column.to_bytes(SALT_BYTES, "big", signed=True)
 
 
 def to_bits(data: bytes) -> bytes:
@@ -58,8 +64,12 @@ def check_writes(writes: Sequence[VaultWrite]) -> None:
             places = [stream.expected_head, *[segment.last for segment in stream.segments]]
             if [segment.prev for segment in stream.segments] != places[:-1] or places[-1] != stream.new_head:
                 raise LocalMisuse("the segments of an append do not tile from the old head to the new one")
-            if len(places) < 2 or any(first >= second for first, second in pairwise(places)):
-                raise LocalMisuse("an append to a stream is empty, or a segment of it is")
+            if any(first >= second for first, second in pairwise(places)):
+                raise LocalMisuse("a segment of an append is empty")
+            if stream.guards and not stream.segments:
+                raise LocalMisuse("an append changes what a guarded stream holds, but adds nothing to the stream")
+            if len({tag for tag, _ in stream.guards}) < len(stream.guards):
+                raise LocalMisuse("one append says twice what a guarded stream holds of a tag")
         latest: dict[int, int] = {}
         for batch in write.batches:
             if batch.expected_last != latest.get(batch.author, batch.expected_last):
@@ -84,10 +94,14 @@ class Columns:
 
 
 def head_rows(write: VaultWrite) -> list[tuple[int, int | None, int | None, int | None]]:
-    """(stream, expected head, new head, new top) of the heads to lock; without segments stream 0, for the epoch."""
+    """(stream, expected head, new head, new top) of the heads to lock; without streams stream 0, for the epoch. A
+    head that does not move has no new one."""
     if not write.streams:
         return [(signed(MEMBERSHIP), None, None, None)]
-    return [(signed(s.stream), s.expected_head, s.new_head, s.new_top) for s in write.streams]
+    return [
+        (signed(s.stream), s.expected_head, *((s.new_head, s.new_top) if s.segments else (None, None)))
+        for s in write.streams
+    ]
 
 
 def pusher_rows(write: VaultWrite) -> list[tuple[int, int, int]]:
@@ -104,6 +118,15 @@ def segment_rows(write: VaultWrite) -> list[tuple[int, int, int, bytes]]:
     return [(signed(s.stream), g.last, g.prev, g.body) for s in write.streams for g in s.segments]
 
 
+def guard_rows(write: VaultWrite) -> list[tuple[int, bytes, int, int, int, bool]]:
+    """(stream, tag, version, salt, seq, tombstone)."""
+    return [
+        (signed(s.stream), tag, held.version, signed(held.salt), held.seq, held.tombstone)
+        for s in write.streams
+        for tag, held in s.guards
+    ]
+
+
 def outcome_rows(write: VaultWrite) -> list[tuple[int, int, int, bytes, bytes]]:
     """(author, slot, batch, digest, answer); where several fall into one slot, the latest."""
     slots: dict[tuple[int, int], tuple[int, bytes, bytes]] = {}
@@ -114,7 +137,7 @@ def outcome_rows(write: VaultWrite) -> list[tuple[int, int, int, bytes, bytes]]:
 
 def many_arguments(writes: Sequence[VaultWrite]) -> list[list[object]]:
     """The arguments of append_many."""
-    wanted, heads, pushers, segments, outcomes = (Columns(width) for width in (4, 8, 5, 5, 6))
+    wanted, heads, pushers, segments, guards, outcomes = (Columns(width) for width in (4, 8, 5, 5, 7, 6))
     for write in writes:
         vault, term, term_id = write.vault, write.term.number, signed(write.term.id)
         locked, authors = head_rows(write), pusher_rows(write)
@@ -125,9 +148,11 @@ def many_arguments(writes: Sequence[VaultWrite]) -> list[list[object]]:
             pushers.add(vault, *author, term)
         for segment in segment_rows(write):
             segments.add(vault, *segment)
+        for guard in guard_rows(write):
+            guards.add(vault, *guard)
         for outcome in outcome_rows(write):
             outcomes.add(vault, *outcome)
-    return [array for columns in (wanted, heads, pushers, segments, outcomes) for array in columns.arrays]
+    return [array for columns in (wanted, heads, pushers, segments, guards, outcomes) for array in columns.arrays]
 
 
 def one_arguments(write: VaultWrite) -> list[object]:
@@ -135,7 +160,8 @@ def one_arguments(write: VaultWrite) -> list[object]:
     locked, authors = head_rows(write), pusher_rows(write)
     arguments: list[object] = [write.vault, write.term.number, signed(write.term.id), write.epoch]
     arguments.append(len(locked) + len(authors))
-    for width, rows in ((4, locked), (3, authors), (4, segment_rows(write)), (5, outcome_rows(write))):
+    written = ((4, segment_rows(write)), (6, guard_rows(write)), (5, outcome_rows(write)))
+    for width, rows in ((4, locked), (3, authors), *written):
         columns = Columns(width)
         for row in rows:
             columns.add(*row)

@@ -4,8 +4,20 @@ import asyncio
 
 import pytest
 
+from sealwire_protocol.conditions import Current
 from sealwire_protocol.errors import LocalMisuse
-from sealwire_protocol.ids import MEMBERSHIP, NO_TERM, Author, DeviceKey, MailboxId, StreamId, Term, TermStart, VaultId
+from sealwire_protocol.ids import (
+    MEMBERSHIP,
+    NO_TERM,
+    Author,
+    DeviceKey,
+    MailboxId,
+    StreamId,
+    Tag,
+    Term,
+    TermStart,
+    VaultId,
+)
 from sealwire_protocol.limits import SEGMENT_BYTES_MAX
 from sealwire_protocol.membership import Role, decode_links
 from sealwire_protocol.messages import StreamKind, StreamState
@@ -298,8 +310,15 @@ async def test_nothing_at_all_is_appended_at_no_cost(place: Place) -> None:
         assert await store.append([]) == []
 
 
+HELD = (Tag(b"\xf1" * 16), Current(3, b"\xf2" * 8, False, 1))
+WRONG = [
+    "gap", "short", "empty", "empty segment", "guards alone", "guards twice", "twice", "vault twice", "batches apart",
+    "old batch",
+]  # fmt: skip
+
+
 @asyncio_test
-@pytest.mark.parametrize("wrong", ["gap", "short", "empty", "twice", "vault twice", "batches apart", "old batch"])
+@pytest.mark.parametrize("wrong", WRONG)
 async def test_writes_that_make_no_sense_are_a_mistake_of_the_caller(place: Place, wrong: str) -> None:
     async with place.opened() as store:
         term = await store.open_term()
@@ -308,7 +327,10 @@ async def test_writes_that_make_no_sense_are_a_mistake_of_the_caller(place: Plac
         bad = {
             "gap": [write(vault, term, [StreamWrite(vault.stream, 0, 3, 0, segments(1, b"ab"))])],
             "short": [write(vault, term, [good._replace(new_head=4)])],
-            "empty": [write(vault, term, [StreamWrite(vault.stream, 0, 0, 0, ())])],
+            "empty": [write(vault, term, [StreamWrite(vault.stream, 0, 1, 0, ())])],
+            "empty segment": [write(vault, term, [good._replace(segments=(*segments(0, b""), *good.segments))])],
+            "guards alone": [write(vault, term, [StreamWrite(vault.stream, 0, 0, 0, (), (HELD,))])],
+            "guards twice": [write(vault, term, [good._replace(guards=(HELD, HELD))])],
             "twice": [write(vault, term, [good, good])],
             "vault twice": [write(vault, term, [good]), write(vault, term, [good])],
             "batches apart": [write(vault, term, [good], [batch_write(1), batch_write(3)])],
@@ -317,6 +339,117 @@ async def test_writes_that_make_no_sense_are_a_mistake_of_the_caller(place: Plac
         with pytest.raises(LocalMisuse):
             await store.append(bad)
         assert await whole(store, vault, vault.stream) == []
+
+
+# --- guarded streams
+
+
+def tag(number: int) -> Tag:
+    """A tag with its high bit set, where a signed column would go wrong."""
+    return Tag(b"\xf0" * 15 + bytes([number]))
+
+
+def held(version: int, seq: int, tombstone: bool = False) -> Current:
+    """What a stream holds, with a salt whose high bit is set."""
+    return Current(version, b"\xf0" * 7 + bytes([version % 256]), tombstone, seq)
+
+
+def guarded(vault: Vault, head: int, body: bytes, *guards: tuple[Tag, Current]) -> StreamWrite:
+    """An append to the vault's stream, and what it holds afterwards."""
+    return stream_write(vault.stream, head, body)._replace(guards=guards)
+
+
+@asyncio_test
+async def test_what_guarded_streams_hold_is_kept_with_the_records(place: Place) -> None:
+    async with place.opened() as store:
+        term = await store.open_term()
+        one, two = await make_vault(store, term), await make_vault(store, term)
+        other = StreamId(name(8))
+        await store.create_stream(one.id, other, StreamKind.GUARDED)
+        names = [
+            (v, s, tag(n)) for v, s in ((one.id, one.stream), (one.id, other), (two.id, two.stream)) for n in (1, 2)
+        ]
+        assert await store.guards(names) == {}
+        assert await store.guards([]) == {}
+        first = [
+            write(one, term, [guarded(one, 0, b"ab", (tag(1), held(7, 1)), (tag(2), held(2**63 - 1, 2, True)))]),
+            write(two, term, [guarded(two, 0, b"a", (tag(1), held(5, 1)))]),
+        ]
+        assert await store.append(first) == [True, True]
+        known = {names[0]: held(7, 1), names[1]: held(2**63 - 1, 2, True), names[4]: held(5, 1)}
+        assert await store.guards(names) == known
+        assert await store.guards(names[:1] * 2) == {names[0]: held(7, 1)}
+        both = [
+            guarded(one, 2, b"c", (tag(1), held(8, 3, True))),
+            stream_write(other, 0, b"d")._replace(guards=(HELD,)),
+        ]
+        assert await store.append([write(one, term, both)]) == [True]
+        assert await store.guards(names) == known | {names[0]: held(8, 3, True)}
+        assert await store.guards([(one.id, other, HELD[0])]) == {(one.id, other, HELD[0]): HELD[1]}
+
+
+@asyncio_test
+@pytest.mark.parametrize("wrong", ["head", "epoch", "batch", "other head"])
+async def test_what_a_stream_holds_is_not_touched_when_a_condition_fails(place: Place, wrong: str) -> None:
+    async with place.opened() as store:
+        term = await store.open_term()
+        vault = await make_vault(store, term)
+        other = StreamId(name(8))
+        await store.create_stream(vault.id, other, StreamKind.GUARDED)
+        names = [(vault.id, vault.stream, tag(1))]
+        assert await store.append([write(vault, term, [guarded(vault, 0, b"a", (tag(1), held(1, 1)))])]) == [True]
+        good = write(vault, term, [guarded(vault, 1, b"b", (tag(1), held(2, 2)))], [batch_write(1)])
+        bad = {
+            "head": good._replace(streams=(guarded(vault, 0, b"b", (tag(1), held(2, 1))),)),
+            "epoch": good._replace(epoch=EPOCH + 1),
+            "batch": good._replace(batches=(batch_write(2),)),
+            "other head": good._replace(streams=(*good.streams, StreamWrite(other, 1, 1, 0, ()))),
+        }[wrong]
+        assert await store.append([bad]) == [False]
+        assert await store.guards(names) == {names[0]: held(1, 1)}
+        assert await store.append([good]) == [True]
+        assert await store.guards(names) == {names[0]: held(2, 2)}
+
+
+@asyncio_test
+async def test_a_stream_that_was_only_looked_at_is_a_condition_and_is_not_written(place: Place) -> None:
+    async with place.opened() as store:
+        old = await store.open_term()
+        vault = await make_vault(store, old)
+        await _written(store, vault, old)
+        term = await store.open_term()
+        for head, holds in ((1, False), (3, False), (2, True)):
+            looked_at = StreamWrite(vault.stream, head, head, 9, ())
+            assert await store.append([write(vault, term, [looked_at], [batch_write(2)])]) == [holds]
+        told = await store.subscription(vault.id, vault.admin, [vault.stream])
+        assert told is not None
+        assert told.last_batch == 2
+        assert told.streams[0] == StreamState(vault.stream, StreamKind.OPEN, 2, 5, 0, 0, 0, 0, (TermStart(old, 0),)), (
+            "neither its top nor its terms"
+        )
+        assert await whole(store, vault, vault.stream) == list(segments(0, b"ab"))
+
+
+@asyncio_test
+async def test_of_many_that_replace_the_same_record_one_does(place: Place) -> None:
+    """Two stores, 16 tasks: each wants to replace what it found, on condition of the head that it found."""
+    async with place.opened() as one, place.opened() as two:
+        term = await one.open_term()
+        vault = await make_vault(one, term)
+        wanted = (vault.id, vault.stream, tag(1))
+
+        async def replace_once(store: Store, number: int) -> None:
+            done = False
+            while not done:
+                page = await store.read(vault.id, vault.stream, 0, 0)
+                assert page is not None
+                found = (await store.guards([wanted])).get(wanted)
+                version = found.version if found else 0
+                new = guarded(vault, page.head, b"x", (tag(1), held(version + 1, page.head + 1)))
+                [done] = await store.append([write(vault, term, [new])])
+
+        await asyncio.gather(*[replace_once(two if n % 2 else one, n) for n in range(16)])
+        assert await one.guards([wanted]) == {wanted: held(16, 16)}
 
 
 # --- exactly once

@@ -12,6 +12,9 @@
 --   * The current term is read on the snapshot. If a newer one was opened since, and something was written under
 --     it in this stream, then the head has moved, and the row's own term tells as well. If nothing was, this
 --     append comes before that term's first one in this stream, which is all that terms promise.
+--   * What guarded streams hold is written only together with a move of their head, so never by two at once, and a
+--     decision made on it holds as long as the head does. A stream that was only decided on comes with its expected
+--     head and new_head null: it must hold, and is not written.
 --   * What is written is joined by key alone to "accepted" rows. An UPDATE that meets a row newer than the snapshot
 --     checks its conditions again on the new one; the key holds on any, and all else was decided under the lock.
 -- "whole" divides by zero, and so undoes everything, should a head or a member ever not follow its segments.
@@ -65,9 +68,17 @@ WITH wanted AS (
     SELECT * FROM unnest($18::uuid[], $19::bigint[], $20::bigint[], $21::bigint[], $22::bytea[])
         AS g (vault_id, stream, last, prev, body)
     WHERE vault_id NOT IN (SELECT vault_id FROM refused)
+), guarded AS (
+    INSERT INTO sealwire.guard AS g (vault_id, stream, tag, version, salt, seq, tombstone)
+    SELECT * FROM unnest($23::uuid[], $24::bigint[], $25::uuid[], $26::bigint[], $27::bigint[], $28::bigint[],
+                         $29::boolean[])
+        AS n (vault_id, stream, tag, version, salt, seq, tombstone)
+    WHERE vault_id NOT IN (SELECT vault_id FROM refused)
+    ON CONFLICT (vault_id, stream, tag) DO UPDATE
+    SET version = excluded.version, salt = excluded.salt, seq = excluded.seq, tombstone = excluded.tombstone
 ), answered AS (
     INSERT INTO sealwire.outcome AS o (vault_id, author, slot, batch, digest, answer)
-    SELECT * FROM unnest($23::uuid[], $24::bigint[], $25::smallint[], $26::bigint[], $27::bytea[], $28::bytea[])
+    SELECT * FROM unnest($30::uuid[], $31::bigint[], $32::smallint[], $33::bigint[], $34::bytea[], $35::bytea[])
         AS b (vault_id, author, slot, batch, digest, answer)
     WHERE vault_id NOT IN (SELECT vault_id FROM refused)
     ON CONFLICT (vault_id, author, slot)
@@ -120,9 +131,16 @@ WITH held AS MATERIALIZED (
     SELECT $1, g.* FROM unnest($13::bigint[], $14::bigint[], $15::bigint[], $16::bytea[])
         AS g (stream, last, prev, body)
     WHERE (SELECT good FROM verdict)
+), guarded AS (
+    INSERT INTO sealwire.guard AS g (vault_id, stream, tag, version, salt, seq, tombstone)
+    SELECT $1, n.* FROM unnest($17::bigint[], $18::uuid[], $19::bigint[], $20::bigint[], $21::bigint[], $22::boolean[])
+        AS n (stream, tag, version, salt, seq, tombstone)
+    WHERE (SELECT good FROM verdict)
+    ON CONFLICT (vault_id, stream, tag) DO UPDATE
+    SET version = excluded.version, salt = excluded.salt, seq = excluded.seq, tombstone = excluded.tombstone
 ), answered AS (
     INSERT INTO sealwire.outcome AS o (vault_id, author, slot, batch, digest, answer)
-    SELECT $1, b.* FROM unnest($17::bigint[], $18::smallint[], $19::bigint[], $20::bytea[], $21::bytea[])
+    SELECT $1, b.* FROM unnest($23::bigint[], $24::smallint[], $25::bigint[], $26::bytea[], $27::bytea[])
         AS b (author, slot, batch, digest, answer)
     WHERE (SELECT good FROM verdict)
     ON CONFLICT (vault_id, author, slot)

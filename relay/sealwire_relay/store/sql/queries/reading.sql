@@ -43,6 +43,12 @@ LEFT JOIN sealwire.outcome o ON o.vault_id = m.vault_id AND o.author = m.author
 WHERE m.vault_id = $1 AND m.device = $2
 ORDER BY o.batch
 
+-- name: guards
+-- What guarded streams of any vaults hold of tags, each with its place in the question, on one snapshot.
+SELECT w.place, g.version, g.salt, g.tombstone, g.seq
+FROM unnest($1::uuid[], $2::bigint[], $3::uuid[]) WITH ORDINALITY AS w (vault_id, stream, tag, place)
+JOIN sealwire.guard g ON g.vault_id = w.vault_id AND g.stream = w.stream AND g.tag = w.tag
+
 -- name: ping
 -- One cheap round trip.
 SELECT 1
