@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from sealwire_client import sealing
 from sealwire_client.encoding import EncodingError
+from sealwire_client.merging import Resolve
 from sealwire_client.replica import (
     CHANGES_NAMED_MAX,
     Change,
@@ -45,6 +46,7 @@ class StreamSync:
     sealer: sealing.Sealer
     key_ids: dict[int, KeyId]
     read: Read
+    resolve: Resolve | None = None
     told: bool = False
     exists: bool = False
     top: int = 0
@@ -57,6 +59,11 @@ class StreamSync:
     def caught_up(self) -> bool:
         """True if all that the relay was known to have has been applied."""
         return self.told and self.lost is None and self.cursor >= self.head
+
+    @property
+    def writable(self) -> bool:
+        """True if edits may be sealed: the stream is there, and all of it was applied (R2)."""
+        return self.exists and self.caught_up and not self.refused
 
     def apply(self, replica: Replica, deliver: Deliver, watched: bool) -> Sequence[Change] | None:
         """Apply a delivery within the caller's transaction. Returns what changed; None: more than is named, or

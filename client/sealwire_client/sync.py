@@ -15,8 +15,10 @@ from typing import Final
 import trio
 
 from sealwire_client import cipher, keyring, sealing
+from sealwire_client.batching import Batcher, StrictWrite
 from sealwire_client.identity import DeviceIdentity
 from sealwire_client.link import Link, RelayRefusedError
+from sealwire_client.merging import Resolve
 from sealwire_client.replica import (
     Change,
     Collection,
@@ -26,17 +28,15 @@ from sealwire_client.replica import (
     ReplicaFullError,
     ReplicaUnreadableError,
     Runner,
-    SealedGroup,
-    StoredBatch,
     Waiting,
 )
+from sealwire_client.sending import WHY_REFUSED, OfflineError, Sending, StrictError, StrictRequest, explained
 from sealwire_client.stream import Read, StreamSync
 from sealwire_client.transport import TransportError
-from sealwire_protocol.client_session import ClientSession
 from sealwire_protocol.errors import Action, FaultCode, Outcome, RemoteFault, may_come_back
-from sealwire_protocol.events import Listen, Submit
+from sealwire_protocol.events import Listen
 from sealwire_protocol.ids import MEMBERSHIP, START, Position, StreamId
-from sealwire_protocol.limits import PUSH_WINDOW, SUBSCRIBE_STREAMS_MAX
+from sealwire_protocol.limits import SUBSCRIBE_STREAMS_MAX
 from sealwire_protocol.membership import FIRST_AUTHOR, LinkError, Membership, decode_links, link_hash
 from sealwire_protocol.messages import (
     NO_REQUEST,
@@ -44,13 +44,11 @@ from sealwire_protocol.messages import (
     CreateVault,
     Deliver,
     Fault,
-    Push,
     Pushed,
     StreamKind,
     Subscribed,
     Wanted,
 )
-from sealwire_protocol.segment import TOMBSTONE
 
 _log = logging.getLogger("sealwire.sync")
 
@@ -102,20 +100,19 @@ class VaultSync:
         self._online, self._wake, self._moved = trio.Event(), trio.Event(), trio.Event()
         self._scope: trio.CancelScope | None = None
         self._inbox: deque[Subscribed | Pushed | Fault] = deque()
-        self._backlog: deque[StoredBatch] = deque()
-        self._resend = True
+        batcher = Batcher(held.number, self._streams, self.keys)
+        self._sending = Sending(held, self._streams, batcher, writer, link, changed)
         self._asked_for_vault = False
         self.refused = False
-        self._stored_after: int | None = None
         self._waiting = Waiting(0, 0, 0, 0, 0)
 
     # --- for the parts above
 
-    def add(self, collection: Collection, read: Read) -> None:
-        """Sync a collection from now on; `read` turns a value's bytes into its row."""
+    def add(self, collection: Collection, read: Read, resolve: Resolve | None) -> None:
+        """Sync a collection from now on; `read` turns a value's bytes into its row, `resolve` merges edits."""
         known = self._streams.get(collection.stream)
         if known is not None:
-            known.collection, known.read = collection, read
+            known.collection, known.read, known.resolve = collection, read, resolve
             return
         stream = self.keys.stream(collection.stream)
         keys = [self.keys.stream_keys(collection.stream, epoch) for epoch in self.keys.epochs]
@@ -127,6 +124,7 @@ class VaultSync:
             ),
             {number: epoch.key_id for number, epoch in self.keys.epochs.items()},
             read,
+            resolve,
         )
         self._unheard.append(collection.stream)
         self._wake.set()
@@ -157,11 +155,36 @@ class VaultSync:
 
     async def why_stuck(self) -> str | None:
         """Why writes are kept that the relay refused for good, in a sentence; None if there are none."""
-        reason = await self._writer.run(lambda replica: replica.outbox.why_stuck(self.held.number))
-        if reason is None:
-            return None
-        told = {outcome.name.lower(): why for outcome, why in _WHY_REFUSED.items()}
-        return told.get(reason, f"writes were set aside: {reason}")
+        reason = await self._writer.run(lambda replica: replica.outbox.aside.why(self.held.number))
+        return None if reason is None else explained(reason)
+
+    async def strict(self, writes: Sequence[StrictWrite]) -> None:
+        """Make strict writes, all or none, and wait until they can be read here.
+
+        Raises OfflineError at once if there is no connection to the relay, ConflictError if another device's came
+        first (by then its write can be read), StrictError if the relay refuses for another reason. Cancelled, it leaves
+        open whether they are made.
+        """
+        for name in {write.collection.name for write in writes} & self.progress.lasting.keys():
+            raise StrictError(f"nothing can be written to {name} now: {self.progress.lasting[name]}")
+        request = StrictRequest(writes)
+        if not self._online.is_set():
+            raise OfflineError(f"there is no connection to the relay: {request.names} was not written")
+        self._sending.ask(request)
+        self._wake.set()
+        try:
+            await request.done.wait()
+        finally:
+            self._sending.withdraw(request)
+        for stream, seq in request.reached.items():
+            await self.until(lambda sync, stream=stream, seq=seq: sync.reached(stream, seq))  # type: ignore[misc]
+        if request.error is not None:
+            raise request.error
+
+    def reached(self, stream: StreamId, seq: int) -> bool:
+        """True if everything up to this place of a stream was applied here, or will not be."""
+        known = self._streams[stream]
+        return known.cursor >= seq or known.lost is not None
 
     async def synced(self) -> None:
         """Wait until everything made before this call is sent and confirmed, and everything known is applied."""
@@ -195,8 +218,7 @@ class VaultSync:
 
     def online(self) -> None:
         """The link is logged in."""
-        self._resend = True
-        self._backlog.clear()
+        self._sending.online()
         self._inbox.clear()
         self._unheard = [MEMBERSHIP, *self._streams]
         self._asked_for_vault = self.refused = False
@@ -209,6 +231,7 @@ class VaultSync:
         """The link is down; what has no verdict is sent again on the next connection."""
         self._online = trio.Event()
         self._members_told = False
+        self._sending.offline()
         for stream in self._streams.values():
             stream.told = False
         if self._scope is not None:
@@ -217,7 +240,7 @@ class VaultSync:
 
     def subscribed(self, message: Subscribed) -> None:
         """Queue for the vault's task. From here on batches may be voided: all without a verdict are sent again."""
-        self._resend = True
+        self._sending.void()
         self._queue(message)
 
     def pushed(self, message: Pushed) -> None:
@@ -296,29 +319,6 @@ class VaultSync:
             self._waiting = replica.outbox.waiting(self.held.number)
         return changes
 
-    def _seal_next(
-        self, replica: Replica, tops: dict[int, int], records_max: int, bytes_max: int
-    ) -> StoredBatch | None:
-        taken = replica.outbox.take(self.held.number, tops, records_max, bytes_max)
-        if taken is None:
-            return None
-        groups = []
-        for group in taken.groups:
-            stream = self._streams[group.stream]
-            drafts = [
-                sealing.Draft(
-                    edit.key, edit.value or b"", group.first_version + place, 0 if edit.value is not None else TOMBSTONE
-                )
-                for place, edit in enumerate(group.edits)
-            ]
-            sealed = stream.sealer.seal_many(drafts)
-            key_id = self.keys.current.key_id
-            seals = [(record.rank, key_id, draft.flags) for record, draft in zip(sealed, drafts, strict=True)]
-            groups.append(SealedGroup(b"", b"".join([record.encoded for record in sealed]), seals))
-        if not replica.outbox.store(taken, groups):
-            return self._seal_next(replica, tops, records_max, bytes_max)
-        return replica.outbox.unanswered(self.held.number, taken.number - 1, 1)[0]
-
     # --- the vault's task
 
     async def run(self) -> None:
@@ -342,7 +342,8 @@ class VaultSync:
             self._wake = trio.Event()
             await self._listen()
             await self._read_inbox()
-            await self._send()
+            await self._create_streams()
+            await self._sending.send(lambda: bool(self._inbox))
             self._stir()
             await self._wake.wait()
 
@@ -390,25 +391,36 @@ class VaultSync:
                 self._members_told, self._members_head = True, state.head
         for state, stream in told:
             stream.told, stream.exists = True, state.kind is not StreamKind.ABSENT
+            if state.kind not in (StreamKind.ABSENT, stream.collection.kind):
+                self._refuse_kind(stream, state.kind)
             stream.top, stream.head = state.top, max(state.head, stream.cursor)
         self.progress.passing, self.refused = None, False
         await self.waiting()
 
-    async def _take_verdict(self, message: Pushed) -> None:
-        number = self.held.number
-        answered = await self._writer.run(
-            lambda replica: replica.outbox.answer(
-                number, message.batch, message.outcome, message.appended, message.refused
-            )
+    def _refuse_kind(self, stream: StreamSync, kind: StreamKind) -> None:
+        stream.refused = True
+        name, here = stream.collection.name, stream.collection.kind.name.lower()
+        why = (
+            f"{name} is {kind.name.lower()} at the relay and {here} here: open it with the policy that its maker chose"
         )
+        self.progress.lasting[name] = why
+        _log.error("%s", why)
+
+    async def _take_verdict(self, message: Pushed) -> None:
+        answered = await self._sending.answered(message)
         if message.outcome is not Outcome.DONE:
-            self.progress.passing = _WHY_REFUSED[message.outcome]
+            self.progress.passing = WHY_REFUSED[message.outcome]
             _log.warning("batch %d was refused: %s", message.batch, self.progress.passing)
         if answered is not None:
             for collection_number, change in answered.changes:
                 for stream in self._streams.values():
                     if stream.collection.number == collection_number:
                         self._tell(stream.collection, [change])
+            # The relay holds nothing of what was to be replaced: it may have lost history, which it tells when asked.
+            gone = [stream for stream, seq in answered.winners if not seq]
+            if gone:
+                self._unheard += gone
+                self._wake.set()
         await self.waiting()
 
     async def _take_fault(self, message: Fault) -> None:
@@ -467,57 +479,19 @@ class VaultSync:
         _log.error("%s", self.progress.lasting[""])
         self._stir()
 
-    # --- sending
-
-    async def _send(self) -> None:
-        """Send what has no verdict, in order, then seal and send what is new, as far as the window allows."""
-        session = self._link.session
-        while session is not None and session is self._link.session and session.may_push(self.held.id):
-            if self._resend:
-                self._resend, self._stored_after = False, 0
-                self._backlog.clear()
-            if self._backlog:
-                self._submit(session, self._backlog.popleft())
-                continue
-            if self._stored_after is not None:
-                after, done = self._stored_after, session.outstanding(self.held.id)
-                stored = await self._writer.run(_unanswered, self.held.number, after)
-                self._backlog = deque(batch for batch in stored if batch.number not in done)
-                self._stored_after = stored[-1].number if len(stored) == PUSH_WINDOW else None
-                continue
-            if self._inbox:
-                return  # verdicts first: what is sealed and not known to be answered stays within the window
-            await self._create_streams()
-            tops = {x.collection.number: x.top for x in self._streams.values() if x.exists and x.caught_up}
-            if not tops or len(session.outstanding(self.held.id)) >= PUSH_WINDOW:
-                return
-            limits = session.limits
-            sealed = await self._writer.run(self._seal_next, tops, limits.push_records, limits.segment_bytes)
-            if sealed is None or self._resend:
-                return
-            self._submit(session, sealed)
-
-    def _submit(self, session: ClientSession, batch: StoredBatch) -> None:
-        term = session.term_of(self.held.id)
-        if term is None or not session.may_push(self.held.id) or batch.number in session.outstanding(self.held.id):
-            self._resend = True
-            return
-        self._link.handle(Submit(Push(self.held.id, term, batch.number, batch.flags, batch.groups)))
-
     async def _create_streams(self) -> None:
         """Create the streams of collections that have edits and do not exist at the relay yet."""
         for stream in list(self._streams.values()):
             if not stream.told or stream.exists or stream.lost is not None or stream.refused:
                 continue
-            number = stream.collection.number
-            if not await self._writer.run(_has_claims, number):
+            number, name = stream.collection.number, stream.collection.stream
+            if name not in self._sending.wanted and not await self._writer.run(_has_claims, number):
                 continue
             kind = stream.collection.kind
             stream.exists = await self._ask(CreateStream(NO_REQUEST, self.held.id, stream.collection.stream, kind))
             if not stream.exists:
                 stream.refused = True  # the others go on
-                name = stream.collection.name
-                self.progress.lasting[name] = f"{name}: {self.progress.passing}"
+                self.progress.lasting[stream.collection.name] = f"{stream.collection.name}: {self.progress.passing}"
 
     def _stir(self) -> None:
         """Let everyone look again who waits for something to happen."""
@@ -525,20 +499,5 @@ class VaultSync:
         self._moved = trio.Event()
 
 
-def _unanswered(replica: Replica, vault: int, after: int) -> list[StoredBatch]:
-    return replica.outbox.unanswered(vault, after)
-
-
 def _has_claims(replica: Replica, collection: int) -> bool:
     return replica.outbox.has_claims(collection)
-
-
-_WHY_REFUSED: Final = {
-    Outcome.EPOCH_STALE: "the vault's keys have changed; what was sent is sealed again",
-    Outcome.SEAL_AGAIN: "what was sent was too old for the relay's log; it is sealed again",
-    Outcome.NOT_A_WRITER: "this device may not write to the vault; its writes are set aside",
-    Outcome.CLONED: "another device uses this one's identity (a copied folder?); its writes are set aside",
-    Outcome.STALE_NUMBER: "the relay no longer knows an old batch; its writes are set aside",
-    Outcome.MALFORMED: "the relay found a batch malformed; its writes are set aside; is this program up to date?",
-    Outcome.QUOTA: "the vault is full at this relay; writes are set aside",
-}

@@ -14,7 +14,7 @@ from sealwire_protocol.errors import Action, FaultCode, Outcome
 from sealwire_protocol.events import Refuse
 from sealwire_protocol.ids import MEMBERSHIP, DeviceKey, StreamId
 from sealwire_protocol.limits import PUSH_WINDOW
-from sealwire_protocol.messages import CreateStream, Message, Pushed
+from sealwire_protocol.messages import CreateStream, Deliver, Message, Pushed
 from tests.client.late import late_writer
 from tests.client.party import (
     Note,
@@ -458,16 +458,16 @@ async def test_the_window_is_kept(open_device: OpenDevice, memory_relay: MemoryR
 
 @virtual
 async def test_status_says_why_a_write_was_set_aside(open_device: OpenDevice, memory_relay: MemoryRelay) -> None:
-    def clone(message: Message) -> list[Message]:
+    def full(message: Message) -> list[Message]:
         if isinstance(message, Pushed):
-            return [Pushed(message.vault, message.batch, Outcome.CLONED, (), ())]
-        return [message]
+            return [Pushed(message.vault, message.batch, Outcome.QUOTA, (), ())]
+        return [] if isinstance(message, Deliver) else [message]
 
     async with open_device("a") as device:
         home = await founded(device)
-        memory_relay.alter = clone
+        memory_relay.alter = full
         await home.notes.put("n", Note("text"))
         await home.vault.synced()
         status = await home.vault.status()
         assert status.stuck == 1
-        assert "another device uses this one's identity" in (status.last_error or "")
+        assert "the vault is full" in (status.last_error or "")

@@ -1,6 +1,7 @@
 """The replica: everything a device holds of its vaults, in one SQLite file, and what it has still to send.
 
-runner → Replica → outbox → entries, positions → database → schema, errors, values          reading beside them
+runner → Replica → outbox → aside → sent → edits → claims → entries, positions → database → schema, errors, values
+reading stands beside them.
 """
 
 from collections.abc import Sequence
@@ -8,7 +9,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sealwire_client.replica.aside import Stuck
+from sealwire_client.replica.claims import Claims, Said
 from sealwire_client.replica.database import Database
+from sealwire_client.replica.edits import ALONE, Mark, Taken, TakenEdit, TakenGroup, sealed_bytes
 from sealwire_client.replica.entries import (
     CHANGES_NAMED_MAX,
     Change,
@@ -35,20 +39,12 @@ from sealwire_client.replica.errors import (
     ReplicaTooNewError,
     ReplicaUnreadableError,
 )
-from sealwire_client.replica.outbox import (
-    Answered,
-    Outbox,
-    SealedGroup,
-    StoredBatch,
-    Stuck,
-    Taken,
-    TakenEdit,
-    TakenGroup,
-    Waiting,
-)
+from sealwire_client.replica.outbox import CONFLICT, Answered, Outbox, Place, Waiting
+from sealwire_client.replica.outbox import Standing as EditStanding
 from sealwire_client.replica.positions import Delivery, Positions, Standing, Verdict, greatest_version
 from sealwire_client.replica.reading import Reader, Rows
 from sealwire_client.replica.runner import InlineWriter, Runner, Writer
+from sealwire_client.replica.sent import STRICT, SealedGroup, StoredBatch
 from sealwire_client.replica.values import Row, SqlValue, Values
 from sealwire_client.replica.vaults import HeldVault, Vaults
 
@@ -69,7 +65,8 @@ class Replica:
         self.vaults = Vaults(self.database)
         self.entries = Entries(self.database)
         self.positions = Positions(self.database)
-        self.outbox = Outbox(self.database, self.entries, self.positions)
+        self.claims = Claims(self.database)
+        self.outbox = Outbox(self.database, self.entries, self.positions, self.claims)
 
     def transaction(self) -> AbstractContextManager[Any]:
         """Several calls as one: durable together when the outermost one ends, or not at all."""
@@ -106,7 +103,7 @@ class Replica:
                 unopened = [record for record in unopened if record.seq > cursor]
             term = self.positions.term_id(delivery.term)
             ranks = [record.rank for record in records] + [record.rank for record in unopened if record.sealed]
-            records = self.outbox.recognise(collection, term, records)
+            records = self.outbox.sent.recognise(collection, term, records)
             named = len(records) <= changes_max
             keys = list(dict.fromkeys(record.key for record in records)) if named else []
             before = self.entries.look(table, keys)
@@ -115,32 +112,52 @@ class Replica:
                 self.entries.quarantine(collection, term, unopened)
             self.positions.advance(number, delivery, term, greatest_version(ranks))
             changes = before.changes_to(self.entries.look(table, keys))
-            changes += self.outbox.promote(collection)
+            changes += self.outbox.sent.promote(collection)
         return Applied(True, tuple(changes) if named else None)
 
-    def edit(self, collection: Collection, edits: Sequence[Edit]) -> None:
-        """Show edits and put them into the outbox, in one transaction: durable when it returns (or its group does)."""
+    def edit(self, collection: Collection, edits: Sequence[Edit], tx: int = ALONE) -> None:
+        """Show edits and put them into the outbox, in one transaction: durable when it returns (or its group does).
+
+        What a newer app wrote beside what this one knows is carried over. Edits with the same `tx` are pushed together.
+        """
         with self.database.transaction():
+            kept = self.claims.kept(collection, [edit.key for edit in edits])
+            if kept:
+                edits = [_carried(collection, edit, kept.get(edit.key)) for edit in edits]
+            self.outbox.edits.add(collection, edits, tx)
             self.entries.show(collection, edits)
-            self.outbox.add(collection, edits)
+
+
+def _carried(collection: Collection, edit: Edit, kept: bytes | None) -> Edit:
+    if kept is None or edit.value is None:
+        return edit
+    value = collection.values.carry(edit.value, kept)
+    return edit if value == edit.value else edit._replace(value=value, raw=True)
 
 
 __all__ = [
+    "ALONE",
     "CHANGES_NAMED_MAX",
+    "CONFLICT",
+    "STRICT",
     "Answered",
     "Applied",
     "Change",
+    "Claims",
     "Collection",
     "Column",
     "ColumnsChangedError",
     "Delivery",
     "Edit",
+    "EditStanding",
     "GapError",
     "HeldVault",
     "Incoming",
     "InlineWriter",
     "Kind",
+    "Mark",
     "NotAReplicaError",
+    "Place",
     "QueryError",
     "Reader",
     "Replica",
@@ -155,6 +172,7 @@ __all__ = [
     "Row",
     "Rows",
     "Runner",
+    "Said",
     "SealedGroup",
     "Sight",
     "SqlValue",
@@ -169,4 +187,5 @@ __all__ = [
     "Verdict",
     "Waiting",
     "Writer",
+    "sealed_bytes",
 ]

@@ -139,7 +139,8 @@ MIGRATIONS: Final = (
     """
     -- Of each key one edit that stands alone (tx 0) may wait, and one of each transaction (tx: the n of its first).
     -- base: the value as the user saw it before the first edit that waits (guarded collections alone; NULL: absent).
-    -- refused: the condition under which the relay refused this edit last.
+    -- refused: the condition under which the relay refused this edit last. since: the n of the first edit that this one
+    -- took the place of (NULL: of none).
     CREATE TABLE _edit_2 (
         n           INTEGER PRIMARY KEY AUTOINCREMENT,
         vault       INTEGER NOT NULL REFERENCES _vault,
@@ -148,6 +149,7 @@ MIGRATIONS: Final = (
         value       BLOB,
         raw         INTEGER NOT NULL,
         tx          INTEGER NOT NULL DEFAULT 0,
+        since       INTEGER,
         base        BLOB,
         refused     BLOB,
         UNIQUE (collection, key, tx)
@@ -160,13 +162,16 @@ MIGRATIONS: Final = (
     CREATE INDEX _edit_order ON _edit (vault);
     CREATE INDEX _edit_together ON _edit (tx) WHERE tx > 0;
 
-    -- What an edit was, so that it can be an edit again; condition: what it replaces in a guarded stream.
+    -- What an edit was, so that it can be an edit again (n 0: not known; -1: it was none, but a strict write).
+    -- condition: what it replaces in a guarded stream.
     ALTER TABLE _sent ADD COLUMN n INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE _sent ADD COLUMN tx INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE _sent ADD COLUMN since INTEGER;
     ALTER TABLE _sent ADD COLUMN base BLOB;
     ALTER TABLE _sent ADD COLUMN condition BLOB;
     ALTER TABLE _stuck ADD COLUMN n INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE _stuck ADD COLUMN tx INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE _stuck ADD COLUMN since INTEGER;
     ALTER TABLE _stuck ADD COLUMN base BLOB;
 
     -- What this device has added to each counter, as its author, in all: never read back from a record (R19).

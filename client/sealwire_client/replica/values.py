@@ -1,20 +1,35 @@
 """What the replica must know of an app's values: how their bytes become a row, and how a row becomes bytes again."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 SqlValue = None | int | float | str | bytes
 Row = tuple[SqlValue, ...]
 """The value columns of one entry, in the order of the collection's columns."""
 
+Kept = bytes | int | None
+"""What is kept beside a row so that it gives its value's bytes again (R17). None: nothing. A number: only the first
+so many columns were written, by an older app. Bytes: the value itself."""
+
 
 class Values(Protocol):
-    """The values of one collection. May be used by any thread; raises EncodingError for what does not fit them."""
+    """The values of one collection. May be used by any thread."""
 
-    def row_from_cbor(self, raw: bytes) -> tuple[Row, bool]:
-        """A row from a value's bytes, and whether `cbor_from_row` would give these very bytes again (R17)."""
+    def row_from_cbor(self, raw: bytes) -> tuple[Row | None, int]:
+        """A row from a value's bytes, and how many of its first columns give these very bytes again; 0: none do, so
+        the bytes must be kept (R17). The row is None if the value needs a newer app, whatever is wrong with it."""
 
-    def cbor_from_row(self, row: Row) -> bytes:
-        """The bytes of the value that a row holds."""
+    def cbor_from_row(self, row: Row, kept: Kept = None) -> bytes:
+        """The bytes of the value that a row holds, with what was kept beside it. Raises EncodingError."""
 
     def carry(self, raw: bytes, before: bytes) -> bytes:
-        """A new value's bytes, with what the value before it held that this app does not know."""
+        """A new value's bytes, with what the value before it held that this app does not know. Raises EncodingError."""
+
+    def defaults(self) -> Row:
+        """What the columns hold of a value that was written without them."""
+
+    def fits(self, forms: Sequence[str]) -> bool:
+        """True if rows whose first columns were written under these forms read as they are."""
+
+    def cbor_from_forms(self, forms: Sequence[str], row: Row) -> bytes:
+        """The bytes of a value whose columns were written under these forms. Raises EncodingError."""

@@ -102,14 +102,23 @@ class Todos:
         return self.replica.apply(self.todos, Delivery(term, prev, end), records)
 
     def take(self, top: int = 0, **limits: int) -> Taken | None:
-        return self.replica.outbox.take(self.todos.vault, {self.todos.number: top}, **limits)
+        return self.replica.outbox.edits.take(self.todos.vault, {self.todos.number: top}, **limits)
 
     def store(self, taken: Taken) -> bool:
         group = taken.groups[0]
         seals = [
             (Rank(group.first_version + at, 0, ME, b"saltsalt").pack(), b"key1", 0) for at in range(len(group.edits))
         ]
-        return self.replica.outbox.store(taken, [SealedGroup(b"", b"sealed by %d" % taken.number, seals)])
+        return self.replica.outbox.store(taken, [SealedGroup((), b"sealed by %d" % taken.number, seals)])
+
+    def put_aside(self, key: str, reason: str) -> bool:
+        """Set the waiting edit of a key aside. False if there is none."""
+        taken = self.take()
+        edits = [edit for group in taken.groups for edit in group.edits if edit.key == key] if taken else []
+        with self.replica.transaction():
+            for edit in edits:
+                self.replica.outbox.aside.put_edit(edit.n, reason)
+        return bool(edits)
 
     def send(self) -> int:
         """Take and store a batch. Returns its number."""

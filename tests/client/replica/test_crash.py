@@ -24,7 +24,7 @@ def work(folder: Path, seed: int) -> None:
         a.edit(key, f"{counter:08}")
         print("edit", key, f"{counter:08}", flush=True)
         cursor = a.cursor()
-        batches = a.replica.outbox.unanswered(a.todos.vault)
+        batches = a.replica.outbox.sent.unanswered(a.todos.vault)
         if batches and dice.random() < 0.4:
             sent = a.replica.database.connection.execute(
                 "SELECT count FROM _group WHERE batch = ?", (batches[0].number,)

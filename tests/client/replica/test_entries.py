@@ -115,8 +115,8 @@ def test_the_greatest_rank_wins_whatever_the_order(
         said = {key: f"v{v} by {author}" for key, (_, v, author, live) in greatest.items() if live}
         assert a.shown() == said | dict.fromkeys(edited, "mine")
         for key in edited:
-            a.replica.outbox.set_aside(a.todos, key, "given up")
-            a.replica.outbox.discard(a.todos, key)
+            a.put_aside(key, "given up")
+            a.replica.outbox.aside.discard(a.todos, key)
         assert a.shown() == said
         assert {key: a.confirmed(key) for key in greatest} == {key: v[1] for key, v in greatest.items()}
 
@@ -155,8 +155,8 @@ def test_the_raw_value_is_kept_where_the_row_says_less(a: Todos) -> None:
     a.deliver(2, record(3, "m", "y", 3))
     wider = (*COLUMNS, Column("note", "TEXT"))
     again = open_todos(a.replica, wider)
-    a.replica.outbox.set_aside(again, "k", "given up")
-    a.replica.outbox.discard(again, "k")
+    a.put_aside("k", "given up")
+    a.replica.outbox.aside.discard(again, "k")
     a.reader.show(again)
     assert dict(a.reader.items(again)) == {
         "k": ("milk", 0, "from a newer app"),

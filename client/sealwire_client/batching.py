@@ -1,0 +1,178 @@
+"""Sealing the next batch of a vault: what goes into it, on what conditions, and what merging makes of it.
+
+Runs in the writer's thread. A collection has caught up when its edits are sealed, so what the log says of a key is
+what the write will replace: if that is not what the edit was based on, the two are merged here, by a device that can
+read them; the relay only compares (R5).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+from sealwire_client import sealing
+from sealwire_client.keyring import VaultKeys
+from sealwire_client.merging import MergeError
+from sealwire_client.replica import (
+    STRICT,
+    Change,
+    Collection,
+    Replica,
+    Said,
+    SealedGroup,
+    StoredBatch,
+    Taken,
+    TakenEdit,
+    TakenGroup,
+)
+from sealwire_client.stream import StreamSync
+from sealwire_protocol.conditions import encode_condition
+from sealwire_protocol.ids import StreamId
+from sealwire_protocol.messages import ATOMIC, StreamKind
+from sealwire_protocol.segment import TOMBSTONE
+
+NEEDS_NEWER_APP: Final = "the entry holds a value that needs a newer app; update this one, then retry"
+CANNOT_READ_WINNER: Final = "the relay holds a newer record of this entry that this device cannot read"
+TOO_LARGE_FOR_RELAY: Final = "the transaction is larger than this relay takes at once"
+
+
+class StrictWrite(NamedTuple):
+    """A write that waits for its verdict. `seen`: the rank of what its app had read (None: nothing was there);
+    `blind`: it had read nothing, and replaces whatever is there."""
+
+    collection: Collection
+    key: str
+    value: bytes | None
+    raw: bool
+    seen: bytes | None
+    blind: bool
+
+
+class Sealed(NamedTuple):
+    """The batch that was stored (None: there is nothing to send), and what merging changed for watchers."""
+
+    batch: StoredBatch | None
+    changes: Sequence[tuple[Collection, Sequence[Change]]]
+
+
+class Overtaken(NamedTuple):
+    """Strict writes that were not sent, because what their app had read is not what the log says any more."""
+
+    keys: tuple[tuple[int, str], ...]
+
+
+class Batcher:
+    """Seals the batches of one vault."""
+
+    def __init__(self, vault: int, streams: Mapping[StreamId, StreamSync], keys: VaultKeys) -> None:
+        self._vault, self._streams, self._keys = vault, streams, keys
+
+    def next(self, replica: Replica, tops: dict[int, int], records_max: int, bytes_max: int) -> Sealed:
+        """Merge, seal and store the edits that are next. `tops`: collections that have caught up, see `Edits.take`."""
+        changes: list[tuple[Collection, Sequence[Change]]] = []
+        while True:
+            with replica.transaction():
+                taken = replica.outbox.edits.take(self._vault, tops, records_max, bytes_max)
+                if taken is None:
+                    return Sealed(None, changes)
+                if taken.flags & ATOMIC and sum(len(group.edits) for group in taken.groups) > records_max:
+                    replica.outbox.aside.put_edit(taken.groups[0].edits[0].n, TOO_LARGE_FOR_RELAY)
+                    continue
+                groups = [self._prepared(replica, group, changes) for group in taken.groups]
+                ready = [group for group in groups if group is not None]
+                if len(ready) == len(groups) and self._store(replica, taken, ready):
+                    return Sealed(replica.outbox.sent.unanswered(self._vault, taken.number - 1, 1)[0], changes)
+
+    def _store(self, replica: Replica, taken: Taken, ready: Sequence[tuple[TakenGroup, Sequence[bytes]]]) -> bool:
+        sealed = [self._sealed(group, conditions) for group, conditions in ready]
+        return replica.outbox.store(taken._replace(groups=tuple(group for group, _ in ready)), sealed)
+
+    def _sealed(self, group: TakenGroup, conditions: Sequence[bytes]) -> SealedGroup:
+        drafts = [
+            sealing.Draft(
+                edit.key, edit.value or b"", group.first_version + place, 0 if edit.value is not None else TOMBSTONE
+            )
+            for place, edit in enumerate(group.edits)
+        ]
+        sealed = self._streams[group.stream].sealer.seal_many(drafts)
+        key_id = self._keys.current.key_id
+        seals = [(record.rank, key_id, draft.flags) for record, draft in zip(sealed, drafts, strict=True)]
+        return SealedGroup(conditions, b"".join([record.encoded for record in sealed]), seals)
+
+    # --- merging
+
+    def _prepared(
+        self, replica: Replica, group: TakenGroup, changes: list[tuple[Collection, Sequence[Change]]]
+    ) -> tuple[TakenGroup, Sequence[bytes]] | None:
+        """A group as it is to be sealed, with a condition for each edit (none in open streams). None if edits were set
+        aside or had nothing to say any more: take again."""
+        stream = self._streams[group.stream]
+        collection = stream.collection
+        guarded = collection.kind is StreamKind.GUARDED
+        if not guarded and not replica.claims.has_newer(collection):
+            return group, ()
+        edits: list[TakenEdit] = []
+        conditions: list[bytes] = []
+        whole = True
+        for edit in group.edits:
+            said = replica.claims.said(collection, edit.key)
+            merged, why = self._merged(stream, edit, said) if guarded else (edit, NEEDS_NEWER_APP * said.newer)
+            if why:
+                replica.outbox.aside.put_edit(edit.n, why)
+                whole = False
+            elif guarded and merged.value == said.value:
+                changes.append((collection, replica.outbox.edits.drop(collection, edit)))
+                whole = False
+            else:
+                if merged is not edit:
+                    changes.append((collection, replica.outbox.edits.rebase(collection, merged)))
+                edits.append(merged)
+                conditions.append(encode_condition(said.condition))
+        return (group._replace(edits=tuple(edits)), conditions if guarded else ()) if whole else None
+
+    @staticmethod
+    def _merged(stream: StreamSync, edit: TakenEdit, said: Said) -> tuple[TakenEdit, str]:
+        """An edit brought together with what the log says, or why that cannot be."""
+        if said.newer:
+            return edit, NEEDS_NEWER_APP
+        if edit.refused is not None and encode_condition(said.condition) == edit.refused:
+            return edit, CANNOT_READ_WINNER
+        if said.value == edit.base or stream.resolve is None:
+            return edit, ""
+        try:
+            value = stream.resolve(edit.base, edit.value, said.value)
+            raw = value is not None and not stream.collection.values.row_from_cbor(value)[1]
+            if value is not None:
+                sealing.check_fits(edit.key, value)
+        except (MergeError, sealing.ValueTooLargeError) as error:
+            return edit, str(error)
+        return edit._replace(value=value, raw=raw, base=said.value), ""
+
+    # --- strict writes
+
+    def strict(
+        self, replica: Replica, writes: Sequence[StrictWrite], tops: dict[int, int]
+    ) -> StoredBatch | Overtaken | None:
+        """Seal and store strict writes as one atomic batch. None if edits of their keys must be sent before."""
+        edits = replica.outbox.edits
+        if any(edits.is_claimed(write.collection.number, write.key) for write in writes):
+            return None
+        overtaken: list[tuple[int, str]] = []
+        groups: dict[StreamId, tuple[list[TakenEdit], list[bytes]]] = {}
+        for write in writes:
+            said = replica.claims.said(write.collection, write.key)
+            if not write.blind and said.rank != write.seen:
+                overtaken.append((write.collection.number, write.key))
+            taken, conditions = groups.setdefault(write.collection.stream, ([], []))
+            taken.append(TakenEdit(STRICT, write.key, write.value, write.raw))
+            if write.collection.kind is StreamKind.GUARDED:
+                conditions.append(encode_condition(said.condition))
+        if overtaken:
+            return Overtaken(tuple(overtaken))
+        with replica.transaction():
+            ready = []
+            for stream, (taken, conditions) in groups.items():
+                number = self._streams[stream].collection.number
+                ready.append((edits.group(number, taken, tops[number]), conditions))
+            batch = Taken(self._vault, edits.next_batch(self._vault), tuple(group for group, _ in ready), ATOMIC)
+            if not self._store(replica, batch, ready):
+                return Overtaken(tuple((write.collection.number, write.key) for write in writes))
+        return replica.outbox.sent.unanswered(self._vault, batch.number - 1, 1)[0]

@@ -1,0 +1,126 @@
+"""Writes that were refused for good: kept and shown until they are tried again, replaced or discarded."""
+
+from typing import NamedTuple
+
+from sealwire_client.replica.database import Database
+from sealwire_client.replica.edits import TakenEdit
+from sealwire_client.replica.entries import Change, Collection, Edit, Entries
+from sealwire_client.replica.errors import ReplicaMisuse
+from sealwire_client.replica.sent import STRICT, Refusing
+
+
+class Stuck(NamedTuple):
+    """A write refused for good. `value` None: it deletes. `together`: it was part of a transaction."""
+
+    key: str
+    value: bytes | None
+    reason: str
+    together: bool = False
+
+
+class Aside:
+    """The stuck writes of a replica. Every method is one transaction, or part of the caller's."""
+
+    def __init__(self, database: Database, entries: Entries) -> None:
+        self._database, self._entries = database, entries
+
+    def put(self, write: Refusing, reason: str) -> bool:
+        """Keep a refused write. False if a newer edit of its key waits, which then stands for both."""
+        if self._inherited(write):
+            return False
+        self._database.connection.execute(
+            "INSERT OR REPLACE INTO _stuck (collection, reason, n, key, value, raw, tx, since, base)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (write.collection, reason, *write.edit[:-1]),
+        )
+        return True
+
+    def _inherited(self, write: Refusing) -> bool:
+        """Let the oldest newer edit of the key, if there is one, change all that the refused write was to change."""
+        edit, execute = write.edit, self._database.connection.execute
+        if edit.n == STRICT:
+            return False
+        heir = execute(
+            "SELECT min(n) FROM _edit WHERE collection = ? AND key = ? AND n > ?", (write.collection, edit.key, edit.n)
+        ).fetchone()[0]
+        if heir is None:
+            return False
+        stood_for = edit.n if edit.since is None else edit.since
+        execute("UPDATE _edit SET base = ?, since = ? WHERE n = ?", (edit.base, stood_for, heir))
+        return True
+
+    def put_edit(self, n: int, reason: str) -> None:
+        """Keep a waiting edit that cannot be sealed, with its whole transaction, so that the others can go on."""
+        execute = self._database.connection.execute
+        rows = execute(
+            "SELECT collection, n, key, value, raw, tx, since, base FROM _edit"
+            " WHERE n = ?1 OR (tx > 0 AND tx = (SELECT tx FROM _edit WHERE n = ?1)) ORDER BY n",
+            (n,),
+        ).fetchall()
+        for collection, *columns in rows:
+            edit = TakenEdit(*columns)
+            execute("DELETE FROM _edit WHERE n = ?", (edit.n,))
+            self.put(Refusing(0, 0, collection, None, edit), reason)
+
+    def all(self, collection: Collection) -> list[Stuck]:
+        """The stuck writes of a collection, by key."""
+        found = self._database.connection.execute(
+            "SELECT key, value, reason, tx > 0 FROM _stuck WHERE collection = ? ORDER BY key", (collection.number,)
+        )
+        return [Stuck(key, value, reason, bool(together)) for key, value, reason, together in found]
+
+    def why(self, vault: int) -> str | None:
+        """Why a write of the vault was refused for good; None if none was."""
+        found = self._database.connection.execute(
+            "SELECT reason FROM _stuck JOIN _collection AS c ON c.id = collection WHERE c.vault = ? LIMIT 1", (vault,)
+        ).fetchone()
+        return found[0] if found else None
+
+    def retry(self, collection: Collection, key: str) -> bool:
+        """Put a stuck write back among the edits, with all of its transaction. False if there is none of that key.
+
+        Raises ReplicaMisuse for a strict write, whose app has to decide anew.
+        """
+        with self._database.transaction() as connection:
+            found = connection.execute(
+                "SELECT n, tx FROM _stuck WHERE collection = ? AND key = ?", (collection.number, key)
+            ).fetchone()
+            if found is None:
+                return False
+            n, tx = found
+            if n == STRICT:
+                raise ReplicaMisuse(
+                    f"the write of {key!a} in {collection.name} was strict: what it was based on has changed, so it is"
+                    " not sent again; look at the entry and write anew, then discard this"
+                )
+            which = "s.tx = ?" if tx else "s.collection = ? AND s.key = ?"
+            names = (tx,) if tx else (collection.number, key)
+            connection.execute(
+                "INSERT OR REPLACE INTO _edit (vault, collection, key, value, raw, tx, since, base)"
+                " SELECT c.vault, s.collection, s.key, s.value, s.raw, s.tx, coalesce(s.since, s.n), s.base"
+                " FROM _stuck AS s"
+                f" JOIN _collection AS c ON c.id = s.collection WHERE {which} ORDER BY s.n",
+                names,
+            )
+            connection.execute(f"DELETE FROM _stuck AS s WHERE {which}", names)
+        return True
+
+    def discard(self, collection: Collection, key: str) -> list[Change]:
+        """Give up a stuck write: the key shows what was sent before it, or what the log says."""
+        entries, table = self._entries, collection.table
+        with self._database.transaction() as connection:
+            before = entries.look(table, [key])
+            gone = connection.execute("DELETE FROM _stuck WHERE collection = ? AND key = ?", (collection.number, key))
+            if not gone.rowcount:
+                return []
+            last = connection.execute(
+                "SELECT value, raw FROM _sent WHERE collection = ? AND key = ? AND n <> ? ORDER BY batch DESC LIMIT 1",
+                (collection.number, key, STRICT),
+            ).fetchone()
+            if last is None:
+                entries.settle(table, key)
+            else:
+                value, raw = last
+                row = None if value is None else collection.values.row_from_cbor(value)[0]
+                entries.show(collection, [Edit(key, row, value, bool(raw))])
+            return before.changes_to(entries.look(table, [key]))

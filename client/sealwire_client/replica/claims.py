@@ -1,0 +1,105 @@
+"""What the log says of a key, and what the app is shown of it: the two sides of a three-way merge."""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from sealwire_client.replica.database import Database
+from sealwire_client.replica.entries import Collection
+from sealwire_client.replica.values import Row
+from sealwire_protocol.conditions import NOTHING, Condition, Names
+
+LIVE_NEWER: Final = 2
+"""`_live` of a row whose value needs a newer app."""
+
+KEYS_AT_ONCE: Final = 500
+"""Keys named in one statement."""
+
+_VERSION: Final = slice(0, 8)
+_SALT: Final = slice(14, 22)
+"""Where a packed rank holds its version and its salt."""
+
+
+class Shown(NamedTuple):
+    """A value as one side has it. `value` None: there is no entry. `newer`: it needs a newer app to be read."""
+
+    value: bytes | None
+    newer: bool = False
+
+
+NOT_THERE: Final = Shown(None)
+
+
+class Said(NamedTuple):
+    """What the log says of a key, as far as it was applied here: the rank that won (None: nothing yet), its value."""
+
+    rank: bytes | None
+    value: bytes | None
+    newer: bool
+
+    @property
+    def condition(self) -> Condition:
+        """What a write must name that replaces this (R5)."""
+        if self.rank is None:
+            return NOTHING
+        names = Names.TOMBSTONE if self.value is None else Names.ENTRY
+        return Condition(names, int.from_bytes(self.rank[_VERSION], "big"), self.rank[_SALT])
+
+
+class Claims:
+    """Looks at single keys of collections, in the writer's thread."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def shown(self, collection: Collection, key: str) -> Shown:
+        """What the app is shown of a key now."""
+        return self._value(collection, collection.table.name, key)
+
+    def said(self, collection: Collection, key: str) -> Said:
+        """What the log says of a key, whatever claims this device has."""
+        table = collection.table
+        found = self._database.connection.execute(
+            f"SELECT _local, _rank FROM {table.name} WHERE key = ?", (key,)
+        ).fetchone()
+        if found is None or found[1] is None:
+            return Said(None, None, False)
+        value, newer = self._value(collection, table.shadow if found[0] else table.name, key)
+        return Said(found[1], value, newer)
+
+    def has_newer(self, collection: Collection) -> bool:
+        """True if a value of the collection needs a newer app to be read."""
+        table = collection.table
+        found = self._database.connection.execute(
+            f"SELECT EXISTS (SELECT 1 FROM {table.name} WHERE _live = {LIVE_NEWER})"
+            f" OR EXISTS (SELECT 1 FROM {table.shadow} WHERE _live = {LIVE_NEWER})"
+        )
+        return bool(found.fetchone()[0])
+
+    def kept(self, collection: Collection, keys: Sequence[str]) -> dict[str, bytes]:
+        """The bytes of those values of these keys that were kept, because their rows alone would not give them."""
+        kept: dict[str, bytes] = {}
+        for start in range(0, len(keys), KEYS_AT_ONCE):
+            part = keys[start : start + KEYS_AT_ONCE]
+            marks = ", ".join("?" * len(part))
+            kept.update(
+                self._database.connection.execute(
+                    f"SELECT key, _raw FROM {collection.table.name} WHERE typeof(_raw) = 'blob' AND key IN ({marks})",
+                    part,
+                )
+            )
+        return kept
+
+    def _value(self, collection: Collection, stored: str, key: str) -> Shown:
+        columns = "".join(f', "{column.name}"' for column in collection.columns)
+        found = self._database.connection.execute(
+            f"SELECT _live, _raw{columns} FROM {stored} WHERE key = ?", (key,)
+        ).fetchone()
+        if found is None or not found[0]:
+            return NOT_THERE
+        live, raw, *row = found
+        return Shown(bytes_of(collection, tuple(row), raw), live == LIVE_NEWER)
+
+
+def bytes_of(collection: Collection, row: Row, raw: bytes | None) -> bytes:
+    """The value's bytes: those that were kept, or those that the row encodes to."""
+    return collection.values.cbor_from_row(row) if raw is None else raw

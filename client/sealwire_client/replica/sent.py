@@ -1,0 +1,295 @@
+"""Sealed writes: stored before their first byte is sent, unanswered until a verdict, entries once the cursor passes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+from sealwire_client.replica.database import Database
+from sealwire_client.replica.edits import Taken, TakenEdit, TakenGroup
+from sealwire_client.replica.entries import Change, Collection, Entries, Incoming
+from sealwire_client.replica.errors import ReplicaMisuse
+from sealwire_client.replica.positions import Positions
+from sealwire_protocol.errors import RemoteFault
+from sealwire_protocol.limits import PUSH_WINDOW
+from sealwire_protocol.messages import Appended, Group
+
+_AUTHOR: Final = slice(10, 14)
+"""Where a packed rank holds its author."""
+
+STRICT: Final = -1
+"""The n of a sent write that never was a waiting edit: it shows nothing before its verdict, and is not tried again."""
+
+
+class SealedGroup(NamedTuple):
+    """A taken group, sealed: a condition for each record (none in open streams), the bytes to send, and (packed rank,
+    key id, flags) of each record in order."""
+
+    conditions: Sequence[bytes]
+    records: bytes
+    seals: Sequence[tuple[bytes, bytes, int]]
+
+
+class StoredBatch(NamedTuple):
+    """A batch without a verdict, to be sent with these very bytes."""
+
+    number: int
+    flags: int
+    groups: tuple[Group, ...]
+
+
+class Refusing(NamedTuple):
+    """One sent write that was refused, with all that it needs to be an edit again."""
+
+    place: int
+    at: int
+    collection: int
+    condition: bytes | None
+    edit: TakenEdit
+
+
+class Sent:
+    """The sealed writes of a replica. Every method is part of the caller's transaction."""
+
+    def __init__(self, database: Database, entries: Entries, positions: Positions) -> None:
+        self._database, self._entries, self._positions = database, entries, positions
+
+    def store(self, taken: Taken, sealed: Sequence[SealedGroup]) -> bool:
+        """Store a sealed batch. False, and nothing stored, if a delivery came in between that a sealed record would
+        lose against."""
+        execute = self._database.connection.execute
+        moved = execute(
+            "UPDATE _vault SET next_batch = next_batch + 1 WHERE id = ? AND next_batch = ?", (taken.vault, taken.number)
+        )
+        if not moved.rowcount or len(taken.groups) != len(sealed):
+            raise ReplicaMisuse(f"batch {taken.number} is not the next one, or was not sealed as it was taken")
+        if not all(self._would_win(group, seals) for group, seals in zip(taken.groups, sealed, strict=True)):
+            execute("UPDATE _vault SET next_batch = ? WHERE id = ?", (taken.number, taken.vault))
+            return False
+        execute("INSERT INTO _batch VALUES (?, ?, ?)", (taken.vault, taken.number, taken.flags))
+        for place, (group, seals) in enumerate(zip(taken.groups, sealed, strict=True)):
+            self._store_group(taken, place, group, seals)
+        return True
+
+    def _would_win(self, group: TakenGroup, sealed: SealedGroup) -> bool:
+        if len(group.edits) != len(sealed.seals):
+            raise ReplicaMisuse(f"{len(group.edits)} edits were taken and {len(sealed.seals)} sealed")
+        seen = self._positions.standing(group.collection).version_seen
+        if seen < group.first_version:
+            return True
+        table = self._entries.stored_table(group.collection)
+        ranks = [self._entries.rank_of(table, edit.key) or b"" for edit in group.edits]
+        return all(held < seal[0] for held, seal in zip(ranks, sealed.seals, strict=True))
+
+    def _store_group(self, taken: Taken, place: int, group: TakenGroup, sealed: SealedGroup) -> None:
+        connection = self._database.connection
+        connection.execute(
+            "INSERT INTO _group (vault, batch, place, stream, conditions, count, records) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                taken.vault,
+                taken.number,
+                place,
+                group.stream,
+                b"".join(sealed.conditions),
+                len(sealed.seals),
+                sealed.records,
+            ),
+        )
+        conditions: Sequence[bytes | None] = sealed.conditions or (None,) * len(group.edits)
+        connection.executemany(
+            "INSERT INTO _sent"
+            " (vault, batch, place, at, collection, n, key, value, raw, tx, since, base, rank, key_id, flags,"
+            " condition) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (taken.vault, taken.number, place, at, group.collection, *edit[:-1], *seal, condition)
+                for at, (edit, seal, condition) in enumerate(zip(group.edits, sealed.seals, conditions, strict=True))
+            ],
+        )
+        connection.executemany("DELETE FROM _edit WHERE n = ?", [(edit.n,) for edit in group.edits])
+        top = max(int.from_bytes(rank[:8], "big") for rank, _, _ in sealed.seals)
+        self._positions.raise_version(group.collection, top)
+
+    def unanswered(self, vault: int, after: int = 0, count: int = PUSH_WINDOW) -> list[StoredBatch]:
+        """Batches without a verdict in order of their numbers, from the first above `after`."""
+        execute = self._database.connection.execute
+        batches = execute(
+            "SELECT number, flags FROM _batch WHERE vault = ? AND number > ? ORDER BY number LIMIT ?",
+            (vault, after, count),
+        ).fetchall()
+        groups = "SELECT stream, conditions, records FROM _group WHERE vault = ? AND batch = ? ORDER BY place"
+        return [
+            StoredBatch(number, flags, tuple(Group(*row) for row in execute(groups, (vault, number))))
+            for number, flags in batches
+        ]
+
+    def awaits(self, vault: int, number: int) -> bool:
+        """True if there is such a batch without a verdict."""
+        found = self._database.connection.execute(
+            "SELECT EXISTS (SELECT 1 FROM _batch WHERE vault = ? AND number = ?)", (vault, number)
+        )
+        return bool(found.fetchone()[0])
+
+    def commit(
+        self, vault: int, number: int, appended: Sequence[Appended], refused: Mapping[tuple[int, int], object]
+    ) -> int:
+        """Give the accepted writes of a batch their positions. Returns how many. Raises RemoteFault."""
+        connection = self._database.connection
+        groups = connection.execute(
+            "SELECT place, stream, count FROM _group WHERE vault = ? AND batch = ?", (vault, number)
+        ).fetchall()
+        told = {group.stream: group for group in appended}
+        known = {(place, at) for place, _, count in groups for at in range(count)}
+        if len(told) < len(appended) or not refused.keys() <= known:
+            raise misfit(number)
+        committed = 0
+        for place, stream, count in groups:
+            accepted = [at for at in range(count) if (place, at) not in refused]
+            group = told.pop(stream, None)
+            if len(accepted) != (group.records if group else 0):
+                raise misfit(number)
+            if group:
+                committed += len(accepted)
+                term = self._positions.term_id(group.term)
+                connection.executemany(
+                    "UPDATE _sent SET term = ?, seq = ? WHERE vault = ? AND batch = ? AND place = ? AND at = ?",
+                    [(term, group.first + step, vault, number, place, at) for step, at in enumerate(accepted)],
+                )
+        if told:
+            raise misfit(number)
+        return committed
+
+    def withdraw(
+        self, vault: int, number: int, refused: Mapping[tuple[int, int], object] | None = None
+    ) -> list[Refusing]:
+        """Take refused writes of a batch (None: all) out of what was sent, in the order of their edits.
+
+        What was delivered is in the log, whatever the verdict says."""
+        execute = self._database.connection.execute
+        rows = execute(
+            "SELECT place, at, collection, condition, n, key, value, raw, tx, since, base FROM _sent"
+            " WHERE vault = ? AND batch = ? AND seq IS NULL ORDER BY n, place, at",
+            (vault, number),
+        ).fetchall()
+        found = [
+            Refusing(place, at, collection, condition, TakenEdit(*edit))
+            for place, at, collection, condition, *edit in rows
+            if refused is None or (place, at) in refused
+        ]
+        self._database.connection.executemany(
+            "DELETE FROM _sent WHERE vault = ? AND batch = ? AND place = ? AND at = ?",
+            [(vault, number, row.place, row.at) for row in found],
+        )
+        return found
+
+    def finish(self, vault: int, number: int) -> None:
+        """Forget the bytes of a batch that has its verdict."""
+        execute = self._database.connection.execute
+        execute("DELETE FROM _group WHERE vault = ? AND batch = ?", (vault, number))
+        execute("DELETE FROM _batch WHERE vault = ? AND number = ?", (vault, number))
+
+    def promote(self, collection: Collection) -> list[Change]:
+        """Turn answered writes that the cursor has passed into entries (R12), if no greater rank stands there.
+
+        Returns what it changed for a watcher.
+        """
+        changes: list[Change] = []
+        if not self._database.connection.execute(
+            "SELECT EXISTS (SELECT 1 FROM _sent WHERE collection = ? AND seq IS NOT NULL)", (collection.number,)
+        ).fetchone()[0]:
+            return changes
+        for term, limit in self._positions.passed(collection.number):
+            self._promote_plain(collection, term, limit)
+            rest = self._database.connection.execute(
+                "SELECT vault, batch, place, at, key, rank, key_id, flags, value, raw, seq FROM _sent"
+                " WHERE collection = ? AND term = ? AND seq <= ? ORDER BY seq",
+                (collection.number, term, limit),
+            ).fetchall()
+            for row in rest:
+                changes += self._promote_one(collection, term, row)
+        return changes
+
+    def _promote_plain(self, collection: Collection, term: int, limit: int) -> None:
+        """The usual case, all at once: nothing newer claims the key, and the write wins. Its row shows it already,
+        unless it was strict."""
+        table, number = collection.table, collection.number
+        execute = self._database.connection.execute
+        passed = f"s.collection = ? AND s.term = ? AND s.seq <= ? AND s.n <> {STRICT}"
+        done = execute(
+            f"UPDATE {table.name} SET _local = 0, _rank = s.rank, _key_id = s.key_id, _flags = s.flags, _term = s.term,"
+            f" _seq = s.seq FROM _sent AS s WHERE {passed} AND s.key = {table.name}.key"
+            f" AND ({table.name}._rank IS NULL OR {table.name}._rank <= s.rank)"
+            " AND NOT EXISTS (SELECT 1 FROM _edit AS e WHERE e.collection = s.collection AND e.key = s.key)"
+            " AND NOT EXISTS (SELECT 1 FROM _stuck AS k WHERE k.collection = s.collection AND k.key = s.key)"
+            " AND NOT EXISTS (SELECT 1 FROM _sent AS o WHERE o.collection = s.collection AND o.key = s.key"
+            " AND (o.batch, o.place, o.at) <> (s.batch, s.place, s.at))",
+            (number, term, limit),
+        )
+        if not done.rowcount:
+            return
+        settled = (
+            f"SELECT s.key FROM _sent AS s JOIN {table.name} AS c ON c.key = s.key WHERE {passed} AND c._local = 0"
+        )
+        execute(f"DELETE FROM {table.shadow} WHERE key IN ({settled})", (number, term, limit))
+        execute(
+            f"DELETE FROM _sent AS s WHERE {passed} AND EXISTS"
+            f" (SELECT 1 FROM {table.name} AS c WHERE c.key = s.key AND c._local = 0)",
+            (number, term, limit),
+        )
+
+    def _promote_one(self, collection: Collection, term: int, row: tuple[object, ...]) -> list[Change]:
+        vault, batch, place, at, key, rank, key_id, flags, value, raw, seq = row
+        assert isinstance(key, str) and isinstance(rank, bytes) and isinstance(key_id, bytes) and isinstance(seq, int)
+        assert isinstance(flags, int) and (value is None or isinstance(value, bytes))
+        entries, table = self._entries, collection.table
+        before = entries.look(table, [key])
+        self._database.connection.execute(
+            "DELETE FROM _sent WHERE vault = ? AND batch = ? AND place = ? AND at = ?", (vault, batch, place, at)
+        )
+        shown = None if value is None else collection.values.row_from_cbor(value)[0]
+        record = Incoming(seq, key, rank, key_id, flags, shown, value if raw else None)
+        entries.absorb(table, term, [record], claims=True)
+        if not self._claimed(collection.number, key):
+            entries.settle(table, key)
+        return before.changes_to(entries.look(table, [key]))
+
+    def _claimed(self, collection: int, key: str) -> bool:
+        found = self._database.connection.execute(
+            "SELECT EXISTS (SELECT 1 FROM _edit WHERE collection = ?1 AND key = ?2) OR EXISTS (SELECT 1 FROM _sent"
+            " WHERE collection = ?1 AND key = ?2) OR EXISTS (SELECT 1 FROM _stuck WHERE collection = ?1 AND key = ?2)",
+            (collection, key),
+        )
+        return bool(found.fetchone()[0])
+
+    def recognise(self, collection: Collection, term: int, records: Sequence[Incoming]) -> Sequence[Incoming]:
+        """The delivered records, without those that are this device's own sent writes.
+
+        To be delivered is to be answered: the write has that position from now on, and `promote` does the rest.
+        """
+        execute, number = self._database.connection.execute, collection.number
+        if not execute("SELECT EXISTS (SELECT 1 FROM _sent WHERE collection = ?)", (number,)).fetchone()[0]:
+            return records
+        author = execute("SELECT author FROM _vault WHERE id = ?", (collection.vault,)).fetchone()[0]
+        mine: bytes = author.to_bytes(4, "big")
+        seqs = (records[0].seq, records[-1].seq) if records else (0, 0)
+        answered = set(
+            execute(
+                "SELECT seq, rank FROM _sent WHERE collection = ? AND term = ? AND seq BETWEEN ? AND ?",
+                (number, term, *seqs),
+            )
+        )
+        others = []
+        for record in records:
+            if (record.seq, record.rank) in answered:
+                continue
+            if record.rank[_AUTHOR] == mine:
+                found = execute(
+                    "UPDATE _sent SET term = ?, seq = ? WHERE collection = ? AND key = ? AND rank = ?",
+                    (term, record.seq, number, record.key, record.rank),
+                )
+                if found.rowcount:
+                    continue
+            others.append(record)
+        return others
+
+
+def misfit(number: int) -> RemoteFault:
+    """A verdict that cannot be the one on this batch."""
+    return RemoteFault(f"The relay's verdict on batch {number} does not fit what the batch holds")

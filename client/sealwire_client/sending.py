@@ -1,0 +1,238 @@
+"""What one vault sends, in order: what has no verdict yet, then strict writes, then edits; each exactly once.
+
+Used by the vault's task alone, so that batches leave in the order of their numbers.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import trio
+
+from sealwire_client.batching import Batcher, Overtaken, Sealed, StrictWrite
+from sealwire_client.link import Link
+from sealwire_client.replica import CONFLICT, Answered, Change, Collection, HeldVault, Replica, Runner, StoredBatch
+from sealwire_client.stream import StreamSync
+from sealwire_protocol.client_session import ClientSession
+from sealwire_protocol.errors import Outcome
+from sealwire_protocol.events import Submit
+from sealwire_protocol.ids import StreamId
+from sealwire_protocol.limits import PUSH_WINDOW
+from sealwire_protocol.messages import Push, Pushed
+
+_log = logging.getLogger("sealwire.sending")
+
+
+class StrictError(Exception):
+    """A strict write was not made. It was not kept either: look again, and write anew."""
+
+
+class OfflineError(StrictError):
+    """There is no relay now to say whether the write may be made. Nothing was written."""
+
+
+class ConflictError(StrictError):
+    """Another device's write came first: what this one was based on has changed. Nothing was written."""
+
+
+class StrictRequest:
+    """Strict writes on their way, and their verdict."""
+
+    def __init__(self, writes: Sequence[StrictWrite]) -> None:
+        self.writes = writes
+        self.sent = False
+        self.error: StrictError | None = None
+        self.reached: dict[StreamId, int] = {}
+        """Seqs that the cursors must pass before the writes, or those that came first, can be read here."""
+        self.done = trio.Event()
+
+    def end(self, error: StrictError | None = None) -> None:
+        """The verdict is there."""
+        self.error = error
+        self.done.set()
+
+    @property
+    def names(self) -> str:
+        """What is written, for people."""
+        return ", ".join(f"{write.key!a} in {write.collection.name}" for write in self.writes)
+
+
+class Sending:
+    """The outgoing side of one vault's sync. `tell` learns what merging changed."""
+
+    def __init__(
+        self,
+        held: HeldVault,
+        streams: Mapping[StreamId, StreamSync],
+        batcher: Batcher,
+        writer: Runner[Replica],
+        link: Link,
+        tell: Callable[[Collection, Sequence[Change]], None],
+    ) -> None:
+        self._held, self._streams, self._batcher = held, streams, batcher
+        self._writer, self._link, self._tell = writer, link, tell
+        self._backlog: deque[StoredBatch] = deque()
+        self._resend = True
+        self._stored_after: int | None = None
+        self._requests: list[StrictRequest] = []
+        self._strict: dict[int, StrictRequest] = {}
+
+    def void(self) -> None:
+        """What was sent on this connection and has no verdict may not count: send it again."""
+        self._resend = True
+
+    def online(self) -> None:
+        """A new connection: it knows of nothing sent before."""
+        self._resend = True
+        self._backlog.clear()
+
+    def offline(self) -> None:
+        """Strict writes that were not sent are not made; those that were are sent again, and have a verdict then."""
+        for request in self._requests:
+            request.end(OfflineError(f"the connection to the relay was lost: {request.names} was not written"))
+        self._requests.clear()
+
+    def ask(self, request: StrictRequest) -> None:
+        """Send strict writes as soon as it is their turn."""
+        self._requests.append(request)
+
+    def withdraw(self, request: StrictRequest) -> None:
+        """Nobody waits for these any more: do not send them, unless it has begun."""
+        if request in self._requests:
+            self._requests.remove(request)
+
+    @property
+    def wanted(self) -> set[StreamId]:
+        """Streams to which strict writes wait to be sent."""
+        return {write.collection.stream for request in self._requests for write in request.writes}
+
+    async def send(self, busy: Callable[[], bool]) -> None:
+        """Send what has no verdict, in order, then seal and send what is new, as far as the window allows.
+
+        `busy`: verdicts wait to be taken in. They go first, so that what is sealed and not known to be answered stays
+        within the window.
+        """
+        session, vault = self._link.session, self._held.id
+        while session is not None and session is self._link.session and session.may_push(vault):
+            if self._resend:
+                self._resend, self._stored_after = False, 0
+                self._backlog.clear()
+            if self._backlog:
+                self._submit(session, self._backlog.popleft())
+                continue
+            if self._stored_after is not None:
+                await self._read_backlog(session, self._stored_after)
+                continue
+            if busy() or len(session.outstanding(vault)) >= PUSH_WINDOW:
+                return
+            tops = {x.collection.number: x.top for x in self._streams.values() if x.writable}
+            batch = await self._next(session, tops) if tops else None
+            if batch is None or self._resend:
+                return
+            self._submit(session, batch)
+
+    async def _read_backlog(self, session: ClientSession, after: int) -> None:
+        done = session.outstanding(self._held.id)
+        stored = await self._writer.run(_unanswered, self._held.number, after)
+        self._backlog = deque(batch for batch in stored if batch.number not in done)
+        self._stored_after = stored[-1].number if len(stored) == PUSH_WINDOW else None
+
+    async def _next(self, session: ClientSession, tops: dict[int, int]) -> StoredBatch | None:
+        batch = await self._next_strict(tops)
+        if batch is not None:
+            return batch
+        limits = session.limits
+        sealed: Sealed = await self._writer.run(self._batcher.next, tops, limits.push_records, limits.segment_bytes)
+        for collection, changes in sealed.changes:
+            self._tell(collection, changes)
+        return sealed.batch
+
+    async def _next_strict(self, tops: dict[int, int]) -> StoredBatch | None:
+        for request in list(self._requests):
+            if not all(write.collection.number in tops for write in request.writes):
+                continue
+            found = await self._writer.run(self._batcher.strict, request.writes, tops)
+            if found is None:
+                continue  # edits of these keys go first
+            self.withdraw(request)
+            if isinstance(found, Overtaken):
+                request.end(_conflict(request))
+                continue
+            request.sent = True
+            self._strict[found.number] = request
+            return found
+        return None
+
+    def _submit(self, session: ClientSession, batch: StoredBatch) -> None:
+        vault = self._held.id
+        term = session.term_of(vault)
+        if term is None or not session.may_push(vault) or batch.number in session.outstanding(vault):
+            self._resend = True
+            return
+        self._link.handle(Submit(Push(vault, term, batch.number, batch.flags, batch.groups)))
+
+    async def answered(self, message: Pushed) -> Answered | None:
+        """Take in a verdict, durably. Raises RemoteFault if it does not fit the batch."""
+        vault = self._held.number
+        answered = await self._writer.run(
+            lambda replica: replica.outbox.answer(
+                vault, message.batch, message.outcome, message.appended, message.refused
+            )
+        )
+        if answered is None:
+            return None
+        for stream, seq in answered.winners:
+            known = self._streams[stream]
+            known.head = max(known.head, seq)
+        request = self._strict.pop(message.batch, None)
+        if request is not None:
+            await self._end(request, message, answered)
+        return answered
+
+    async def _end(self, request: StrictRequest, message: Pushed, answered: Answered) -> None:
+        if message.outcome is Outcome.DONE and not answered.refused:
+            request.reached = {group.stream: group.first + group.records - 1 for group in message.appended}
+            request.end()
+            return
+
+        def told(replica: Replica) -> None:
+            for write in request.writes:
+                replica.outbox.aside.discard(write.collection, write.key)
+
+        await self._writer.run(told)
+        if message.outcome is Outcome.DONE:
+            request.reached = {stream: seq for stream, seq in answered.winners if seq}
+            request.end(_conflict(request))
+        else:
+            why = message.outcome.name.lower().replace("_", " ")
+            request.end(StrictError(f"the relay refused {request.names} ({why}): it was not written"))
+
+
+def _conflict(request: StrictRequest) -> ConflictError:
+    return ConflictError(
+        f"another device's write came first: {request.names} was not written; read what is there now, and decide anew"
+    )
+
+
+def explained(reason: str) -> str:
+    """Why a write was set aside, in a sentence."""
+    told = {outcome.name.lower(): why for outcome, why in WHY_REFUSED.items()} | {CONFLICT: _LATE_CONFLICT}
+    return told.get(reason, f"a write was set aside: {reason}")
+
+
+def _unanswered(replica: Replica, vault: int, after: int) -> list[StoredBatch]:
+    return replica.outbox.sent.unanswered(vault, after)
+
+
+_LATE_CONFLICT: Final = "another device's write came before a strict one, whose app had ended meanwhile"
+
+WHY_REFUSED: Final = {
+    Outcome.EPOCH_STALE: "the vault's keys have changed; what was sent is sealed again",
+    Outcome.SEAL_AGAIN: "what was sent was too old for the relay's log; it is sealed again",
+    Outcome.NOT_A_WRITER: "this device may not write to the vault; its writes are set aside",
+    Outcome.CLONED: "another device uses this one's identity (a copied folder?); what was sent is sealed again",
+    Outcome.STALE_NUMBER: "the relay no longer knows an old batch; its writes are set aside",
+    Outcome.MALFORMED: "the relay found a batch malformed; its writes are set aside; is this program up to date?",
+    Outcome.QUOTA: "the vault is full at this relay; writes are set aside",
+}
