@@ -1,32 +1,35 @@
 """Decisions about pushes, without a store: numbers, terms, heads, and what is written if they are accepted."""
 
 import random
+from collections.abc import Mapping
 
 import pytest
 
 from sealwire_protocol import codec
-from sealwire_protocol.errors import FaultCode, Outcome, RemoteFault
+from sealwire_protocol.conditions import NOTHING, Current
+from sealwire_protocol.errors import FaultCode, Outcome, Refusal, RemoteFault
 from sealwire_protocol.events import Answer, Refuse
 from sealwire_protocol.ids import Author, Term, VaultId
 from sealwire_protocol.limits import PUSH_RECORDS_MAX, SEGMENT_BYTES_MAX
 from sealwire_protocol.membership import Role
-from sealwire_protocol.messages import Group, Push, Pushed, StreamKind
+from sealwire_protocol.messages import ATOMIC, Group, Push, Pushed, Refused, StreamKind
 from sealwire_protocol.segment import encode_segment, read_segment
-from sealwire_relay.store.interface import OUTCOMES_KEPT, VaultState
-from sealwire_relay.view import Admitted, Draft, Head, Pusher, VaultView, admit
-from tests.support.device import KEY_ID, Identity, group, record, stream_id
+from sealwire_relay.store.interface import OUTCOMES_KEPT, GuardName, StreamWrite, VaultState
+from sealwire_relay.view import LIGHT_BYTES_MAX, Admitted, Draft, Head, Pusher, VaultView, admit
+from tests.support.device import KEY_ID, Identity, group, guarded, record, replaces, stream_id
 
 ANNA, BERT = Identity(1).key, Identity(2).key
 VAULT = VaultId(bytes(16))
-TODOS, NOTES = stream_id(1), stream_id(2)
+TODOS, NOTES, ACCOUNTS = stream_id(1), stream_id(2), stream_id(3)
 TERM = Term(5, b"term five"[:8])
 
 
 def view(head: int = 0, last_batch: int = 0, last_term: int = 5) -> VaultView:
-    """A vault with two streams, of which Anna (author 1) and Bert (author 2) are writers."""
+    """A vault with two open streams and a guarded one, of which Anna (author 1) and Bert (author 2) are writers."""
+    kinds = {TODOS: StreamKind.OPEN, NOTES: StreamKind.OPEN, ACCOUNTS: StreamKind.GUARDED}
     return VaultView(
         VaultState(1, KEY_ID),
-        {stream: Head(StreamKind.OPEN, head, head, 0, 0, 0, 0) for stream in (TODOS, NOTES)},
+        {stream: Head(kind, head, head, 0, 0, 0, 0) for stream, kind in kinds.items()},
         {
             ANNA: Pusher(Author(1), Role.WRITER, last_batch, last_term, {}),
             BERT: Pusher(Author(2), Role.WRITER, last_batch, last_term, {}),
@@ -39,10 +42,10 @@ def pushed(batch: int, *groups: Group, term: Term = TERM) -> Admitted:
     return admit(ANNA, Push(VAULT, term, batch, 0, groups or (group(TODOS, record()),)))
 
 
-def decide(draft: Draft, admitted: Admitted) -> Pushed | Refuse:
-    """The verdict on a push."""
+def decide(draft: Draft, admitted: Admitted, held: Mapping[GuardName, Current] | None = None) -> Pushed | Refuse:
+    """The verdict on a push, where the guarded stream holds this."""
     draft.take(admitted)
-    draft.decide({})
+    draft.decide(held or {})
     _, verdict = draft.answers[-1]
     if isinstance(verdict, Refuse):
         return verdict
@@ -246,3 +249,117 @@ def test_a_push_has_only_so_many_records() -> None:
     assert sum(found.records for found in pushed(1, *groups).surveys) == PUSH_RECORDS_MAX
     with pytest.raises(RemoteFault):
         pushed(1, *groups, group(stream_id(9), record()))
+
+
+# --- guarded streams
+
+
+def conflict(place: int, seq: int, group: int = 0) -> Refused:
+    """A refusal as it is kept."""
+    return Refused(group, place, Refusal.CONFLICT, seq, b"")
+
+
+def test_what_the_stream_holds_is_asked_for_by_those_groups_alone_that_need_it() -> None:
+    known = view()
+    draft = Draft(VAULT, known, TERM)
+    draft.take(pushed(1, group(TODOS, record(tag=1)), guarded(ACCOUNTS, (NOTHING, record(tag=2)))))
+    draft.take(pushed(2, guarded(ACCOUNTS, (NOTHING, record(tag=3)), (NOTHING, record(tag=2)))))
+    draft.take(pushed(3, guarded(NOTES, (NOTHING, record(tag=4)))))
+    draft.take(pushed(4, group(ACCOUNTS, record(tag=5))))
+    assert draft.wanted == {(VAULT, ACCOUNTS, record(tag=n).tag) for n in (2, 3)}
+    draft.decide({})
+    write = draft.write()
+    assert write is not None
+    draft.committed(write)
+    again = Draft(VAULT, known, TERM)
+    again.take(pushed(1, guarded(ACCOUNTS, (NOTHING, record(tag=6)))))
+    known.pushers.clear()
+    again.take(pushed(5, guarded(ACCOUNTS, (NOTHING, record(tag=7)))))
+    assert again.wanted == set(), "neither a repeat nor a stranger makes the relay look"
+
+
+def test_each_push_is_judged_on_top_of_those_before_it_and_written_with_what_the_stream_holds_then() -> None:
+    known = view(head=10)
+    draft = Draft(VAULT, known, TERM)
+    old, first, second, late = (record(version=n) for n in (4, 5, 6, 20))
+    held = {(VAULT, ACCOUNTS, old.tag): Current(old.version, old.salt, False, 7)}
+    for batch, write in enumerate([(replaces(old), first), (replaces(old), late), (replaces(first), second)], 1):
+        draft.take(pushed(batch, guarded(ACCOUNTS, write)))
+    draft.decide(held)
+    refused = [answer.message.refused for _, answer in draft.answers]  # type: ignore[union-attr]
+    assert refused == [(), (conflict(0, 11),), ()]
+    assert draft.conflicts == [1]
+    written = draft.write()
+    assert written is not None
+    (stream,) = written.streams
+    assert (stream.expected_head, stream.new_head, stream.new_top) == (10, 12, 10)
+    assert [segment.body for segment in stream.segments] == [encode_segment([first, second])]
+    assert stream.guards == ((old.tag, Current(6, second.salt, False, 12)),)
+    (deliver,) = draft.committed(written)
+    assert (deliver.prev, deliver.last, draft.records) == (10, 12, 2)
+
+
+def test_what_was_refused_does_not_raise_the_top() -> None:
+    known = view()
+    draft = Draft(VAULT, known, TERM)
+    held = {(VAULT, ACCOUNTS, record().tag): Current(1, bytes(8), False, 1)}
+    decide(draft, pushed(1, guarded(ACCOUNTS, (NOTHING, record(version=2**32)), (NOTHING, record(tag=1)))), held)
+    write = draft.write()
+    assert write is not None
+    assert [(s.new_head, s.new_top) for s in write.streams] == [(1, 1)]
+
+
+@pytest.mark.parametrize("flags", [0, ATOMIC])
+def test_a_stream_that_was_looked_at_is_a_condition_though_nothing_is_appended(flags: int) -> None:
+    known = view(head=10)
+    draft = Draft(VAULT, known, TERM)
+    held = {(VAULT, ACCOUNTS, record().tag): Current(1, bytes(8), False, 3)}
+    push = Push(VAULT, TERM, 1, flags, (guarded(ACCOUNTS, (NOTHING, record(version=2))),))
+    verdict = decide(draft, admit(ANNA, push), held)
+    assert verdict == Pushed(VAULT, 1, Outcome.DONE, (), (conflict(0, 3),))
+    write = draft.write()
+    assert write is not None
+    assert write.streams == (StreamWrite(ACCOUNTS, 10, 10, 10, (), ()),)
+    assert codec.decode(write.batches[0].outcome.answer) == verdict
+    assert draft.committed(write) == []
+    assert known.heads[ACCOUNTS].head == 10
+
+
+def test_an_atomic_push_that_is_refused_leaves_no_trace_for_those_after_it() -> None:
+    draft = Draft(VAULT, view(), TERM)
+    held = {(VAULT, ACCOUNTS, record(tag=1).tag): Current(1, bytes(8), False, 3)}
+    both = (NOTHING, record()), (NOTHING, record(tag=1, version=2))
+    push = Push(VAULT, TERM, 1, ATOMIC, (group(TODOS, record()), guarded(ACCOUNTS, *both)))
+    verdict = decide(draft, admit(ANNA, push), held)
+    assert isinstance(verdict, Pushed)
+    assert (verdict.appended, len(verdict.refused)) == ((), 3)
+    verdict = decide(draft, pushed(2, group(TODOS, record()), guarded(ACCOUNTS, (NOTHING, record()))), held)
+    assert isinstance(verdict, Pushed)
+    assert [(row.stream, row.first) for row in verdict.appended] == [(TODOS, 1), (ACCOUNTS, 1)]
+
+
+def test_an_atomic_push_is_never_divided_between_segments() -> None:
+    draft = Draft(VAULT, view(), TERM)
+    ends = []
+    for batch in range(1, 30):
+        writes = [(NOTHING, record(tag=batch * 100 + n, units=500)) for n in range(1 + batch % 7)]
+        told = decide(draft, admit(ANNA, Push(VAULT, TERM, batch, ATOMIC, (guarded(ACCOUNTS, *writes),))))
+        assert isinstance(told, Pushed)
+        ends.append(told.appended[0].first + told.appended[0].records - 1)
+    write = draft.write()
+    assert write is not None
+    assert len(write.streams[0].segments) > 2
+    assert {segment.last for segment in write.streams[0].segments} <= set(ends)
+
+
+def test_a_long_verdict_marks_the_view_and_a_short_one_does_not() -> None:
+    for records, heavy in ((3, False), (LIGHT_BYTES_MAX // 8, True)):
+        known = view()
+        draft = Draft(VAULT, known, TERM)
+        held = {(VAULT, ACCOUNTS, record(tag=n).tag): Current(1, bytes(8), False, 1) for n in range(records)}
+        writes = [(NOTHING, record(tag=n, version=2)) for n in range(records)]
+        decide(draft, pushed(1, guarded(ACCOUNTS, *writes)), held)
+        write = draft.write()
+        assert write is not None
+        draft.committed(write)
+        assert known.heavy is heavy

@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed
 
 from sealwire_protocol import codec, membership
 from sealwire_protocol.client_session import ClientSession
+from sealwire_protocol.conditions import Condition, Names, encode_condition
 from sealwire_protocol.events import (
     Applied,
     Apply,
@@ -77,7 +78,7 @@ from sealwire_protocol.messages import (
     Wanted,
     Welcome,
 )
-from sealwire_protocol.segment import MAC_BYTES, SALT_BYTES, Record, encode_segment, read_segment
+from sealwire_protocol.segment import MAC_BYTES, SALT_BYTES, TOMBSTONE, Record, encode_segment, read_segment
 
 WAIT_SECONDS = 10.0
 """Only a test that fails waits so long."""
@@ -143,6 +144,17 @@ def stream_id(number: int) -> StreamId:
 def group(stream: StreamId, *records: Record) -> Group:
     """One stream's part of a push."""
     return Group(stream, b"", encode_segment(records))
+
+
+def replaces(current: Record) -> Condition:
+    """The condition of a write that replaces this record."""
+    return Condition(Names.TOMBSTONE if current.flags & TOMBSTONE else Names.ENTRY, current.version, current.salt)
+
+
+def guarded(stream: StreamId, *writes: tuple[Condition, Record]) -> Group:
+    """One guarded stream's part of a push: each record with its condition."""
+    conditions = b"".join(encode_condition(condition) for condition, _ in writes)
+    return Group(stream, conditions, encode_segment(record for _, record in writes))
 
 
 class Device:
@@ -321,9 +333,9 @@ class Device:
         assert isinstance(answer, Done), answer
         return vault_id_of(link), [link]
 
-    async def create_stream(self, vault: VaultId, stream: StreamId) -> None:
-        """Create an open stream."""
-        answer = await self.request(lambda number: CreateStream(number, vault, stream, StreamKind.OPEN))
+    async def create_stream(self, vault: VaultId, stream: StreamId, kind: StreamKind = StreamKind.OPEN) -> None:
+        """A stream, open unless another kind is given."""
+        answer = await self.request(lambda number: CreateStream(number, vault, stream, kind))
         assert isinstance(answer, Done), answer
 
     async def add(self, log: list[bytes], other: Identity, role: Role = Role.WRITER) -> Author:
@@ -357,10 +369,10 @@ class Device:
         assert term is not None
         return term
 
-    async def push(self, vault: VaultId, batch: int, *groups: Group) -> Pushed:
+    async def push(self, vault: VaultId, batch: int, *groups: Group, flags: int = 0) -> Pushed:
         """Push a batch, as soon as the vault is subscribed, and wait for its verdict."""
         await self.when(lambda: self.session.term_of(vault) is not None)
-        await self.send(Push(vault, self.term(vault), batch, 0, groups))
+        await self.send(Push(vault, self.term(vault), batch, flags, groups))
         return await self.verdict(vault, batch)
 
     async def verdict(self, vault: VaultId, batch: int) -> Pushed:
