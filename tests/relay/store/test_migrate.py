@@ -5,11 +5,14 @@ import asyncio
 import asyncpg  # type: ignore[import-untyped]
 import pytest
 
+from sealwire_protocol.conditions import Current
+from sealwire_protocol.ids import DeviceKey, StreamId, Tag, VaultId
 from sealwire_relay.store import migrate as module
 from sealwire_relay.store.interface import SchemaError, StoreError
 from sealwire_relay.store.migrate import MIGRATIONS, Migration, Phase, latest, migrate
 from sealwire_relay.store.postgres import PostgresStore
-from tests.relay.store.places import PostgresPlace
+from sealwire_relay.store.rows import signed
+from tests.relay.store.places import PostgresPlace, Vault, batch_write, name, segments, stream_write, whole, write
 from tests.support.aio import asyncio_test
 
 
@@ -67,6 +70,47 @@ async def test_an_older_relay_works_on_what_only_adds_and_on_nothing_else(postgr
     await _run(dsn, f"UPDATE sealwire.relay SET migrated_post = {latest(Phase.POST) + 1}")
     with pytest.raises(SchemaError, match="newer relay"):
         await PostgresStore(dsn).open()
+
+
+@asyncio_test
+async def test_a_database_of_the_first_schema_is_migrated_with_what_is_in_it(postgres: PostgresPlace) -> None:
+    dsn, lines = await _empty(postgres), list[str]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "MIGRATIONS", MIGRATIONS[:1])
+        await migrate(dsn, lambda line: None, Phase.PRE)
+    with pytest.raises(SchemaError, match="run `sealwire-relay migrate`"):
+        await PostgresStore(dsn).open()
+    vault = Vault(VaultId(name(16)), DeviceKey(name(32)), DeviceKey(name(32)), StreamId(name(8)))
+    await _fill_first_schema(dsn, vault)
+    await migrate(dsn, lines.append, Phase.PRE)
+    assert lines[0] == "database migrated: 0002 guard (pre)"
+    store = PostgresStore(dsn)
+    await store.open()
+    term = await store.current_term()
+    assert await whole(store, vault, vault.stream) == list(segments(0, b"ab"))
+    wanted = (vault.id, vault.stream, Tag(name(16)))
+    assert await store.guards([wanted]) == {}
+    held = Current(3, b"\xf0" * 8, False, 3)
+    new = stream_write(vault.stream, 2, b"c")._replace(guards=((wanted[2], held),))
+    assert await store.append([write(vault, term, [new], [batch_write(2)], epoch=1)]) == [True]
+    assert await store.guards([wanted]) == {wanted: held}
+    await store.close()
+
+
+async def _fill_first_schema(dsn: str, vault: Vault) -> None:
+    """One vault with one stream, two records and a verdict, as the first relay stored them."""
+    await _run(
+        dsn,
+        f"""
+        UPDATE sealwire.relay SET term = 1, term_id = 11;
+        INSERT INTO sealwire.stream VALUES
+            ('{vault.id.hex()}', 0, 1, 0, 0, 0, 0, 0, 1, 11, 5, 1, 3, '{{1, 11, 0}}'),
+            ('{vault.id.hex()}', {signed(vault.stream)}, 2, 4, 0, 0, 0, 0, 1, 11, 5, 1, 2, '{{1, 11, 0}}');
+        INSERT INTO sealwire.segment VALUES ('{vault.id.hex()}', {signed(vault.stream)}, 2, 0, 'ab');
+        INSERT INTO sealwire.member VALUES ('{vault.id.hex()}', 1, 1, 1, x'{vault.admin.hex()}', 3);
+        INSERT INTO sealwire.outcome VALUES ('{vault.id.hex()}', 1, 1, 1, 'digest', 'answer');
+        """,
+    )
 
 
 @asyncio_test

@@ -9,10 +9,11 @@ from typing import Any
 import asyncpg  # type: ignore[import-untyped]
 import pytest
 
-from sealwire_protocol.ids import StreamId, Term, TermStart
+from sealwire_protocol.conditions import Current
+from sealwire_protocol.ids import StreamId, Tag, Term, TermStart
 from sealwire_protocol.limits import TERMS_TOLD_MAX
 from sealwire_protocol.messages import StreamKind
-from sealwire_relay.store.interface import DiskFullError, OutcomeUnknownError, StoreDownError, StoreError
+from sealwire_relay.store.interface import DiskFullError, OutcomeUnknownError, StoreDownError, StoreError, StreamWrite
 from sealwire_relay.store.migrate import Phase, migrate
 from sealwire_relay.store.postgres import PostgresStore
 from tests.relay.store.places import (
@@ -112,6 +113,46 @@ async def test_a_condition_that_ceased_to_hold_while_a_lock_was_awaited_is_seen(
     assert done == [False]
     assert await whole(store, vault, vault.stream) == list(segments(0, b"ab"))
     await store.close()
+
+
+@asyncio_test
+@pytest.mark.parametrize(("change", "holds"), [("head = 3", False), ("cleaned_to = 1", True)])
+async def test_a_refusal_waits_for_a_head_that_is_about_to_move(
+    postgres: PostgresPlace, change: str, holds: bool
+) -> None:
+    """A stream that was only looked at is locked like the others, and compared once its lock was got."""
+    async with postgres.opened() as store:
+        term = await store.open_term()
+        vault = await make_vault(store, term)
+        assert await store.append([write(vault, term, [stream_write(vault.stream, 0, b"ab")])]) == [True]
+        async with _direct(postgres) as other:
+            transaction = other.transaction()
+            await transaction.start()
+            await other.execute(f"UPDATE sealwire.stream SET {change} {_where(vault, 'stream')}")
+            looked_at = StreamWrite(vault.stream, 2, 2, 0, ())
+            append = asyncio.create_task(store.append([write(vault, term, [looked_at], [batch_write(1)])]))
+            await _somebody_waits(postgres)
+            await transaction.commit()
+        assert await append == [holds]
+        state = await store.pusher(vault.id, vault.admin)
+        assert state is not None
+        assert state.last_batch == int(holds)
+
+
+@asyncio_test
+async def test_what_is_written_again_and_again_stays_within_its_page(postgres: PostgresPlace) -> None:
+    """Updates of what a stream holds leave the index alone, and so cost no more after the thousandth."""
+    place = PostgresPlace(postgres.server, await postgres.server.database(), False)
+    await migrate(place.server.dsn(place.database), lambda line: None, Phase.PRE)
+    async with place.opened() as store, _direct(place) as direct:
+        term = await store.open_term()
+        vault = await make_vault(store, term)
+        tags = [Tag(bytes([n]) * 16) for n in range(4)]
+        for head in range(60):
+            guards = tuple((tag, Current(head + 1, b"salt....", False, head + 1)) for tag in tags)
+            new = stream_write(vault.stream, head, b"x")._replace(guards=guards)
+            assert await store.append([write(vault, term, [new])]) == [True]
+        assert await direct.fetchval("SELECT pg_relation_size('sealwire.guard')") == 8_192
 
 
 @asyncio_test
