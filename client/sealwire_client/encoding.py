@@ -15,12 +15,14 @@ import dataclasses
 import typing
 from collections.abc import Sequence
 from dataclasses import MISSING, Field
+from functools import cached_property
 from typing import Any, Final, Generic, Protocol, TypeVar
 
+from sealwire_client.forms import Form, Nested, cbor_from_forms, covers, described
 from sealwire_client.kinds import INTEGER_MAX, Kind, Untyped, kind_of
 from sealwire_client.plain import UNDEFINED, EncodingError, dump, load
 from sealwire_client.replica.entries import Column
-from sealwire_client.replica.values import Row
+from sealwire_client.replica.values import Kept, Row
 from sealwire_client.threeway import chosen, merged_untyped
 
 __all__ = ["EncodingError", "Schema", "numbered", "schema_of"]
@@ -66,14 +68,24 @@ class Schema(Protocol[T]):
     def from_row(self, row: Row) -> T:
         """A value from its columns."""
 
-    def row_from_cbor(self, raw: bytes) -> tuple[Row, bool]:
-        """A row straight from a value's bytes, and whether `cbor_from_row` would give these very bytes again.
+    def row_from_cbor(self, raw: bytes) -> tuple[Row | None, int]:
+        """A row straight from a value's bytes, and how many of its columns give these very bytes again (R17).
 
-        If not (a field of a newer app, an older app that lacked one, another encoder), keep the bytes (R17).
+        All of them do for what an app like this one wrote, fewer if it lacked the last ones, 0 if the bytes must be
+        kept: a field of a newer app, another encoder. Raises nothing: the row is None if `decode` would raise.
         """
 
-    def cbor_from_row(self, row: Row) -> bytes:
-        """The bytes of the value that a row holds."""
+    def cbor_from_row(self, row: Row, kept: Kept = None) -> bytes:
+        """The bytes of the value that a row holds, with what was kept beside it."""
+
+    def defaults(self) -> Row:
+        """What the columns hold of a value that was written without them."""
+
+    def fits(self, forms: Sequence[str]) -> bool:
+        """True if rows whose first columns were written under these forms read as they are."""
+
+    def cbor_from_forms(self, forms: Sequence[str], row: Row) -> bytes:
+        """The bytes of a value whose columns were written under these forms."""
 
     def carry(self, raw: bytes, before: bytes) -> bytes:
         """A new value's bytes, with what the value before it held that this app does not know.
@@ -99,6 +111,13 @@ def schema_of(cls: type[T]) -> Schema[T]:
     return DataclassSchema(cls, {})
 
 
+def fit(columns: Sequence[Column], forms: Sequence[str]) -> bool:
+    """True if rows whose first columns were written under these forms read as they are under those of `columns`."""
+    return len(forms) <= len(columns) and all(
+        covers(column.form, form) for column, form in zip(columns, forms, strict=False)
+    )
+
+
 class _Place:
     """A field: its number, its name, its kind, and what it is in a value that was written without it."""
 
@@ -118,9 +137,19 @@ class _Place:
             return None
         return None if value is None else self.kind.plain(value, self.where)
 
+    def default(self) -> Any:
+        """What the column holds of a value that was written without the field."""
+        plain = self.missing()
+        return None if plain is None else self.kind.sql(plain)
+
     def normal(self, plain: Any) -> Any:
         """The normal form of what stood at this place. None is let through: an older app may have allowed it."""
         return None if plain is None else self.kind.normal(plain, self.where)
+
+    def form(self) -> str:
+        """What a later app must know to read the column."""
+        nested: Nested = {}
+        return described(self.number, self.kind.form(nested), nested)
 
     def full(self, plain: Any) -> Any:
         """The normal form that keeps what a newer app wrote within it; of UNDEFINED the default."""
@@ -177,8 +206,12 @@ class DataclassSchema(Generic[T]):
         self._places = _places(cls, known)
         self._width = self._places[-1].number + 1
         self._direct = len(self._places) == self._width and all(place.kind.stored_plain for place in self._places)
-        self._shapes: dict[tuple[type, ...], tuple[list[int], list[int]] | None] = {}
-        self.columns = tuple(Column(place.name, place.kind.column) for place in self._places)
+        self._shapes: dict[tuple[type, ...], _Checks] = {}
+
+    @cached_property
+    def columns(self) -> tuple[Column, ...]:
+        """See `Schema.columns`."""
+        return tuple(Column(place.name, place.kind.column, place.form()) for place in self._places)
 
     def encode(self, value: T) -> bytes:
         """See `Schema.encode`."""
@@ -199,27 +232,63 @@ class DataclassSchema(Generic[T]):
         """See `Schema.from_row`."""
         return self.value(self._unrow(row))
 
-    def row_from_cbor(self, raw: bytes) -> tuple[Row, bool]:
+    def row_from_cbor(self, raw: bytes) -> tuple[Row | None, int]:
         """See `Schema.row_from_cbor`."""
-        values = self._load(raw)
-        if self._direct:
-            shape = tuple(map(type, values))
-            checks = self._shapes.get(shape) or self._learn(shape)
-            if checks is not None:
-                for n in checks[0]:
-                    if not -INTEGER_MAX - 1 <= values[n] <= INTEGER_MAX:
-                        self.normal(values)
-                for n in checks[1]:
-                    if values[n] != values[n]:
-                        self.normal(values)
-                    values[n] += 0.0
-                return tuple(values), dump(values) == raw
-        plains = self.normal(values)
-        return self._row(plains), dump(self.array(plains)) == raw
+        try:
+            values = self._load(raw)
+            row = self._direct_row(values) if self._direct else None
+            if row is not None:
+                return row, len(values) if dump(values) == raw else 0
+            plains = self.normal(values)
+            return self._row(plains), self._columns_of(plains, len(values), raw)
+        except EncodingError:
+            return None, 0
 
-    def cbor_from_row(self, row: Row) -> bytes:
+    def _direct_row(self, values: list[Any]) -> Row | None:
+        """A row of values that are all of the usual types, which are made normal; None if they are not."""
+        shape = tuple(map(type, values))
+        checks = self._shapes.get(shape) or self._learn(shape)
+        if checks is None:
+            return None
+        integers, floats, picky = checks
+        for n in integers:
+            if not -INTEGER_MAX - 1 <= values[n] <= INTEGER_MAX:
+                return None
+        for n in floats:
+            if values[n] != values[n]:
+                return None
+            values[n] += 0.0
+        for n in picky:
+            self._places[n].normal(values[n])
+        if len(values) == self._width:
+            return tuple(values)
+        return (*values, *[place.default() for place in self._places[len(values) :]])
+
+    def _columns_of(self, plains: Sequence[Any], written: int, raw: bytes) -> int:
+        """How many columns give these bytes again, which hold an array of `written` places; 0: none do."""
+        count = len(self._places)
+        while count and self._places[count - 1].number >= written:
+            count -= 1
+        return count if count and dump(self.array(plains)[: self._places[count - 1].number + 1]) == raw else 0
+
+    def cbor_from_row(self, row: Row, kept: Kept = None) -> bytes:
         """See `Schema.cbor_from_row`."""
-        return dump(self.array(self._unrow(row)))
+        if isinstance(kept, bytes):
+            return kept
+        values = self.array(self._unrow(row))
+        return dump(values if kept is None else values[: self._places[kept - 1].number + 1])
+
+    def defaults(self) -> Row:
+        """See `Schema.defaults`."""
+        return tuple(place.default() for place in self._places)
+
+    def fits(self, forms: Sequence[str]) -> bool:
+        """See `Schema.fits`."""
+        return fit(self.columns, forms)
+
+    def cbor_from_forms(self, forms: Sequence[str], row: Row) -> bytes:
+        """See `Schema.cbor_from_forms`."""
+        return cbor_from_forms(forms, row)
 
     def carry(self, raw: bytes, before: bytes) -> bytes:
         """See `Schema.carry`."""
@@ -279,19 +348,44 @@ class DataclassSchema(Generic[T]):
             found[n] = place.kind.merged(before[n], here[n], there[n], sequences)
         return self.full(found)
 
+    def trimmed(self, values: Sequence[Any]) -> list[Any]:
+        """The normal array of a nested value without what this app does not know: as long as it was written."""
+        found: list[Any] = [UNDEFINED] * min(self._width, len(values))
+        for place in self._places:
+            if place.number < len(values) and values[place.number] is not UNDEFINED:
+                found[place.number] = place.normal(values[place.number])
+        while found and found[-1] is UNDEFINED:
+            found.pop()
+        return found
+
+    def form(self, nested: Nested) -> str:
+        """The name in `nested` under which the fields are described."""
+        name = f"{self._cls.__module__}.{self._cls.__qualname__}"
+        if name not in nested:
+            nested[name] = []
+            nested[name] += [[place.number, place.name, place.kind.form(nested)] for place in self._places]
+        return name
+
     def value(self, plains: Sequence[Any]) -> T:
         """The app's value."""
         return self._cls(**{place.name: place.value(plain) for place, plain in zip(self._places, plains, strict=True)})
 
-    def json(self, plains: Sequence[Any]) -> dict[str, Any]:
-        """The fields by their names, as SQL's JSON functions see a nested value."""
-        pairs = zip(self._places, plains, strict=True)
-        return {place.name: None if plain is None else place.kind.json(plain) for place, plain in pairs}
+    def json(self, values: Sequence[Any]) -> dict[str, Any]:
+        """The fields that were written by their names, as SQL's JSON functions see a nested value."""
+        places = [place for place in self._places if place.number < len(values)]
+        found = [(place, values[place.number]) for place in places if values[place.number] is not UNDEFINED]
+        return {place.name: None if plain is None else place.kind.json(plain) for place, plain in found}
 
     def unjson(self, found: dict[str, Any]) -> list[Any]:
         """The inverse of `json`."""
-        given = [(place, found.get(place.name)) for place in self._places]
-        return [None if one is None else place.kind.unjson(one, place.where) for place, one in given]
+        if type(found) is not dict:
+            raise TypeError("no JSON object")
+        places = [place for place in self._places if place.name in found]
+        values: list[Any] = [UNDEFINED] * (places[-1].number + 1 if places else 0)
+        for place in places:
+            one = found[place.name]
+            values[place.number] = None if one is None else place.kind.unjson(one, place.where)
+        return values
 
     def array(self, plains: Sequence[Any]) -> list[Any]:
         """The array that stands for a value."""
@@ -320,16 +414,21 @@ class DataclassSchema(Generic[T]):
         pairs = zip(self._places, row, strict=True)
         return [None if found is None else place.kind.unsql(found, place.where) for place, found in pairs]
 
-    def _learn(self, shape: tuple[type, ...]) -> tuple[list[int], list[int]] | None:
-        """Which integers and floats a value of this shape must have checked; None: it is not of the usual shape."""
-        if len(shape) != self._width or not all(
-            one is type(None) or one in place.kind.types for one, place in zip(shape, self._places, strict=True)
+    def _learn(self, shape: tuple[type, ...]) -> "_Checks":
+        """Which values of this shape must be checked; None: it is not of the usual shape."""
+        if not 0 < len(shape) <= self._width or not all(
+            one is type(None) or one in place.kind.types for one, place in zip(shape, self._places, strict=False)
         ):
             return None
-        checks = [n for n, one in enumerate(shape) if one is int], [n for n, one in enumerate(shape) if one is float]
+        picky = [n for n, one in enumerate(shape) if one is not type(None) and self._places[n].kind.picky]
+        integers, floats = ([n for n, one in enumerate(shape) if one is number] for number in (int, float))
         if len(self._shapes) < _SHAPES_MAX:
-            self._shapes[shape] = checks
-        return checks
+            self._shapes[shape] = integers, floats, picky
+        return integers, floats, picky
+
+
+_Checks = tuple[list[int], list[int], list[int]] | None
+"""The places of integers, floats and picky values of one shape."""
 
 
 class _Nested(Kind):
@@ -346,10 +445,13 @@ class _Nested(Kind):
     def normal(self, plain: Any, where: str) -> Any:
         if type(plain) is not list:
             raise EncodingError(f"{where} cannot be of type {type(plain).__name__}")
-        return self._schema.array(self._schema.normal(plain))
+        return self._schema.trimmed(plain)
 
     def value(self, plain: Any, where: str) -> Any:
         return self._schema.value(self._schema.normal(plain))
+
+    def form(self, nested: Nested) -> Form:
+        return ["nested", self._schema.form(nested)]
 
     def full(self, plain: Any, where: str) -> Any:
         return self._schema.full(plain) if type(plain) is list else self.normal(plain, where)
@@ -366,18 +468,18 @@ class _Nested(Kind):
         return self._schema.merged(base, mine, theirs, sequences)
 
     def json(self, plain: Any) -> Any:
-        return self._schema.json(self._schema.normal(plain))
+        return self._schema.json(plain)
 
     def unjson(self, found: Any, where: str) -> Any:
-        return self._schema.array(self._schema.unjson(found))
+        return self._schema.unjson(found)
 
 
 class DictSchema:
     """Values without declared fields: dicts of what JSON can say, in one column. See `Schema`."""
 
-    columns = (Column("value", "TEXT"),)
     _kind = Untyped((dict,))
     _where = "a value"
+    columns = (Column("value", "TEXT", described(0, _kind.form({}), {})),)
 
     def encode(self, value: dict[str, Any]) -> bytes:
         """See `Schema.encode`."""
@@ -395,13 +497,28 @@ class DictSchema:
         """See `Schema.from_row`."""
         return typing.cast(dict[str, Any], self._kind.unsql(row[0], self._where))
 
-    def row_from_cbor(self, raw: bytes) -> tuple[Row, bool]:
+    def row_from_cbor(self, raw: bytes) -> tuple[Row | None, int]:
         """See `Schema.row_from_cbor`."""
-        plain = self._load(raw)
-        return (self._kind.sql(plain),), dump(plain) == raw
+        try:
+            plain = self._load(raw)
+            return (self._kind.sql(plain),), int(dump(plain) == raw)
+        except EncodingError:
+            return None, 0
 
-    def cbor_from_row(self, row: Row) -> bytes:
+    def cbor_from_row(self, row: Row, kept: Kept = None) -> bytes:
         """See `Schema.cbor_from_row`."""
+        return kept if isinstance(kept, bytes) else dump(self.from_row(row))
+
+    def defaults(self) -> Row:
+        """See `Schema.defaults`."""
+        return (None,)
+
+    def fits(self, forms: Sequence[str]) -> bool:
+        """See `Schema.fits`."""
+        return fit(self.columns, forms)
+
+    def cbor_from_forms(self, forms: Sequence[str], row: Row) -> bytes:
+        """See `Schema.cbor_from_forms`. A dict is no field of anything: its bytes are the dict's."""
         return dump(self.from_row(row))
 
     def carry(self, raw: bytes, before: bytes) -> bytes:

@@ -13,6 +13,7 @@ from decimal import Decimal, InvalidOperation
 from enum import Enum
 from typing import Any, Final
 
+from sealwire_client.forms import Form, Nested
 from sealwire_client.plain import UNDEFINED, EncodingError, dump, map_order
 from sealwire_client.replica.values import SqlValue
 from sealwire_client.threeway import chosen, merged_maps, merged_untyped, ordered, united
@@ -30,6 +31,12 @@ class Kind:
     """The column holds the plain form itself."""
     types: frozenset[type] = frozenset()
     """What the plain form may be, if it is a scalar."""
+    picky: bool = False
+    """Not every plain value of these types is one of this kind."""
+
+    def form(self, nested: Nested) -> Form:
+        """What a later app must know to read a column of this kind. Dataclasses are described in `nested`, once."""
+        raise AssertionError(f"{type(self).__name__} has no form")
 
     def plain(self, value: Any, where: str) -> Any:
         """The plain form of an app's value. Raises EncodingError."""
@@ -90,6 +97,9 @@ class Text(Kind):
 
     types = frozenset((str,))
 
+    def form(self, nested: Nested) -> Form:
+        return ["text"]
+
     def plain(self, value: Any, where: str) -> Any:
         return str.__str__(value) if isinstance(value, str) else self.normal(value, where)
 
@@ -99,6 +109,9 @@ class Integer(Kind):
 
     column = "INTEGER"
     types = frozenset((int,))
+
+    def form(self, nested: Nested) -> Form:
+        return ["integer"]
 
     def normal(self, plain: Any, where: str) -> Any:
         if type(plain) is not int:
@@ -113,6 +126,9 @@ class Float(Kind):
 
     column = "REAL"
     types = frozenset((float,))
+
+    def form(self, nested: Nested) -> Form:
+        return ["float"]
 
     def normal(self, plain: Any, where: str) -> Any:
         if type(plain) is int and abs(plain) <= INTEGER_MAX:
@@ -136,6 +152,9 @@ class Boolean(Kind):
     column = "BOOLEAN"
     types = frozenset((bool,))
 
+    def form(self, nested: Nested) -> Form:
+        return ["boolean"]
+
     def unsql(self, found: SqlValue, where: str) -> Any:
         return None if found is None else bool(found)
 
@@ -145,6 +164,9 @@ class Bytes(Kind):
 
     column = "BLOB"
     types = frozenset((bytes,))
+
+    def form(self, nested: Nested) -> Form:
+        return ["bytes"]
 
     def json(self, plain: Any) -> Any:
         return base64.b64encode(plain).decode()
@@ -160,14 +182,23 @@ class Spelled(Kind):
     """Something with one spelling as text: a date, a time, a decimal number."""
 
     types = frozenset((str,))
+    picky = True
 
     def __init__(self, cls: type, spell: Callable[[Any], str], read: Callable[[str], Any]) -> None:
         self._cls, self._spell, self._read = cls, spell, read
+
+    def form(self, nested: Nested) -> Form:
+        return [self._cls.__name__]
 
     def plain(self, value: Any, where: str) -> Any:
         if type(value) is not self._cls:
             raise EncodingError(f"{where} cannot be of type {type(value).__name__}; it takes a {self._cls.__name__}")
         return self._spell(value)
+
+    def normal(self, plain: Any, where: str) -> Any:
+        plain = super().normal(plain, where)
+        self.value(plain, where)
+        return plain
 
     def value(self, plain: Any, where: str) -> Any:
         try:
@@ -179,6 +210,8 @@ class Spelled(Kind):
 class Enumerated(Kind):
     """A member of an enumeration, kept by its value."""
 
+    picky = True
+
     def __init__(self, cls: type[Enum], where: str) -> None:
         self._cls = cls
         kinds = {type(member.value) for member in cls}
@@ -186,6 +219,10 @@ class Enumerated(Kind):
             raise EncodingError(f"{where} is an enumeration whose values are neither all text nor all integers")
         self.types = frozenset(kinds)
         self.column = "TEXT" if kinds == {str} else "INTEGER"
+        self._known = frozenset(member.value for member in cls)
+
+    def form(self, nested: Nested) -> Form:
+        return ["enumeration", *sorted(self._known)]
 
     def plain(self, value: Any, where: str) -> Any:
         if not isinstance(value, self._cls):
@@ -194,15 +231,12 @@ class Enumerated(Kind):
 
     def normal(self, plain: Any, where: str) -> Any:
         plain = super().normal(plain, where)
+        if plain not in self._known:
+            raise EncodingError(f"{where} holds {plain!r}, which is no {self._cls.__name__} known here")
         return _INTEGER.normal(plain, where) if type(plain) is int else plain
 
     def value(self, plain: Any, where: str) -> Any:
-        try:
-            return self._cls(plain)
-        except ValueError:
-            raise EncodingError(
-                f"{where} holds {plain!r}, which is no {self._cls.__name__} known here; a newer app may have written it"
-            ) from None
+        return self._cls(self.normal(plain, where))
 
 
 class Sequence(Kind):
@@ -212,6 +246,9 @@ class Sequence(Kind):
 
     def __init__(self, item: Kind, make: type[list[Any] | tuple[Any, ...] | frozenset[Any]]) -> None:
         self._item, self._make = item, make
+
+    def form(self, nested: Nested) -> Form:
+        return ["list", self._item.form(nested)]
 
     def plain(self, value: Any, where: str) -> Any:
         if not isinstance(value, self._make):
@@ -260,6 +297,9 @@ class Set(Sequence):
     def __init__(self, item: Kind) -> None:
         super().__init__(item, frozenset)
 
+    def form(self, nested: Nested) -> Form:
+        return ["set", self._item.form(nested)]
+
     def plain(self, value: Any, where: str) -> Any:
         return ordered(super().plain(value, where))
 
@@ -283,6 +323,9 @@ class Map(Kind):
 
     def __init__(self, item: Kind) -> None:
         self._item = item
+
+    def form(self, nested: Nested) -> Form:
+        return ["map", self._item.form(nested)]
 
     def plain(self, value: Any, where: str) -> Any:
         return self._mapped(value, where, self._item.plain)
@@ -330,6 +373,9 @@ class Untyped(Kind):
     def __init__(self, accepted: tuple[type, ...] = (object,)) -> None:
         self._accepted = accepted
 
+    def form(self, nested: Nested) -> Form:
+        return ["untyped", *sorted(one.__name__ for one in self._accepted)]
+
     def normal(self, plain: Any, where: str) -> Any:
         if not isinstance(plain, self._accepted):
             raise EncodingError(f"{where} cannot be of type {type(plain).__name__}")
@@ -367,6 +413,10 @@ class Optional(Kind):
     def __init__(self, inner: Kind) -> None:
         self._inner = inner
         self.column, self.stored_plain, self.types = inner.column, inner.stored_plain, inner.types | {type(None)}
+        self.picky = inner.picky
+
+    def form(self, nested: Nested) -> Form:
+        return ["optional", self._inner.form(nested)]
 
     def plain(self, value: Any, where: str) -> Any:
         return None if value is None else self._inner.plain(value, where)

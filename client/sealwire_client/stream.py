@@ -4,12 +4,11 @@
 all in the caller's transaction: either the whole delivery becomes durable, or nothing of it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from sealwire_client import sealing
-from sealwire_client.encoding import EncodingError
 from sealwire_client.merging import Resolve
 from sealwire_client.replica import (
     CHANGES_NAMED_MAX,
@@ -18,15 +17,11 @@ from sealwire_client.replica import (
     Delivery,
     Incoming,
     Replica,
-    Row,
     Unopened,
 )
 from sealwire_protocol.ids import KeyId
 from sealwire_protocol.messages import Deliver
 from sealwire_protocol.segment import TOMBSTONE
-
-Read = Callable[[bytes], tuple[Row, bool]]
-"""A value's bytes as a row, and whether the row gives these very bytes again (R17). Raises EncodingError."""
 
 
 class Part(NamedTuple):
@@ -45,7 +40,6 @@ class StreamSync:
     opener: sealing.Opener
     sealer: sealing.Sealer
     key_ids: dict[int, KeyId]
-    read: Read
     resolve: Resolve | None = None
     told: bool = False
     exists: bool = False
@@ -93,21 +87,16 @@ class StreamSync:
     def _decoded(
         self, opened: Sequence[sealing.Opened], sealed: Sequence[sealing.Unopened]
     ) -> tuple[list[Incoming], list[Unopened]]:
-        """Opened records as rows. What cannot be opened or decoded is set aside with its reason."""
+        """Opened records as rows. What cannot be opened is set aside with its reason."""
         unopened = [
             Unopened(x.seq, x.rank, x.encoded, x.reason.value, x.reason in sealing.MADE_BY_MEMBERS) for x in sealed
         ]
-        read, key_ids = self.read, self.key_ids
+        read, key_ids = self.collection.read, self.key_ids
         records = []
         for seq, _, rank, flags, key, value, _ in opened:
             key_id = key_ids[int.from_bytes(rank[8:10], "big")]
             if flags & TOMBSTONE:
                 records.append(Incoming(seq, key, rank, key_id, flags, None))
                 continue
-            try:
-                row, exact = read(value)
-            except EncodingError as error:
-                unopened.append(Unopened(seq, rank, value, str(error), sealed=True))
-                continue
-            records.append(Incoming(seq, key, rank, key_id, flags, row, None if exact else value))
+            records.append(Incoming(seq, key, rank, key_id, flags, *read(value)))
         return records, unopened

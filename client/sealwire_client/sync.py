@@ -31,7 +31,7 @@ from sealwire_client.replica import (
     Waiting,
 )
 from sealwire_client.sending import WHY_REFUSED, OfflineError, Sending, StrictError, StrictRequest, explained
-from sealwire_client.stream import Read, StreamSync
+from sealwire_client.stream import StreamSync
 from sealwire_client.transport import TransportError
 from sealwire_protocol.errors import Action, FaultCode, Outcome, RemoteFault, may_come_back
 from sealwire_protocol.events import Listen
@@ -108,11 +108,11 @@ class VaultSync:
 
     # --- for the parts above
 
-    def add(self, collection: Collection, read: Read, resolve: Resolve | None) -> None:
-        """Sync a collection from now on; `read` turns a value's bytes into its row, `resolve` merges edits."""
+    def add(self, collection: Collection, resolve: Resolve | None) -> None:
+        """Sync a collection from now on; `resolve` merges edits."""
         known = self._streams.get(collection.stream)
         if known is not None:
-            known.collection, known.read, known.resolve = collection, read, resolve
+            known.collection, known.resolve = collection, resolve
             return
         stream = self.keys.stream(collection.stream)
         keys = [self.keys.stream_keys(collection.stream, epoch) for epoch in self.keys.epochs]
@@ -123,7 +123,6 @@ class VaultSync:
                 stream, self.keys.stream_keys(collection.stream), self.held.author, self._identity.hedge_key
             ),
             {number: epoch.key_id for number, epoch in self.keys.epochs.items()},
-            read,
             resolve,
         )
         self._unheard.append(collection.stream)

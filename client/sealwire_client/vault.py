@@ -136,7 +136,7 @@ class Vault:
         self._reader.show(held)
         opened = Collection(held, schema, policy, self._writer, self._reader, self._sync.edited)
         self._collections[name], self._kinds[name] = opened, (kind, policy)
-        self._sync.add(held, schema.row_from_cbor, policy.resolver(schema))
+        self._sync.add(held, policy.resolver(schema))
         return opened
 
     def _again(self, name: str, kind: type[T], policy: Policy) -> Collection[T]:

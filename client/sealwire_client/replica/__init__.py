@@ -28,6 +28,7 @@ from sealwire_client.replica.entries import (
 from sealwire_client.replica.errors import (
     ColumnsChangedError,
     GapError,
+    NeedsNewerAppError,
     NotAReplicaError,
     QueryError,
     ReplicaClosedError,
@@ -45,7 +46,7 @@ from sealwire_client.replica.positions import Delivery, Positions, Standing, Ver
 from sealwire_client.replica.reading import Reader, Rows
 from sealwire_client.replica.runner import InlineWriter, Runner, Writer
 from sealwire_client.replica.sent import STRICT, SealedGroup, StoredBatch
-from sealwire_client.replica.values import Row, SqlValue, Values
+from sealwire_client.replica.values import Kept, Row, SqlValue, Values
 from sealwire_client.replica.vaults import HeldVault, Vaults
 
 
@@ -121,6 +122,7 @@ class Replica:
         What a newer app wrote beside what this one knows is carried over. Edits with the same `tx` are pushed together.
         """
         with self.database.transaction():
+            self.entries.refuse_newer(collection, [edit.key for edit in edits])
             kept = self.claims.kept(collection, [edit.key for edit in edits])
             if kept:
                 edits = [_carried(collection, edit, kept.get(edit.key)) for edit in edits]
@@ -154,8 +156,10 @@ __all__ = [
     "HeldVault",
     "Incoming",
     "InlineWriter",
+    "Kept",
     "Kind",
     "Mark",
+    "NeedsNewerAppError",
     "NotAReplicaError",
     "Place",
     "QueryError",

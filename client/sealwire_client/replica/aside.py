@@ -69,12 +69,28 @@ class Aside:
         )
         return [Stuck(key, value, reason, bool(together)) for key, value, reason, together in found]
 
+    def of_vault(self, vault: int) -> list[tuple[str, Stuck]]:
+        """The stuck writes of a vault, each with the name of its collection, in their order."""
+        found = self._database.connection.execute(
+            "SELECT c.name, s.key, s.value, s.reason, s.tx > 0 FROM _stuck AS s JOIN _collection AS c"
+            " ON c.id = s.collection WHERE c.vault = ? ORDER BY c.name, s.key",
+            (vault,),
+        )
+        return [(name, Stuck(key, value, reason, bool(together))) for name, key, value, reason, together in found]
+
     def why(self, vault: int) -> str | None:
         """Why a write of the vault was refused for good; None if none was."""
         found = self._database.connection.execute(
             "SELECT reason FROM _stuck JOIN _collection AS c ON c.id = collection WHERE c.vault = ? LIMIT 1", (vault,)
         ).fetchone()
         return found[0] if found else None
+
+    def edits_of(self, collection: Collection, key: str) -> tuple[int, int] | None:
+        """From which to which n the edits go that a stuck write stands for; None if there is none of this key."""
+        found = self._database.connection.execute(
+            "SELECT coalesce(since, n), n FROM _stuck WHERE collection = ? AND key = ?", (collection.number, key)
+        ).fetchone()
+        return (found[0], found[1]) if found else None
 
     def retry(self, collection: Collection, key: str) -> bool:
         """Put a stuck write back among the edits, with all of its transaction. False if there is none of that key.
@@ -114,13 +130,13 @@ class Aside:
             if not gone.rowcount:
                 return []
             last = connection.execute(
-                "SELECT value, raw FROM _sent WHERE collection = ? AND key = ? AND n <> ? ORDER BY batch DESC LIMIT 1",
+                "SELECT value FROM _sent WHERE collection = ? AND key = ? AND n <> ? ORDER BY batch DESC LIMIT 1",
                 (collection.number, key, STRICT),
             ).fetchone()
             if last is None:
                 entries.settle(table, key)
             else:
-                value, raw = last
-                row = None if value is None else collection.values.row_from_cbor(value)[0]
-                entries.show(collection, [Edit(key, row, value, bool(raw))])
+                value = last[0]
+                row, kept = (None, None) if value is None else collection.read(value)
+                entries.show(collection, [Edit(key, row, value, kept is not None)])
             return before.changes_to(entries.look(table, [key]))

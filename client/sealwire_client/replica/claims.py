@@ -5,11 +5,8 @@ from typing import Final, NamedTuple
 
 from sealwire_client.replica.database import Database
 from sealwire_client.replica.entries import Collection
-from sealwire_client.replica.values import Row
+from sealwire_client.replica.values import Live
 from sealwire_protocol.conditions import NOTHING, Condition, Names
-
-LIVE_NEWER: Final = 2
-"""`_live` of a row whose value needs a newer app."""
 
 KEYS_AT_ONCE: Final = 500
 """Keys named in one statement."""
@@ -70,8 +67,8 @@ class Claims:
         """True if a value of the collection needs a newer app to be read."""
         table = collection.table
         found = self._database.connection.execute(
-            f"SELECT EXISTS (SELECT 1 FROM {table.name} WHERE _live = {LIVE_NEWER})"
-            f" OR EXISTS (SELECT 1 FROM {table.shadow} WHERE _live = {LIVE_NEWER})"
+            f"SELECT EXISTS (SELECT 1 FROM {table.name} WHERE _live = {Live.NEWER:d})"
+            f" OR EXISTS (SELECT 1 FROM {table.shadow} WHERE _live = {Live.NEWER:d})"
         )
         return bool(found.fetchone()[0])
 
@@ -96,10 +93,5 @@ class Claims:
         ).fetchone()
         if found is None or not found[0]:
             return NOT_THERE
-        live, raw, *row = found
-        return Shown(bytes_of(collection, tuple(row), raw), live == LIVE_NEWER)
-
-
-def bytes_of(collection: Collection, row: Row, raw: bytes | None) -> bytes:
-    """The value's bytes: those that were kept, or those that the row encodes to."""
-    return collection.values.cbor_from_row(row) if raw is None else raw
+        live, kept, *row = found
+        return Shown(collection.values.cbor_from_row(tuple(row), kept), live == Live.NEWER)

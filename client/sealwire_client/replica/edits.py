@@ -206,14 +206,15 @@ class Edits:
     def rebase(self, collection: Collection, edit: TakenEdit) -> list[Change]:
         """Give a waiting edit the value and base that a merge made of it, and show it if nothing newer is."""
         value = edit.value
-        row, exact = (None, True) if value is None else collection.values.row_from_cbor(value)
+        row, kept = (None, None) if value is None else collection.read(value)
+        raw = kept is not None
         execute, table = self._database.connection.execute, collection.table
-        execute("UPDATE _edit SET value = ?, raw = ?, base = ? WHERE n = ?", (value, not exact, edit.base, edit.n))
+        execute("UPDATE _edit SET value = ?, raw = ?, base = ? WHERE n = ?", (value, raw, edit.base, edit.n))
         newer = "SELECT EXISTS (SELECT 1 FROM _edit WHERE collection = ? AND key = ? AND n > ?)"
         if execute(newer, (collection.number, edit.key, edit.n)).fetchone()[0]:
             return []
         before = self._entries.look(table, [edit.key])
-        self._entries.show(collection, [Edit(edit.key, row, value, not exact)])
+        self._entries.show(collection, [Edit(edit.key, row, value, raw)])
         return before.changes_to(self._entries.look(table, [edit.key]))
 
     def drop(self, collection: Collection, edit: TakenEdit) -> list[Change]:

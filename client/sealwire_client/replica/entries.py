@@ -2,7 +2,8 @@
 
 A row shows the newest value that the device knows. `_local = 1`: that is a claim of its own, an edit, a sealed
 write or a stuck one; what the log says then lies in the shadow table. `_rank` and the columns after it are always
-the log's.
+the log's. `_live`: 0 a tombstone, 1 a value, 2 a value that needs a newer app, of which only the bytes are there.
+`_raw`: what is kept beside the row, see `values.Kept`.
 """
 
 import json
@@ -13,8 +14,9 @@ from enum import Enum
 from typing import Final, NamedTuple
 
 from sealwire_client.replica.database import Database
-from sealwire_client.replica.errors import ColumnsChangedError, ReplicaMisuse
-from sealwire_client.replica.values import Row, Values
+from sealwire_client.replica.errors import ColumnsChangedError, NeedsNewerAppError, ReplicaMisuse
+from sealwire_client.replica.reshaping import Reshaping
+from sealwire_client.replica.values import Kept, Live, Row, Values, live, read
 from sealwire_protocol.ids import StreamId
 from sealwire_protocol.messages import StreamKind
 
@@ -30,10 +32,11 @@ _TYPES: Final = frozenset(("TEXT", "INTEGER", "REAL", "NUMERIC", "BLOB", "BOOLEA
 
 
 class Column(NamedTuple):
-    """A value column: its name in an app's SQL, and its SQLite type."""
+    """A value column: its name in an app's SQL, its SQLite type, and its form, which only the app's values read."""
 
     name: str
     type: str
+    form: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +55,13 @@ class Collection:
     values: Values = field(repr=False, compare=False)
     """How its values lie in bytes and rows."""
 
+    def read(self, value: bytes) -> tuple[Row | None, Kept]:
+        """A value's bytes as a row, and what must be kept beside it. The row is None if a newer app is needed."""
+        return read(self.values, len(self.columns), value)
+
 
 class Incoming(NamedTuple):
-    """A record of the log, opened. `row` None: a tombstone. `raw`: the value, if the row encodes otherwise (R17)."""
+    """A record of the log, opened. Both `row` and `kept` None: a tombstone; see `Collection.read`."""
 
     seq: int
     key: str
@@ -62,7 +69,7 @@ class Incoming(NamedTuple):
     key_id: bytes
     flags: int
     row: Row | None
-    raw: bytes | None = None
+    kept: Kept = None
 
 
 class Unopened(NamedTuple):
@@ -79,7 +86,7 @@ class Unopened(NamedTuple):
 class Edit(NamedTuple):
     """An app's edit: the row as shown and the value bytes as sealed, both None for a delete.
 
-    `raw`: the row alone would not encode to this value (R17).
+    `raw`: the row alone would not encode to this value (R17). A value without a row needs a newer app.
     """
 
     key: str
@@ -103,7 +110,8 @@ class Change(NamedTuple):
     kind: Kind
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """A name as SQL says it."""
     return '"' + name.replace('"', '""') + '"'
 
 
@@ -111,9 +119,10 @@ class Table:
     """The statements of one collection's tables: `_c<number>`, and `_s<number>` for what the log says of local rows."""
 
     def __init__(self, number: int, columns: Sequence[Column]) -> None:
-        self.name, self.shadow, self.width = f"_c{number}", f"_s{number}", len(columns)
+        self.number, self.width = number, len(columns)
+        self.name, self.shadow = f"_c{number}", f"_s{number}"
         self.columns = tuple(columns)
-        names = [_quoted(column.name) for column in columns]
+        names = [quoted(column.name) for column in columns]
         listed = "".join(f", {name}" for name in names)
         marks = ", ?" * len(names)
         taken = "".join(f", {name} = excluded.{name}" for name in names)
@@ -146,15 +155,25 @@ class Table:
             f" FROM {self.shadow} AS s WHERE s.key = {self.name}.key AND {self.name}.key = ?"
         )
 
+    @property
+    def stored(self) -> tuple[str, str]:
+        """The names of both tables."""
+        return self.name, self.shadow
+
     def create(self) -> str:
         """The SQL that makes both tables. Rows by rowid: keys that arrive in random order load twice as fast."""
-        typed = "".join(f", {_quoted(column.name)} {column.type}" for column in self.columns)
+        typed = "".join(f", {quoted(column.name)} {column.type}" for column in self.columns)
         return (
             f"CREATE TABLE {self.name} (key TEXT NOT NULL PRIMARY KEY, _live INTEGER NOT NULL{typed},"
             " _local INTEGER NOT NULL,"
             " _rank BLOB, _key_id BLOB, _flags INTEGER, _term INTEGER, _seq INTEGER, _raw BLOB);"
             f"CREATE TABLE {self.shadow} (key TEXT NOT NULL PRIMARY KEY, _live INTEGER NOT NULL{typed}, _raw BLOB)"
         )
+
+    def index(self) -> list[str]:
+        """The SQL that makes it cheap to find values that need a newer app, unless it is done already."""
+        which = f"ON {{}} (key) WHERE _live = {Live.NEWER:d}"
+        return [f"CREATE INDEX IF NOT EXISTS {stored}_newer {which.format(stored)}" for stored in self.stored]
 
     def padded(self, row: Row | None) -> Row:
         """A row as wide as the table: a tombstone has no values, and an older app knows fewer columns."""
@@ -204,7 +223,8 @@ class Entries:
         columns: Sequence[Column],
         values: Values,
     ) -> Collection:
-        """Open a collection, or make it. Columns may have been appended since; then rows are decoded again.
+        """Open a collection, or make it. Columns may have been appended since, or their forms have changed: then rows
+        are brought into the form that `values` read, and what needed a newer app is looked at again.
 
         Raises ColumnsChangedError if they are neither the first of the known columns nor continue them, and
         ReplicaMisuse for names that cannot be used. An app older than the table sees the columns that it knows.
@@ -224,11 +244,9 @@ class Entries:
                     raise ReplicaMisuse(f"collection {name} was made as another kind of stream; it cannot be changed")
                 if known_policy != policy:
                     connection.execute("UPDATE _collection SET policy = ? WHERE id = ?", (policy, number))
-                table = self._widen(number, name, [Column(*column) for column in json.loads(kept)], columns)
-                if len(columns) != opened:
-                    connection.execute("UPDATE _collection SET opened = ? WHERE id = ?", (len(columns), number))
-                if len(columns) > opened:
-                    self._decode_again(table, values)
+                held = [Column(*column) for column in json.loads(kept)]
+                table = self._widen(name, Table(number, held), columns)
+                self._reshape(table, held[:opened], columns, values)
         collection = Collection(number, vault, name, stream, kind, policy, tuple(columns), table, values)
         self.opened[number] = collection
         return collection
@@ -243,38 +261,43 @@ class Entries:
         ).lastrowid
         assert number is not None
         table = Table(number, columns)
-        for statement in table.create().split(";"):
+        for statement in (*table.create().split(";"), *table.index()):
             execute(statement)
         return table
 
-    def _widen(self, number: int, name: str, known: list[Column], given: Sequence[Column]) -> Table:
+    def _widen(self, name: str, table: Table, given: Sequence[Column]) -> Table:
         """The table, with columns appended that it does not have yet."""
-        common = min(len(known), len(given))
-        if list(given[:common]) != known[:common]:
+        known = [column[:2] for column in table.columns]
+        if any(column[:2] != held for column, held in zip(given, known, strict=False)):
             raise ColumnsChangedError(
-                f"Collection {name} has the columns {_told(known)} and was opened with {_told(given)}: columns can "
-                "only be appended; give the old ones their old names, types and order."
+                f"Collection {name} has the columns {_told(table.columns)} and was opened with {_told(given)}: columns "
+                "can only be appended; give the old ones their old names, types and order."
             )
-        if len(given) == common:
-            return Table(number, known)
-        execute = self._database.connection.execute
-        table = Table(number, given)
-        for column in given[common:]:
-            for stored in (table.name, table.shadow):
-                execute(f"ALTER TABLE {stored} ADD COLUMN {_quoted(column.name)} {column.type}")
-        execute("UPDATE _collection SET columns = ? WHERE id = ?", (json.dumps(given), number))
-        return table
-
-    def _decode_again(self, table: Table, values: Values) -> None:
-        """Fill appended columns of the rows that came from newer apps, whose bytes were kept."""
-        execute = self._database.connection.execute
-        assigned = ", ".join(f"{_quoted(column.name)} = ?" for column in table.columns)
-        for stored in (table.name, table.shadow):
-            kept = execute(f"SELECT key, _raw FROM {stored} WHERE _raw IS NOT NULL AND _live").fetchall()
-            for key, raw in kept:
-                execute(
-                    f"UPDATE {stored} SET {assigned} WHERE key = ?", (*table.padded(values.row_from_cbor(raw)[0]), key)
+        if len(given) <= table.width:
+            return table
+        for column in given[table.width :]:
+            for stored in table.stored:
+                self._database.connection.execute(
+                    f"ALTER TABLE {stored} ADD COLUMN {quoted(column.name)} {column.type}"
                 )
+        return Table(table.number, given)
+
+    def _reshape(self, table: Table, before: Sequence[Column], columns: Sequence[Column], values: Values) -> None:
+        """Bring the rows from the columns of the app that was here last to those of this one."""
+        execute, names = self._database.connection.execute, [quoted(column.name) for column in table.columns]
+        changed = list(before) != list(columns)
+        for statement in table.index():
+            execute(statement)
+        for stored in table.stored:
+            reshaping = Reshaping(self._database.connection, stored, names, values)
+            if changed:
+                reshaping.bring([column.form for column in before], len(columns))
+            reshaping.look_again(len(columns))
+        if changed:
+            execute(
+                "UPDATE _collection SET columns = ?, opened = ? WHERE id = ?",
+                (json.dumps([*columns, *table.columns[len(columns) :]]), len(columns), table.number),
+            )
 
     def stored_table(self, number: int) -> Table:
         """The table of any collection of the replica, opened in this run or not."""
@@ -297,14 +320,14 @@ class Entries:
             records = best.values()
             connection.executemany(
                 table.absorb_shadow,
-                [(r.key, r.row is not None, r.raw, *table.padded(r.row), r.key, r.rank) for r in records],
+                [(r.key, live(r.row, r.kept), r.kept, *table.padded(r.row), r.key, r.rank) for r in records],
             )
         padded = table.padded
         connection.executemany(
             table.absorb,
             [
-                (key, rank, key_id, flags, term, seq, row is not None, raw, *padded(row))
-                for seq, key, rank, key_id, flags, row, raw in records
+                (key, rank, key_id, flags, term, seq, live(row, kept), kept, *padded(row))
+                for seq, key, rank, key_id, flags, row, kept in records
             ],
         )
 
@@ -323,7 +346,10 @@ class Entries:
         connection.executemany(table.save_shadow, [(edit.key,) for edit in edits])
         connection.executemany(
             table.show,
-            [(key, row is not None, value if raw else None, *table.padded(row)) for key, row, value, raw in edits],
+            [
+                (key, live(row, value), value if raw or row is None else None, *table.padded(row))
+                for key, row, value, raw in edits
+            ],
         )
 
     def settle(self, table: Table, key: str) -> None:
@@ -338,6 +364,19 @@ class Entries:
         """The rank of what the log says of a key; None if it says nothing."""
         found = self._database.connection.execute(f"SELECT _rank FROM {table.name} WHERE key = ?", (key,)).fetchone()
         return found[0] if found else None
+
+    def newer(self, table: Table, keys: Iterable[str]) -> list[str]:
+        """Those of these keys whose value needs a newer app. Costs next to nothing while no value of the table does."""
+        execute = self._database.connection.execute
+        if not execute(f"SELECT EXISTS (SELECT 1 FROM {table.name} WHERE _live = {Live.NEWER:d})").fetchone()[0]:
+            return []
+        one = f"SELECT EXISTS (SELECT 1 FROM {table.name} WHERE _live = {Live.NEWER:d} AND key = ?)"
+        return [key for key in keys if execute(one, (key,)).fetchone()[0]]
+
+    def refuse_newer(self, collection: Collection, keys: Iterable[str]) -> None:
+        """To be asked before an edit, within its transaction. Raises NeedsNewerAppError for a key whose value does."""
+        for key in self.newer(collection.table, keys):
+            raise NeedsNewerAppError(key, collection.name)
 
     def look(self, table: Table, keys: Sequence[str]) -> "Sight":
         """What the keys show now, to be compared with later."""

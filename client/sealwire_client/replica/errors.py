@@ -45,6 +45,20 @@ class ColumnsChangedError(ReplicaError):
     """A collection was opened with columns that are not its own, longer or shorter."""
 
 
+class NeedsNewerAppError(ReplicaError):
+    """A value cannot be read by this app, because a newer one wrote it. It is kept, and neither read nor replaced.
+
+    Attributes: key, collection (its name).
+    """
+
+    def __init__(self, key: str, collection: str) -> None:
+        super().__init__(
+            f"The value of {key!a} in {collection} was written by a newer app, and this one cannot read it: it is kept"
+            " as it is; update this app to see or change it."
+        )
+        self.key, self.collection = key, collection
+
+
 class GapError(ReplicaError):
     """A delivery begins after the cursor: applying it would skip records. Subscribe again at the cursor."""
 

@@ -5,6 +5,7 @@ durable when each call began. The other process may end meanwhile; what is read 
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,7 +14,7 @@ from sealwire_client.replica.entries import Collection, Column, Table
 from sealwire_client.replica.errors import ReplicaUnreadableError
 from sealwire_client.replica.reading import Reader
 from sealwire_client.replica.schema import APPLICATION_ID, SCHEMA_VERSION
-from sealwire_client.replica.values import Row
+from sealwire_client.replica.values import Kept, Row
 from sealwire_protocol.ids import StreamId
 from sealwire_protocol.messages import StreamKind
 
@@ -66,11 +67,20 @@ class Glance:
 class _NoValues:
     """A glance reads rows alone."""
 
-    def row_from_cbor(self, raw: bytes) -> tuple[Row, bool]:
+    def row_from_cbor(self, raw: bytes) -> tuple[Row | None, int]:
         raise AssertionError("a glance never decodes")
 
-    def cbor_from_row(self, row: Row) -> bytes:
+    def cbor_from_row(self, row: Row, kept: Kept = None) -> bytes:
         raise AssertionError("a glance never encodes")
 
     def carry(self, raw: bytes, before: bytes) -> bytes:
         raise AssertionError("a glance never edits")
+
+    def defaults(self) -> Row:
+        raise AssertionError("a glance never widens")
+
+    def fits(self, forms: Sequence[str]) -> bool:
+        raise AssertionError("a glance never rewrites")
+
+    def cbor_from_forms(self, forms: Sequence[str], row: Row) -> bytes:
+        raise AssertionError("a glance never rewrites")

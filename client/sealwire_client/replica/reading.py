@@ -12,8 +12,8 @@ from typing import Final, NamedTuple
 
 from sealwire_client.replica.database import FILE_NAME, connect_reader
 from sealwire_client.replica.entries import Collection
-from sealwire_client.replica.errors import READ_ONLY, QueryError, code_of, explained
-from sealwire_client.replica.values import Row, SqlValue
+from sealwire_client.replica.errors import READ_ONLY, NeedsNewerAppError, QueryError, code_of, explained
+from sealwire_client.replica.values import Live, Row, SqlValue
 
 PAGE_ENTRIES: Final = 1_000
 """Entries read at once by `items`: a page is one consistent read of about a millisecond."""
@@ -44,7 +44,8 @@ class Reader:
         self.connection.executescript(
             "PRAGMA query_only = OFF;"
             f'DROP VIEW IF EXISTS temp."{name}";'
-            f'CREATE TEMP VIEW "{name}" AS SELECT key{columns} FROM main.{collection.table.name} WHERE _live;'
+            f'CREATE TEMP VIEW "{name}" AS SELECT key{columns} FROM main.{collection.table.name}'
+            f" WHERE _live = {Live.VALUE:d};"
             "PRAGMA query_only = ON"
         )
 
@@ -54,17 +55,38 @@ class Reader:
         except sqlite3.Error as error:
             raise explained(error, self.path) or error from error
 
-    def _chosen(self, collection: Collection) -> str:
+    def _chosen(self, collection: Collection, first: str = "key") -> str:
         names = [f'"{column.name}"' for column in collection.columns]
-        return f"SELECT {', '.join(['key', *names])} FROM main.{collection.table.name}"
+        return f"SELECT {', '.join([first, *names])} FROM main.{collection.table.name}"
 
     def get(self, collection: Collection, key: str) -> Row | None:
-        """The value columns of an entry, or None if there is none."""
-        found = self._run(f"{self._chosen(collection)} WHERE key = ? AND _live", (key,))
+        """The value columns of an entry, or None if there is none. Raises NeedsNewerAppError."""
+        found = self._run(f"{self._chosen(collection, '_live')} WHERE key = ? AND _live", (key,))
+        if found and found[0][0] == Live.NEWER:
+            raise NeedsNewerAppError(key, collection.name)
         return found[0][1:] if found else None
+
+    def ranked(self, collection: Collection, key: str) -> tuple[Row | None, bytes | None]:
+        """An entry as `get` gives it, and in the same look the rank of what the log says of it (None: nothing).
+
+        Raises NeedsNewerAppError."""
+        found = self._run(f"{self._chosen(collection, '_live, _rank')} WHERE key = ?", (key,))
+        if not found:
+            return None, None
+        live, rank, *row = found[0]
+        if live == Live.NEWER:
+            raise NeedsNewerAppError(key, collection.name)
+        assert rank is None or isinstance(rank, bytes)
+        return tuple(row) if live else None, rank
+
+    def newer(self, collection: Collection) -> list[str]:
+        """The keys of all entries whose value needs a newer app, in order. They are nowhere else to be seen."""
+        found = self._run(f"SELECT key FROM main.{collection.table.name} WHERE _live = {Live.NEWER:d} ORDER BY key")
+        return [str(row[0]) for row in found]
 
     def items(self, collection: Collection, prefix: str = "") -> Iterator[tuple[str, Row]]:
         """Keys and value columns in the order of the keys, of all entries or those whose key begins with `prefix`.
+        Left out are those whose value needs a newer app.
 
         Read page by page: each page is consistent, and entries changed in between show as they are then.
         """
@@ -74,7 +96,8 @@ class Reader:
         lower, after = ">=", prefix
         while True:
             page = self._run(
-                f"{chosen} WHERE key {lower} ?{upper} AND _live ORDER BY key LIMIT {PAGE_ENTRIES}", [after, *values]
+                f"{chosen} WHERE key {lower} ?{upper} AND _live = {Live.VALUE:d} ORDER BY key LIMIT {PAGE_ENTRIES}",
+                [after, *values],
             )
             for row in page:
                 key = row[0]
@@ -85,8 +108,8 @@ class Reader:
             lower, after = ">", str(page[-1][0])
 
     def count(self, collection: Collection) -> int:
-        """How many entries a collection has."""
-        found = self._run(f"SELECT count(*) FROM main.{collection.table.name} WHERE _live")[0][0]
+        """How many entries a collection has, without those whose value needs a newer app."""
+        found = self._run(f"SELECT count(*) FROM main.{collection.table.name} WHERE _live = {Live.VALUE:d}")[0][0]
         assert isinstance(found, int)
         return found
 

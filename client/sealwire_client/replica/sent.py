@@ -198,7 +198,7 @@ class Sent:
         for term, limit in self._positions.passed(collection.number):
             self._promote_plain(collection, term, limit)
             rest = self._database.connection.execute(
-                "SELECT vault, batch, place, at, key, rank, key_id, flags, value, raw, seq FROM _sent"
+                "SELECT vault, batch, place, at, key, rank, key_id, flags, value, seq FROM _sent"
                 " WHERE collection = ? AND term = ? AND seq <= ? ORDER BY seq",
                 (collection.number, term, limit),
             ).fetchall()
@@ -235,7 +235,7 @@ class Sent:
         )
 
     def _promote_one(self, collection: Collection, term: int, row: tuple[object, ...]) -> list[Change]:
-        vault, batch, place, at, key, rank, key_id, flags, value, raw, seq = row
+        vault, batch, place, at, key, rank, key_id, flags, value, seq = row
         assert isinstance(key, str) and isinstance(rank, bytes) and isinstance(key_id, bytes) and isinstance(seq, int)
         assert isinstance(flags, int) and (value is None or isinstance(value, bytes))
         entries, table = self._entries, collection.table
@@ -243,8 +243,8 @@ class Sent:
         self._database.connection.execute(
             "DELETE FROM _sent WHERE vault = ? AND batch = ? AND place = ? AND at = ?", (vault, batch, place, at)
         )
-        shown = None if value is None else collection.values.row_from_cbor(value)[0]
-        record = Incoming(seq, key, rank, key_id, flags, shown, value if raw else None)
+        shown, kept = (None, None) if value is None else collection.read(value)
+        record = Incoming(seq, key, rank, key_id, flags, shown, kept)
         entries.absorb(table, term, [record], claims=True)
         if not self._claimed(collection.number, key):
             entries.settle(table, key)

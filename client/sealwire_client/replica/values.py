@@ -1,6 +1,7 @@
 """What the replica must know of an app's values: how their bytes become a row, and how a row becomes bytes again."""
 
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import Protocol
 
 SqlValue = None | int | float | str | bytes
@@ -10,6 +11,15 @@ Row = tuple[SqlValue, ...]
 Kept = bytes | int | None
 """What is kept beside a row so that it gives its value's bytes again (R17). None: nothing. A number: only the first
 so many columns were written, by an older app. Bytes: the value itself."""
+
+
+class Live(IntEnum):
+    """What a row is: `_live`."""
+
+    TOMBSTONE = 0
+    VALUE = 1
+    NEWER = 2
+    """A value that needs a newer app: the row has its bytes alone."""
 
 
 class Values(Protocol):
@@ -33,3 +43,16 @@ class Values(Protocol):
 
     def cbor_from_forms(self, forms: Sequence[str], row: Row) -> bytes:
         """The bytes of a value whose columns were written under these forms. Raises EncodingError."""
+
+
+def read(values: Values, columns: int, value: bytes) -> tuple[Row | None, Kept]:
+    """A value's bytes as a row of so many columns, and what must be kept beside it. None: it needs a newer app."""
+    row, count = values.row_from_cbor(value)
+    return row, None if count == columns else count or value
+
+
+def live(row: Row | None, kept: Kept) -> Live:
+    """What a row is that holds this."""
+    if row is not None:
+        return Live.VALUE
+    return Live.TOMBSTONE if kept is None else Live.NEWER

@@ -13,6 +13,7 @@ from sealwire_client.replica import (
     Delivery,
     Edit,
     Incoming,
+    Kept,
     Reader,
     Replica,
     Row,
@@ -42,20 +43,32 @@ def decode(value: bytes) -> Row:
 
 
 class JsonValues:
-    """Values as JSON lists, of which an app knows the first `width` places."""
+    """Values as JSON lists, of which an app knows the first `width` places, and not what "newer" means in them."""
 
     def __init__(self, width: int = len(COLUMNS)) -> None:
         self._width = width
 
-    def row_from_cbor(self, raw: bytes) -> tuple[Row, bool]:
+    def row_from_cbor(self, raw: bytes) -> tuple[Row | None, int]:
         row = decode(raw)
-        return row[: self._width], len(row) <= self._width
+        if "newer" in row[: self._width]:
+            return None, 0
+        padded = row + (None,) * (self._width - len(row))
+        return padded[: self._width], len(row) if len(row) <= self._width else 0
 
-    def cbor_from_row(self, row: Row) -> bytes:
-        return encode(row)
+    def cbor_from_row(self, row: Row, kept: Kept = None) -> bytes:
+        return kept if isinstance(kept, bytes) else encode(row[:kept])
 
     def carry(self, raw: bytes, before: bytes) -> bytes:
         return encode(decode(raw) + decode(before)[self._width :])
+
+    def defaults(self) -> Row:
+        return ("untitled", 0, "no note")[: self._width]
+
+    def fits(self, forms: Sequence[str]) -> bool:
+        return len(forms) <= self._width
+
+    def cbor_from_forms(self, forms: Sequence[str], row: Row) -> bytes:
+        return encode(row)
 
 
 def edit(key: str, title: str | None) -> Edit:

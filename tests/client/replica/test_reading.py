@@ -96,7 +96,7 @@ def test_appended_columns_are_shown_when_opened(a: Todos) -> None:
 
     wider = open_todos(a.replica, (*COLUMNS, Column("order", "INTEGER")))
     a.reader.show(wider)
-    assert a.reader.select('SELECT key, "order" FROM todos').rows == [("k", None)]
+    assert a.reader.select('SELECT key, "order" FROM todos').rows == [("k", "no note")]
 
 
 def test_a_path_with_strange_characters(tmp_path: Path) -> None:
