@@ -15,36 +15,73 @@ if TYPE_CHECKING:
     from sealwire_client.device import Device
     from sealwire_client.encoding import EncodingError, numbered
     from sealwire_client.link import RelayRefusedError
-    from sealwire_client.policies import Policy, latest
+    from sealwire_client.merging import MergeError, fields, last, union
+    from sealwire_client.policies import Policy, latest, merge, strict
+    from sealwire_client.replica.errors import NeedsNewerAppError
     from sealwire_client.sealing import ValueTooLargeError
-    from sealwire_client.vault import Status, Vault
+    from sealwire_client.sending import ConflictError, OfflineError, StrictError
+    from sealwire_client.transactions import Transaction, TransactionError
+    from sealwire_client.vault import Status, StuckWrite, Vault
+    from sealwire_client.writes import Place, Standing, Write
 
 _ROOMS: Final = {
     "Changes": "collection",
     "Collection": "collection",
+    "ConflictError": "sending",
     "Device": "device",
     "EncodingError": "encoding",
+    "MergeError": "merging",
+    "NeedsNewerAppError": "replica.errors",
+    "OfflineError": "sending",
+    "Place": "writes",
     "Policy": "policies",
     "RelayRefusedError": "link",
+    "Standing": "writes",
     "Status": "vault",
+    "StrictError": "sending",
+    "StuckWrite": "vault",
+    "Transaction": "transactions",
+    "TransactionError": "transactions",
     "ValueTooLargeError": "sealing",
     "Vault": "vault",
+    "Write": "writes",
+    "fields": "merging",
+    "last": "merging",
     "latest": "policies",
+    "merge": "policies",
     "numbered": "encoding",
+    "strict": "policies",
+    "union": "merging",
 }
 
 __all__ = [
     "Changes",
     "Collection",
+    "ConflictError",
     "Device",
     "EncodingError",
+    "MergeError",
+    "NeedsNewerAppError",
+    "OfflineError",
+    "Place",
     "Policy",
     "RelayRefusedError",
+    "Standing",
     "Status",
+    "StrictError",
+    "StuckWrite",
+    "Transaction",
+    "TransactionError",
     "ValueTooLargeError",
     "Vault",
+    "Write",
+    "fields",
+    "last",
     "latest",
+    "merge",
     "numbered",
+    "strict",
+    "union",
 ]
 
 

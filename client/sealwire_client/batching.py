@@ -139,7 +139,7 @@ class Batcher:
             return edit, ""
         try:
             value = stream.resolve(edit.base, edit.value, said.value)
-            raw = value is not None and not stream.collection.values.row_from_cbor(value)[1]
+            raw = value is not None and stream.collection.read(value)[1] is not None
             if value is not None:
                 sealing.check_fits(edit.key, value)
         except (MergeError, sealing.ValueTooLargeError) as error:

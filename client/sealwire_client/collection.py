@@ -5,17 +5,20 @@ Reading is local, synchronous and takes microseconds; it sees every edit of this
 
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import trio
 
 from sealwire_client import sealing
 from sealwire_client.encoding import EncodingError, Schema
 from sealwire_client.policies import Policy
-from sealwire_client.replica import Change, Edit, Reader, Replica, Row, Runner
+from sealwire_client.replica import ALONE, Change, Edit, Mark, Reader, Replica, Row, Runner
 from sealwire_client.replica import Collection as Held
+from sealwire_client.sync import VaultSync
+from sealwire_client.transactions import PutOff, Transaction, current
+from sealwire_client.writes import Write
 
 T = TypeVar("T")
 
@@ -71,88 +74,128 @@ class Collection(Generic[T]):
         policy: Policy,
         writer: Runner[Replica],
         reader: Reader,
-        edited: Callable[[], None],
+        sync: VaultSync,
     ) -> None:
-        self._held, self._schema, self.policy = held, schema, policy
-        self._writer, self._reader, self._edited = writer, reader, edited
+        self.held, self._schema, self.policy = held, schema, policy
+        self._writer, self._reader, self._sync = writer, reader, sync
         self._listeners: set[Changes] = set()
 
     @property
     def name(self) -> str:
         """The collection's name, which is also its name in SQL."""
-        return self._held.name
+        return self.held.name
 
     # --- editing
 
-    async def put(self, key: str, value: T) -> None:
+    async def put(self, key: str, value: T) -> Write:
         """Make `value` the value of `key`. Durable on this device when it returns; sent when possible.
 
-        Raises EncodingError, or ValueTooLargeError for what does not fit into a record. Cancelled before it began:
-        nothing happens; later cancellation does not cut it short.
+        Raises EncodingError, ValueTooLargeError for what does not fit into a record, NeedsNewerAppError where a newer
+        app wrote what this one cannot read. Cancelled before it began: nothing happens; later cancellation does not cut
+        it short. In a transaction: see there.
+
+        If the collection is `strict`: waits until the relay has taken the write and it can be read here. Raises
+        OfflineError at once without a connection, ConflictError if another device's write came first, StrictError if it
+        was refused otherwise; nothing was written then. Cancelled, it leaves open whether it was.
         """
-        await self._edit([self._edit_of(key, value)])
+        return await self._edit([self._edit_of(key, value)])
 
     async def put_many(self, items: Mapping[str, T] | Iterable[tuple[str, T]]) -> int:
         """Put many entries, durably, in transactions of up to EDITS_TOGETHER_MAX. Returns how many.
 
-        Raises as `put` does; what was put before the bad entry's transaction stays.
+        Raises as `put` does; what was put before the bad entry's transaction stays. Where edits are strict, or within
+        `vault.transaction()`, all of them are made together.
         """
         pairs = items.items() if isinstance(items, Mapping) else items
+        at_once = None if self.is_strict or current() is not None else EDITS_TOGETHER_MAX
         edits: list[Edit] = []
         count = 0
         for key, value in pairs:
             edits.append(self._edit_of(key, value))
-            if len(edits) == EDITS_TOGETHER_MAX:
+            if len(edits) == at_once:
                 await self._edit(edits)
                 count, edits = count + len(edits), []
         if edits:
             await self._edit(edits)
         return count + len(edits)
 
-    async def delete(self, key: str) -> None:
+    async def delete(self, key: str) -> Write:
         """Delete an entry; durable on this device when it returns. Deleting what is not there is no error.
 
-        Raises as `put` does for keys that no entry can have.
+        Raises as `put` does.
         """
         _check(key, b"")
-        await self._edit([Edit(key, None, None)])
+        return await self._edit([Edit(key, None, None)])
+
+    @property
+    def is_strict(self) -> bool:
+        """True if its writes wait for the relay."""
+        return self.policy.name == "strict"
 
     def _edit_of(self, key: str, value: T) -> Edit:
         raw = self._schema.encode(value)
         _check(key, raw)
         return Edit(key, self._schema.to_row(value), raw)
 
-    async def _edit(self, edits: list[Edit]) -> None:
+    async def _edit(self, edits: list[Edit]) -> Write:
+        transaction = current()
+        if transaction is not None:
+            transaction.check_owner(self._sync)
+            transaction.edit(self, edits)
+            return PutOff(transaction)
+        if self.is_strict:
+            alone: Transaction[Collection[T]] = Transaction(self._sync)
+            alone.edit(self, edits)
+            await self._sync.strict(alone.strict_writes())
+            return Write(self._sync, ())
         await trio.lowlevel.checkpoint_if_cancelled()
         # The writer would make the edit all the same, and then nobody would be told, nor would it be sent.
         with trio.CancelScope(shield=True):
-            changes = await self._writer.run_grouped(_edit, self._held, edits, self.watched)
-        self.tell(changes)
-        self._edited()
+            made = await self._writer.run_grouped(make, [(self, edits)], marked=len(edits) == 1)
+        tell(made)
+        self._sync.edited()
+        return Write(self._sync, made.marks)
 
     # --- reading
 
     def get(self, key: str) -> T | None:
-        """The value of a key, or None if there is no such entry."""
+        """The value of a key, or None if there is no such entry. In a transaction with its own edits.
+
+        Raises NeedsNewerAppError if a newer app wrote what this one cannot read.
+        """
         row = self._row(key)
         return None if row is None else self._schema.from_row(row)
 
     def items(self, prefix: str = "") -> Iterator[tuple[str, T]]:
-        """Keys and values in the order of the keys; of those that begin with `prefix`, if it is given."""
+        """Keys and values in the order of the keys; of those that begin with `prefix`, if it is given.
+
+        Edits of a transaction show here only after its end, and so they do in `len` and `vault.select`.
+        """
         from_row = self._schema.from_row
         if not _is_text(prefix):
             return
-        for key, row in self._reader.items(self._held, prefix):
+        for key, row in self._reader.items(self.held, prefix):
             yield key, from_row(row)
 
     def __len__(self) -> int:
-        return self._reader.count(self._held)
+        return self._reader.count(self.held)
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and self._row(key) is not None
 
     def _row(self, key: str) -> Row | None:
-        return self._reader.get(self._held, key) if _is_text(key) else None
+        if not _is_text(key):
+            return None
+        transaction = current()
+        if transaction is None:
+            return self._reader.get(self.held, key)
+        transaction.check_owner(self._sync)
+        edit = transaction.edited(self.name, key)
+        if edit is not None:
+            return edit.row
+        row, rank = self._reader.ranked(self.held, key)
+        transaction.saw(self.name, key, rank)
+        return row
 
     # --- watching
 
@@ -189,14 +232,39 @@ def _is_text(key: str) -> bool:
     return key.isascii() or not _HALF.search(key)
 
 
-def _edit(replica: Replica, held: Held, edits: Sequence[Edit], watched: bool) -> Sequence[Change] | None:
-    if not watched:
-        replica.edit(held, edits)
-        return ()
-    if len(edits) > CHANGES_WAITING_MAX:
-        replica.edit(held, edits)
-        return None
-    keys = [edit.key for edit in edits]
-    before = replica.entries.look(held.table, keys)
-    replica.edit(held, edits)
-    return before.changes_to(replica.entries.look(held.table, keys))
+class Made(NamedTuple):
+    """Edits that were made: names for them, and what to tell the watchers of each collection."""
+
+    marks: list[Mark]
+    changes: list[tuple[Collection[Any], Sequence[Change] | None]]
+
+
+def make(
+    replica: Replica,
+    parts: Sequence[tuple[Collection[Any], Sequence[Edit]]],
+    *,
+    together: bool = False,
+    marked: bool = True,
+) -> Made:
+    """Make edits in one transaction, in the writer's thread. `together`: they are pushed as one, too."""
+    made = Made([], [])
+    with replica.transaction():
+        tx = replica.outbox.edits.new_transaction() if together else ALONE
+        for collection, edits in parts:
+            held, watched = collection.held, collection.watched
+            many = watched and len(edits) > CHANGES_WAITING_MAX
+            keys = [edit.key for edit in edits]
+            before = replica.entries.look(held.table, keys if watched and not many else [])
+            replica.edit(held, edits, tx)
+            if watched:
+                changed = None if many else before.changes_to(replica.entries.look(held.table, keys))
+                made.changes.append((collection, changed))
+            if marked:
+                made.marks.extend(replica.outbox.edits.marks(held.number, keys))
+    return made
+
+
+def tell(made: Made) -> None:
+    """Tell the watchers."""
+    for collection, changes in made.changes:
+        collection.tell(changes)

@@ -22,8 +22,11 @@ from sealwire_client.merging import Resolve
 from sealwire_client.replica import (
     Change,
     Collection,
+    EditStanding,
     GapError,
     HeldVault,
+    Mark,
+    Place,
     Replica,
     ReplicaFullError,
     ReplicaUnreadableError,
@@ -105,6 +108,7 @@ class VaultSync:
         self._asked_for_vault = False
         self.refused = False
         self._waiting = Waiting(0, 0, 0, 0, 0)
+        self._discarded: dict[tuple[int, str], tuple[int, int]] = {}
 
     # --- for the parts above
 
@@ -137,6 +141,39 @@ class VaultSync:
         """Wait until a condition on the sync holds; it is looked at after everything that happens."""
         while not reached(self):
             await self._moved.wait()
+
+    @property
+    def moved(self) -> trio.Event:
+        """Set when something has happened next; another one then takes its place."""
+        return self._moved
+
+    async def standing(self, mark: Mark) -> EditStanding:
+        """What became of an edit."""
+        since, until = self._discarded.get((mark.collection, mark.key), (0, -1))
+        if since <= mark.n <= until:
+            return EditStanding(Place.REFUSED, "it was refused, and then discarded on this device")
+        return await self._writer.run(lambda replica: replica.outbox.standing(mark))
+
+    async def discard(self, collection: Collection, key: str) -> bool:
+        """Give up a stuck write for good. False if there is none of this key."""
+
+        def give_up(replica: Replica) -> tuple[tuple[int, int] | None, list[Change]]:
+            with replica.transaction():
+                edits = replica.outbox.aside.edits_of(collection, key)
+                return edits, replica.outbox.aside.discard(collection, key)
+
+        edits, changes = await self._writer.run(give_up)
+        if edits is not None:
+            self._discarded[collection.number, key] = edits
+            self._tell(collection, changes)
+            self._stir()
+        return edits is not None
+
+    async def retry(self, collection: Collection, key: str) -> bool:
+        """Send a stuck write again, with all of its transaction. False if there is none of this key."""
+        found = await self._writer.run(lambda replica: replica.outbox.aside.retry(collection, key))
+        self.edited()
+        return found
 
     def is_synced(self) -> bool:
         """The relay knows the vault, everything is sent and confirmed, everything known of is applied."""

@@ -1,6 +1,7 @@
 """A vault as an app uses it: collections, queries, its state of sync, and inviting devices."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -8,7 +9,7 @@ from typing import Any, Final, TypeVar
 import trio
 
 from sealwire_client import invites, keyring
-from sealwire_client.collection import Collection
+from sealwire_client.collection import Collection, make, tell
 from sealwire_client.encoding import schema_of
 from sealwire_client.identity import DeviceIdentity
 from sealwire_client.invites import Invite, InviteError
@@ -16,7 +17,10 @@ from sealwire_client.link import Link, LinkState, RelayRefusedError
 from sealwire_client.policies import Policy
 from sealwire_client.replica import Change, Column, HeldVault, Reader, Replica, ReplicaMisuse, Rows, Runner, SqlValue
 from sealwire_client.replica import Collection as Held
+from sealwire_client.sending import explained
 from sealwire_client.sync import VaultSync
+from sealwire_client.transactions import Transaction, entered
+from sealwire_client.writes import Write
 from sealwire_protocol.errors import FaultCode
 from sealwire_protocol.ids import DeviceKey, VaultId
 from sealwire_protocol.membership import Role
@@ -55,6 +59,18 @@ class Status:
     """Records that could not be opened, kept here."""
     members: int
     last_error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StuckWrite:
+    """A write that the relay refused for good, kept on this device."""
+
+    collection: str
+    key: str
+    deletes: bool
+    reason: str
+    together: bool
+    """It was part of a transaction, whose other writes are stuck with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +150,7 @@ class Vault:
         if name in self._collections:  # another task has opened it meanwhile
             return self._again(name, kind, policy)
         self._reader.show(held)
-        opened = Collection(held, schema, policy, self._writer, self._reader, self._sync.edited)
+        opened = Collection(held, schema, policy, self._writer, self._reader, self._sync)
         self._collections[name], self._kinds[name] = opened, (kind, policy)
         self._sync.add(held, policy.resolver(schema))
         return opened
@@ -154,6 +170,55 @@ class Vault:
         Local, and blocks this thread as long as it takes. Raises QueryError.
         """
         return self._reader.select(sql, values)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction[Collection[Any]]]:
+        """Edits of this vault's collections in the block are made together at its end: durable here in one commit,
+        pushed as one, all or none. An exception that leaves the block makes none of them.
+
+        Where a strict collection takes part, the end of the block waits for the relay, and all edits are made on
+        condition of what the block has read with `get`. Raises TransactionError (too large for one push, within another
+        transaction, another vault's collection), and OfflineError, ConflictError or StrictError as a strict `put` does.
+        """
+        transaction: Transaction[Collection[Any]] = Transaction(self._sync)
+        with entered(transaction):
+            yield transaction
+        parts = transaction.parts
+        if transaction.strict:
+            await self._sync.strict(transaction.strict_writes())
+            transaction.made(Write(self._sync, ()))
+            return
+        await trio.lowlevel.checkpoint_if_cancelled()
+        with trio.CancelScope(shield=True):  # what is made is told and sent
+            made = await self._writer.run(make, parts, together=sum(len(edits) for _, edits in parts) > 1)
+        tell(made)
+        self._sync.edited()
+        transaction.made(Write(self._sync, made.marks))
+
+    async def stuck(self) -> list[StuckWrite]:
+        """Writes that the relay refused for good, by collection and key. They are kept, and shown by their collections
+        (strict ones apart), until they are tried again, replaced by another write of the key, or discarded."""
+        found = await self._writer.run(lambda replica: replica.outbox.aside.of_vault(self._held.number))
+        return [
+            StuckWrite(name, stuck.key, stuck.value is None, explained(stuck.reason), stuck.together)
+            for name, stuck in found
+        ]
+
+    async def retry(self, collection: str, key: str) -> bool:
+        """Send a stuck write again, with all of its transaction. False if there is none. Raises ReplicaMisuse if the
+        collection is not open, or if the write was strict: its app must look and decide anew."""
+        return await self._sync.retry(self._opened(collection), key)
+
+    async def discard(self, collection: str, key: str) -> bool:
+        """Give up a stuck write for good: the entry shows again what the log says. False if there is none.
+
+        Raises ReplicaMisuse if the collection is not open."""
+        return await self._sync.discard(self._opened(collection), key)
+
+    def _opened(self, collection: str) -> Held:
+        if collection not in self._collections:
+            raise ReplicaMisuse(f"collection {collection} is not open: open it first, so that its values can be read")
+        return self._collections[collection].held
 
     def told(self, held: Held, changes: Sequence[Change] | None) -> None:
         """Pass on what a delivery changed."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sealwire_client.replica.schema import SCHEMA_VERSION
 from tests.client.cli.commands import Machine, Relay, invited
 from tests.client.cli.conftest import NOWHERE
 
@@ -177,7 +178,7 @@ def test_a_folder_of_a_newer_version_is_left_as_it_is(alone: Machine) -> None:
     assert "newer Sealwire" in alone.run("ls", "notes").error
     config = json.loads((alone.folder / "config.json").read_text())
     with sqlite3.connect(alone.folder / "replica.db") as connection:
-        connection.execute("PRAGMA user_version = 1")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     connection.close()
     (alone.folder / "config.json").write_text(json.dumps({**config, "sealwire_config": 2}))
     done = alone.run("put", "notes", "k", "v")
