@@ -16,14 +16,17 @@ import typing
 from collections.abc import Sequence
 from dataclasses import MISSING, Field
 from functools import cached_property
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
-from sealwire_client.forms import Form, Nested, cbor_from_forms, covers, described
-from sealwire_client.kinds import INTEGER_MAX, Kind, Untyped, kind_of
+from sealwire_client.documents import DocumentSchema, is_document
+from sealwire_client.forms import Form, Nested, cbor_from_forms, described
+from sealwire_client.kinds import INTEGER_MAX, Kind, kind_of
 from sealwire_client.plain import UNDEFINED, EncodingError, dump, load
 from sealwire_client.replica.entries import Column
 from sealwire_client.replica.values import Kept, Row
+from sealwire_client.schema import Schema, fits
 from sealwire_client.threeway import chosen, merged_untyped
+from sealwire_client.untyped import DictSchema
 
 __all__ = ["EncodingError", "Schema", "numbered", "schema_of"]
 
@@ -46,76 +49,15 @@ def numbered(number: int, **options: Any) -> Any:
     return dataclasses.field(metadata=metadata, **options)
 
 
-class Schema(Protocol[T]):
-    """How values of one type become bytes and rows. Got from `schema_of`; may be used by any thread.
-
-    All methods raise EncodingError for what does not fit the schema, and for bytes nothing else.
-    """
-
-    @property
-    def columns(self) -> tuple[Column, ...]:
-        """The columns that hold a value, in the order of the fields' numbers."""
-
-    def encode(self, value: T) -> bytes:
-        """The bytes of a value."""
-
-    def decode(self, raw: bytes) -> T:
-        """A value from its bytes."""
-
-    def to_row(self, value: T) -> Row:
-        """A value as its columns hold it."""
-
-    def from_row(self, row: Row) -> T:
-        """A value from its columns."""
-
-    def row_from_cbor(self, raw: bytes) -> tuple[Row | None, int]:
-        """A row straight from a value's bytes, and how many of its columns give these very bytes again (R17).
-
-        All of them do for what an app like this one wrote, fewer if it lacked the last ones, 0 if the bytes must be
-        kept: a field of a newer app, another encoder. Raises nothing: the row is None if `decode` would raise.
-        """
-
-    def cbor_from_row(self, row: Row, kept: Kept = None) -> bytes:
-        """The bytes of the value that a row holds, with what was kept beside it."""
-
-    def defaults(self) -> Row:
-        """What the columns hold of a value that was written without them."""
-
-    def fits(self, forms: Sequence[str]) -> bool:
-        """True if rows whose first columns were written under these forms read as they are."""
-
-    def cbor_from_forms(self, forms: Sequence[str], row: Row) -> bytes:
-        """The bytes of a value whose columns were written under these forms."""
-
-    def carry(self, raw: bytes, before: bytes) -> bytes:
-        """A new value's bytes, with what the value before it held that this app does not know.
-
-        Within it too: in nested dataclasses, under the same key of a dict, and in items of lists of which all that
-        this app knows is as it was.
-        """
-
-    def merge(self, base: bytes | None, mine: bytes, theirs: bytes, sequences: bool) -> bytes:
-        """Two values that came from `base`, if there was one, as one, field by field; unknown ones too.
-
-        Where both changed the same, mine; sets, nested dataclasses and dicts are merged within, and with `sequences`
-        lists and tuples as if they were sets.
-        """
-
-
 def schema_of(cls: type[T]) -> Schema[T]:
-    """The schema of a dataclass, or of `dict`. Raises EncodingError for a type or a field that cannot be kept."""
+    """The schema of a dataclass, of `dict`, or of `pycrdt.Doc`. Raises EncodingError for what cannot be kept."""
     if cls is dict:
         return typing.cast(Schema[T], DictSchema())
+    if is_document(cls):
+        return typing.cast(Schema[T], DocumentSchema())
     if not dataclasses.is_dataclass(cls):
         raise EncodingError(f"{cls!r} is no schema: use a dataclass, or dict for values without declared fields")
     return DataclassSchema(cls, {})
-
-
-def fit(columns: Sequence[Column], forms: Sequence[str]) -> bool:
-    """True if rows whose first columns were written under these forms read as they are under those of `columns`."""
-    return len(forms) <= len(columns) and all(
-        covers(column.form, form) for column, form in zip(columns, forms, strict=False)
-    )
 
 
 class _Place:
@@ -284,7 +226,7 @@ class DataclassSchema(Generic[T]):
 
     def fits(self, forms: Sequence[str]) -> bool:
         """See `Schema.fits`."""
-        return fit(self.columns, forms)
+        return fits(self.columns, forms)
 
     def cbor_from_forms(self, forms: Sequence[str], row: Row) -> bytes:
         """See `Schema.cbor_from_forms`."""
@@ -472,63 +414,3 @@ class _Nested(Kind):
 
     def unjson(self, found: Any, where: str) -> Any:
         return self._schema.unjson(found)
-
-
-class DictSchema:
-    """Values without declared fields: dicts of what JSON can say, in one column. See `Schema`."""
-
-    _kind = Untyped((dict,))
-    _where = "a value"
-    columns = (Column("value", "TEXT", described(0, _kind.form({}), {})),)
-
-    def encode(self, value: dict[str, Any]) -> bytes:
-        """See `Schema.encode`."""
-        return dump(self._kind.plain(value, self._where))
-
-    def decode(self, raw: bytes) -> dict[str, Any]:
-        """See `Schema.decode`."""
-        return self._load(raw)
-
-    def to_row(self, value: dict[str, Any]) -> Row:
-        """See `Schema.to_row`."""
-        return (self._kind.sql(self._kind.plain(value, self._where)),)
-
-    def from_row(self, row: Row) -> dict[str, Any]:
-        """See `Schema.from_row`."""
-        return typing.cast(dict[str, Any], self._kind.unsql(row[0], self._where))
-
-    def row_from_cbor(self, raw: bytes) -> tuple[Row | None, int]:
-        """See `Schema.row_from_cbor`."""
-        try:
-            plain = self._load(raw)
-            return (self._kind.sql(plain),), int(dump(plain) == raw)
-        except EncodingError:
-            return None, 0
-
-    def cbor_from_row(self, row: Row, kept: Kept = None) -> bytes:
-        """See `Schema.cbor_from_row`."""
-        return kept if isinstance(kept, bytes) else dump(self.from_row(row))
-
-    def defaults(self) -> Row:
-        """See `Schema.defaults`."""
-        return (None,)
-
-    def fits(self, forms: Sequence[str]) -> bool:
-        """See `Schema.fits`."""
-        return fit(self.columns, forms)
-
-    def cbor_from_forms(self, forms: Sequence[str], row: Row) -> bytes:
-        """See `Schema.cbor_from_forms`. A dict is no field of anything: its bytes are the dict's."""
-        return dump(self.from_row(row))
-
-    def carry(self, raw: bytes, before: bytes) -> bytes:
-        """See `Schema.carry`; a dict knows all that it holds."""
-        return raw
-
-    def merge(self, base: bytes | None, mine: bytes, theirs: bytes, sequences: bool) -> bytes:
-        """See `Schema.merge`."""
-        before = UNDEFINED if base is None else self._load(base)
-        return dump(self._kind.merged(before, self._load(mine), self._load(theirs), sequences))
-
-    def _load(self, raw: bytes) -> dict[str, Any]:
-        return typing.cast(dict[str, Any], self._kind.normal(load(raw), self._where))

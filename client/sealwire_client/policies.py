@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sealwire_client.encoding import Schema
+from sealwire_client.counting import CounterSchema
+from sealwire_client.documents import DocumentSchema, need_documents
 from sealwire_client.merging import Merge, Resolve, fields, resolver
+from sealwire_client.plain import EncodingError
+from sealwire_client.schema import Schema
 from sealwire_protocol.messages import StreamKind
 
 
@@ -22,8 +25,15 @@ class Policy:
     def resolver(self, schema: Schema[Any]) -> Resolve | None:
         """What brings two edits together, as the bytes of a schema's values; None if this policy never does.
 
-        Pure; may be used by any thread. What it makes may raise MergeError.
+        Pure; may be used by any thread. What it makes may raise MergeError. Raises EncodingError if the policy is not
+        one for such values.
         """
+        if isinstance(schema, CounterSchema) != (self.name == "counter"):
+            raise EncodingError(f"policy {self.name} does not go with such values: counters, and they alone, count")
+        if self.name == "document" and not isinstance(schema, DocumentSchema):
+            raise EncodingError("policy document is for values of pycrdt.Doc alone; use merge() for others")
+        if isinstance(schema, DocumentSchema) and self.kind is StreamKind.OPEN:
+            raise EncodingError(f"policy {self.name} would lose one of two edits of a document; use document()")
         return None if self.merge is None else resolver(self.merge, schema)
 
 
@@ -47,3 +57,15 @@ def merge(fn: Merge = fields) -> Policy:
 def strict() -> Policy:
     """A write waits for the relay's verdict and fails if what it replaces is not what was seen. Online only."""
     return Policy("strict", StreamKind.GUARDED)
+
+
+def counter() -> Policy:
+    """Every addition counts once, whoever makes it and whenever it is sent. What `vault.counters` uses."""
+    return Policy("counter", StreamKind.GUARDED, fields)
+
+
+def document() -> Policy:
+    """Values are `pycrdt.Doc`: two edits are merged letter by letter. An edit outlives a delete. Raises ImportError
+    if the extra `documents` is not installed."""
+    need_documents()
+    return Policy("document", StreamKind.GUARDED, fields)
