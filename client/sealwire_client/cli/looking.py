@@ -105,6 +105,6 @@ def _glimpsed(glance: Glance, place: Place, wanted: str | None, name: str, in_us
     held = glance.collection(vaults[0][0], name)
     if held is None:
         raise Failure(f"Collection {name} is not on this device yet. {in_use}", "no_collection") from in_use
-    if [column.name for column in held.columns] != ["value"]:
+    if [column[:2] for column in held.columns] != [("value", "TEXT")]:
         raise Failure(f"Collection {name} belongs to an app: the command line leaves it alone; use the app", "replica")
     return held
