@@ -367,6 +367,7 @@ class Conversation:
         self._out: deque[bytes] = deque()
         self._applies: deque[Apply] = deque()
         self._out_ready, self._apply_ready, self._clock_moved = trio.Event(), trio.Event(), trio.Event()
+        self._watched = math.inf
         self._failure: TransportError | None = None
         self._applies_bytes = 0
         self._scope = trio.CancelScope()
@@ -417,7 +418,9 @@ class Conversation:
                         follower.history_lost(stream, reason)
                 case Close(code, reason):
                     self.fail(TransportError(reason, may_come_back(code), code))
-        self._clock_moved.set()
+        deadline = self.session.deadline
+        if deadline is not None and deadline < self._watched:
+            self._clock_moved.set()
 
     def _queue(self, apply: Apply) -> None:
         self._applies.append(apply)
@@ -470,10 +473,10 @@ class Conversation:
         while True:
             self._clock_moved = trio.Event()
             deadline = self.session.deadline
-            if deadline is None:
+            self._watched = math.inf if deadline is None else deadline
+            with trio.move_on_at(self._watched):
                 await self._clock_moved.wait()
-                continue
-            with trio.move_on_at(deadline):
-                await self._clock_moved.wait()
-            if trio.current_time() >= deadline:
+            # A deadline that has moved away meanwhile woke nobody.
+            deadline = self.session.deadline
+            if deadline is not None and trio.current_time() >= deadline:
                 self.handle(Ticked(trio.current_time()))

@@ -7,14 +7,15 @@ import inspect
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any, Final, NamedTuple
 from unittest import mock
 
-from sealwire_client import sync
-from sealwire_client.replica import Replica, StoredBatch
-from sealwire_client.replica.outbox import Outbox
+from sealwire_client import sending
+from sealwire_client.replica import Replica, StoredBatch, edits
+from sealwire_client.replica.edits import Edits
 from sealwire_client.replica.positions import Positions
+from sealwire_client.sending import Sending
 from sealwire_client.sync import VaultSync
 from sealwire_protocol.client_session import CLIENT_MESSAGES, ClientSession, ClientState
 from sealwire_protocol.events import PageRead
@@ -43,6 +44,20 @@ def rewritten(function: FunctionType, *changes: tuple[str, str]) -> FunctionType
 
 def _change(owner: type, name: str, *changes: tuple[str, str]) -> Plant:
     return lambda stack: _put(stack, owner, name, rewritten(vars(owner)[name], *changes))
+
+
+def _text(module: ModuleType, name: str, *changes: tuple[str, str]) -> Plant:
+    """A constant text of a module, changed. Raises LookupError as `rewritten` does."""
+
+    def plant(stack: ExitStack) -> None:
+        text = vars(module)[name]
+        for old, new in changes:
+            if text.count(old) != 1:
+                raise LookupError(f"{name} has {text.count(old)} times {old!r}: plant the bug anew")
+            text = text.replace(old, new)
+        _put(stack, module, name, text)
+
+    return plant
 
 
 def _put(stack: ExitStack, owner: object, name: str, value: object) -> None:
@@ -80,20 +95,21 @@ def _cursor_first(stack: ExitStack) -> None:
 
 def _sealed_anew(stack: ExitStack) -> None:
     """What has no verdict is sealed again after every reconnect, under the number that it had."""
-    online, connected = VaultSync.online, set[int]()
+    online, connected = Sending.online, set[int]()
 
-    def note(self: VaultSync) -> None:
+    def note(self: Sending) -> None:
         online(self)
         connected.add(id(vars(self._writer)["_store"]))
 
     def forget(replica: Replica, vault: int, after: int) -> list[StoredBatch]:
-        batches = replica.outbox.unanswered(vault, after)
+        batches = replica.outbox.sent.unanswered(vault, after)
         if id(replica) not in connected:
             return batches
         connected.discard(id(replica))
         with replica.transaction():
             for batch in batches:
-                replica.outbox._seal_again(vault, batch.number)
+                writes = replica.outbox.sent.withdraw(vault, batch.number)
+                replica.outbox._conflicted(vault, writes, {})
                 for table, column in (("_group", "batch"), ("_batch", "number")):
                     statement = f"DELETE FROM {table} WHERE vault = ? AND {column} = ?"
                     replica.database.connection.execute(statement, (vault, batch.number))
@@ -102,8 +118,8 @@ def _sealed_anew(stack: ExitStack) -> None:
                 replica.database.connection.execute(again, (batches[0].number, vault))
         return []
 
-    _put(stack, VaultSync, "online", note)
-    _put(stack, sync, "_unanswered", forget)
+    _put(stack, Sending, "online", note)
+    _put(stack, sending, "_unanswered", forget)
 
 
 def _credit_kept(stack: ExitStack) -> None:
@@ -128,7 +144,7 @@ def _versions_forgotten(stack: ExitStack) -> None:
     """A version is one above those that the device has sealed itself, whatever it has received or was told."""
     received = ("(term, delivery.last, version, collection)", "(term, delivery.last, 0, collection)")
     _change(Positions, "advance", received)(stack)
-    _change(Outbox, "take", ("max(seen, tops[collection]) + 1", "seen + 1"))(stack)
+    _change(Edits, "group", ("max(seen, top) + 1", "seen + 1"))(stack)
 
 
 class Bug(NamedTuple):
@@ -145,7 +161,7 @@ BUGS: Final[dict[str, Bug]] = {
     "versions": Bug("versions do not rise above those received", _versions_forgotten),
     "two_in_flight": Bug(
         "a key's next write is sealed before the last one was answered (R4)",
-        _change(Outbox, "take", ("AND s.key = e.key AND s.seq IS NULL)", "AND s.key = e.key AND 0)")),
+        _text(edits, "_FREE", ("(s.seq IS NULL OR c.kind", "(c.kind")),
     ),
     "sealed_anew": Bug("a batch without a verdict is sealed anew under its old number", _sealed_anew),
     "credit": Bug("credit is not returned for repeated frames", _credit_kept),
@@ -166,7 +182,7 @@ BUGS: Final[dict[str, Bug]] = {
     ),
     "backlog_backwards": Bug(
         "what has no verdict is sent again in the wrong order",
-        _change(VaultSync, "_send", ("self._backlog.popleft()", "self._backlog.pop()")),
+        _change(Sending, "send", ("self._backlog.popleft()", "self._backlog.pop()")),
     ),
     "ack_first": Bug(
         "a commit of unknown outcome counts as done",

@@ -1,5 +1,6 @@
 """Everything that comes from chance, from one seed: keys, nonces, salts, pauses, and whose turn it is."""
 
+import functools
 import inspect
 import os
 import random
@@ -14,12 +15,19 @@ from tests.support import virtual
 _REAL = os.urandom
 
 
-def _functions() -> Iterator[FunctionType]:
+def _functions() -> frozenset[FunctionType]:
     """Every function and method of the three packages that were imported so far."""
-    for name, module in list(sys.modules.items()):
-        if not name.startswith("sealwire_"):
-            continue
-        for value in list(vars(module).values()):
+    return _functions_of(tuple(name for name in sys.modules if name.startswith("sealwire_")))
+
+
+@functools.cache
+def _functions_of(modules: tuple[str, ...]) -> frozenset[FunctionType]:
+    return frozenset(_found(modules))
+
+
+def _found(modules: tuple[str, ...]) -> Iterator[FunctionType]:
+    for name in modules:
+        for value in list(vars(sys.modules[name]).values()):
             members = vars(value).values() if inspect.isclass(value) else [value]
             for member in members:
                 function = getattr(member, "__func__", member)
@@ -34,7 +42,7 @@ def seeded(seed: int) -> Iterator[None]:
     draw: Callable[[int], bytes] = source.randbytes
     taken: list[tuple[Any, tuple[Any, ...]]] = []
     named: list[tuple[dict[str, Any], str]] = []
-    for function in set(_functions()):
+    for function in _functions():
         defaults = function.__defaults__ or ()
         if any(value is _REAL for value in defaults):
             taken.append((function, defaults))

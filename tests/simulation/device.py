@@ -1,9 +1,8 @@
-"""Devices: real ones, on real SQLite files in memory, whose process can die at every write and message.
+"""Devices: real ones, on real SQLite in memory, whose process can die at every write and message.
 
-What survives a crash is a copy of the folder as it was at that moment.
+What survives a crash is what was committed at that moment, and the keystore's file.
 """
 
-import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from sealwire_protocol import codec
 from sealwire_protocol.errors import Outcome
 from sealwire_protocol.messages import Push, Pushed
 from tests.simulation import faults
+from tests.simulation.disk import Disk
 from tests.simulation.faults import Faults
 from tests.simulation.history import History, Violation
 from tests.simulation.network import Wire, connected
@@ -38,8 +38,6 @@ STATEMENTS_MAX: Final = 12
 
 WRITES_MAX: Final = 50_000
 """Calls of the writers in a run, some ten times as many as it needs: more means that a device runs in circles."""
-
-KEPT: Final = ("replica.db", "replica.db-wal", "keystore.json")
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,12 @@ class DyingWriter(InlineWriter[Replica]):
 
     async def run_grouped(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """As the writer's; may be the last thing that happens."""
-        return await self._effect(super().run_grouped, function, args, kwargs)
+
+        def grouped(replica: Replica, *args: Any, **kwargs: Any) -> Any:
+            with replica.transaction():
+                return function(replica, *args, **kwargs)
+
+        return await self._effect(super().run, grouped, args, kwargs)
 
     async def _effect(self, run: Callable[..., Awaitable[Any]], function: Any, args: Any, kwargs: Any) -> Any:
         owner = self._owner
@@ -95,14 +98,17 @@ class DyingWriter(InlineWriter[Replica]):
         return result
 
     def _snapshot_at(self, replica: Replica, statement: int) -> None:
-        left = [statement]
+        owner, connection = self._owner, replica.database.connection
+        left, committed = [statement], [owner.disk.image()]
 
         def count(sql: str) -> None:
             left[0] -= 1
+            if not connection.in_transaction:
+                committed[0] = owner.disk.image()
             if left[0] == 0:
-                self._owner.snapshot()
+                owner.survives = committed[0]
 
-        replica.database.connection.set_trace_callback(count)
+        connection.set_trace_callback(count)
 
 
 class SimDevice:
@@ -112,8 +118,9 @@ class SimDevice:
         self.name, self.world, self.random, self.starts_at = name, world, random, starts_at
         self.history: History = world.history
         self.faults: Faults = world.faults
-        self._folders, self.generation = folder, 0
-        self._survives: Path | None = None
+        self.folder, self.disk, self.generation = folder / name, Disk(), 0
+        self.survives: bytes | None = None
+        """From this moment on nothing reaches the disk."""
         self.alive = self.offline = self.late = False
         self.certain = True
         self.replica: Replica | None = None
@@ -137,19 +144,12 @@ class SimDevice:
         if not self.alive or generation != self.generation:
             raise Killed
 
-    def _folder(self, generation: int) -> Path:
-        return self._folders / f"{self.name}-{generation}"
-
-    def snapshot(self) -> None:
-        """From here on nothing reaches the disk that survives."""
-        if self._survives is None:
-            self._survives = copied(self._folder(self.generation), self._folder(self.generation + 1))
-
     def die(self) -> None:
         """The process ends: nothing more is said or written."""
         if not self.alive:
             return
-        self.snapshot()
+        if self.survives is None and self.replica is not None:
+            self.survives = self.disk.image()
         self.alive = False
         self.ready = False
         self.history.add("died", self.name)
@@ -162,13 +162,17 @@ class SimDevice:
         """Be installed, and start again after every crash."""
         await trio.sleep(self.starts_at)
         while True:
-            self.alive, self._survives, self.device, self.vault = True, None, None, None
-            self.open = {}
+            self.alive, self.survives = True, None
+            self.replica, self.device, self.vault, self.open = None, None, None, {}
             self.history.add("started", self.name)
             await self.during(self._live)
-            shutil.rmtree(self._folder(self.generation))
+            self._leave_behind()
             self.generation += 1
-            await trio.sleep(0 if self.world.healed else self.random.uniform(0, 20))
+            await self.world.agenda.rest(0 if self.world.healed else self.random.uniform(0, 20))
+
+    def _leave_behind(self) -> None:
+        if self.survives is not None:
+            self.disk.kept = self.survives
 
     async def during(self, function: Callable[[], Awaitable[T]]) -> T | None:
         """Do something within the process. None if it has ended meanwhile."""
@@ -189,8 +193,7 @@ class SimDevice:
         async def opens(make: Callable[[], Replica]) -> Runner[Replica]:
             return cast("Runner[Replica]", DyingWriter(make, self, generation))
 
-        folder = self._folder(generation)
-        async with Device.open(folder, relay=ORIGIN, dialler=self._dial, writer=opens) as device:
+        async with Device.open(self.folder, relay=ORIGIN, dialler=self._dial, writer=opens) as device:
             self.device = device
             if device.vaults:
                 vault = device.vaults[0]
@@ -227,7 +230,7 @@ class SimDevice:
 
     @asynccontextmanager
     async def _dial(self, origin: str) -> AsyncIterator[Transport]:
-        await trio.sleep(self.random.uniform(0, 0.2))
+        await self.world.agenda.rest(self.random.uniform(0, 0.2))
         if self.offline or not self.alive:
             raise TransportError("there is no network")
         wire = self.world.wire(self.name)
@@ -253,7 +256,7 @@ class SimDevice:
     def _sending(self, data: bytes) -> None:
         if not self.alive:
             raise Killed
-        message = codec.decode(data)
+        message = codec.decode(data) if data[0] == Push.TYPE else None
         if isinstance(message, Push):
             self.history.pushed(self.name, message)
             if self.faults.strikes(self.name, faults.DEVICE_CRASH_SENDING):
@@ -265,7 +268,7 @@ class SimDevice:
     def _receiving(self, data: bytes) -> None:
         if not self.alive:
             raise Killed
-        message = codec.decode(data)
+        message = codec.decode(data) if data[0] == Pushed.TYPE else None
         if isinstance(message, Pushed):
             if message.outcome is Outcome.DONE:
                 self.history.acked(self.name, message.batch, message.appended)
@@ -274,12 +277,3 @@ class SimDevice:
         if self.faults.strikes(self.name, faults.DEVICE_CRASH_RECEIVING):
             self.die()
             raise Killed
-
-
-def copied(folder: Path, to: Path) -> Path:
-    """What a process that dies now leaves behind in its folder."""
-    to.mkdir(mode=0o700)
-    for name in KEPT:
-        if (folder / name).exists():
-            shutil.copy(folder / name, to / name)
-    return to

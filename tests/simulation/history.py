@@ -80,6 +80,7 @@ class History:
         self.seals: list[Seal] = []
         self.acks: list[Ack] = []
         self.broken: str | None = None
+        self._unsealed: dict[tuple[str, Key], Edit] = {}
         self._pushes: dict[tuple[str, int], Push] = {}
         self._digest = hashlib.blake2b(digest_size=16)
 
@@ -96,6 +97,20 @@ class History:
     def fail(self, what: str) -> None:
         """Remember a broken promise, if it is the first."""
         self.broken = self.broken or f"{what} (step {self.step})"
+
+    def unsealed(self, device: str, place: Key) -> Edit | None:
+        """The last edit of a key by a device, if the device has not sealed it yet."""
+        return self._unsealed.get((device, place))
+
+    def edited(self, edit: Edit) -> None:
+        """A device has made an edit."""
+        self.edits.append(edit)
+        self._unsealed[edit.device, edit.place] = edit
+
+    def sealed(self, seal: Seal) -> None:
+        """A device has sealed a record."""
+        self.seals.append(seal)
+        self._unsealed.pop((seal.device, seal.place), None)
 
     def pushed(self, device: str, push: Push) -> None:
         """A batch is being sent: always with the bytes that it had the first time."""

@@ -1,5 +1,6 @@
 """Connections between devices and relays: real WebSocket frames at the relay's end, delays, cuts and silence."""
 
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from random import Random
@@ -7,20 +8,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from sealwire_client.nursery import open_nursery
-from sealwire_client.testing.wire import Pipe
 from sealwire_client.transport import Transport, TransportError
 from sealwire_protocol import codec
 from sealwire_protocol.errors import CloseCode, Outcome, may_come_back
 from sealwire_protocol.messages import Deliver, Pushed
 from tests.simulation import faults
+from tests.simulation.agenda import GRAIN_SECONDS, Agenda
 from tests.simulation.faults import Faults
 
 if TYPE_CHECKING:
     from tests.simulation.relay import RelayProcess
 
-DELAY_SECONDS_MAX: Final = 0.2
-SLOW_SECONDS_MAX: Final = 8.0
+DELAY_GRAINS_MAX: Final = 12
+"""How long a message is on its way: up to a fifth of a second."""
+
+SLOW_GRAINS_MAX: Final = 512
 SILENCE_SECONDS: Final = 40.0
 """How long nobody notices that a connection is dead: two pings."""
 
@@ -30,6 +32,9 @@ _UPGRADE: Final = (
 )
 _PONG: Final = b"\x8a\x80\0\0\0\0"
 _BINARY, _CLOSE, _PING = 2, 8, 9
+
+Arrives = Callable[[bytes], None]
+Ended = Callable[[TransportError], None]
 
 
 def _masked(payload: bytes) -> bytes:
@@ -42,30 +47,69 @@ def _masked(payload: bytes) -> bytes:
     return b"\x82\xff" + size.to_bytes(8, "big") + b"\0\0\0\0" + payload
 
 
+class Lane:
+    """Messages one way, in order, each some time after it was put. Ends when it is empty, or is cut at once."""
+
+    def __init__(self, agenda: Agenda, grains: Callable[[], int], arrives: Arrives, ended: Ended) -> None:
+        self._agenda, self._grains, self._arrives, self._ended = agenda, grains, arrives, ended
+        self._items: deque[bytes] = deque()
+        self._last = 0.0
+        self._end: TransportError | None = None
+
+    def put(self, data: bytes) -> None:
+        """Send a message off; nothing happens after the end."""
+        if self._end is None:
+            self._items.append(data)
+            self._last = max(self._last, self._agenda.current_time() + self._grains() * GRAIN_SECONDS)
+            self._agenda.at(self._last, self._arrive)
+
+    def end(self, why: TransportError, at_once: bool) -> None:
+        """No more messages; `at_once`: what is on its way is lost."""
+        first, self._end = self._end is None, self._end or why
+        lost = at_once and bool(self._items)
+        if at_once:
+            self._items.clear()
+        if lost or (first and not self._items):
+            self._agenda.at(self._agenda.current_time(), self._tell)
+
+    def _arrive(self) -> None:
+        if self._items:
+            self._arrives(self._items.popleft())
+            if self._end is not None and not self._items:
+                self._tell()
+
+    def _tell(self) -> None:
+        assert self._end is not None
+        self._ended(self._end)
+
+
 class Wire:
     """One connection. To the device it is a `Transport`, to the relay an `asyncio.Transport`."""
 
     def __init__(self, place: str, relay: "RelayProcess", armed: Faults, random: Random, trace: "Trace") -> None:
         self.place, self.relay, self._faults, self._random, self._trace = place, relay, armed, random, trace
-        self.to_relay = Pipe(self._delay, self._carried)
-        self.to_device = Pipe(self._delay, self._carried)
+        self._agenda, self._process = relay.agenda, relay.loop
+        self.to_relay = Lane(self._agenda, self._grains, self._at_relay, self._lost)
+        self.to_device = Lane(self._agenda, self._grains, self._at_device, self._hung_up)
         self.protocol: Any = None
-        self.fell_silent = trio.Event()
         self.slow = self.silent = self.gone = self.last_words = False
         self.on_send: Callable[[bytes], None] = lambda data: None
         self.on_receive: Callable[[bytes], None] = lambda data: None
+        self._arrived: deque[bytes] = deque()
+        self._why: TransportError | None = None
+        self._moved = trio.Event()
         self._buffer = b""
-        self._upgraded = False
+        self._upgraded = self._relay_knows = False
 
-    def _delay(self) -> float:
-        return self._random.uniform(0, SLOW_SECONDS_MAX if self.slow else DELAY_SECONDS_MAX)
+    def _grains(self) -> int:
+        return self._random.randrange(SLOW_GRAINS_MAX if self.slow else DELAY_GRAINS_MAX)
 
     def _carried(self) -> None:
         if self._faults.strikes(self.place, faults.CUT):
             self.cut()
         elif not self.silent and self._faults.strikes(self.place, faults.SILENCE):
             self.silent = True
-            self.fell_silent.set()
+            self._agenda.at(self._agenda.current_time() + SILENCE_SECONDS, self.cut)
 
     def cut(self) -> None:
         """The connection breaks, with all that is on its way; the device learns of it now, the relay too."""
@@ -89,16 +133,28 @@ class Wire:
         if self.last_words:
             self.to_relay.put(_masked(data))
 
-    def left(self) -> list[bytes]:
-        """What is still on its way from a process that has died and whose last words are carried."""
-        return [data for _, data in self.to_relay._items] if self.last_words else []
-
     async def receive(self) -> bytes:
         """The next message."""
-        data = await self.to_device.get()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while not self._arrived:
+            if self._why is not None:
+                raise self._why
+            self._moved = trio.Event()
+            await self._moved.wait()
+        data = self._arrived.popleft()
         self._trace.add("received", self.place, data)
         self.on_receive(data)
         return data
+
+    def _at_device(self, data: bytes) -> None:
+        self._carried()
+        if not self.gone:
+            self._arrived.append(data)
+            self._moved.set()
+
+    def _hung_up(self, why: TransportError) -> None:
+        self._why = self._why or why
+        self._moved.set()
 
     async def close(self, code: CloseCode, reason: str) -> None:
         """Hang up."""
@@ -107,6 +163,23 @@ class Wire:
         self.to_device.end(gone, at_once=True)
 
     # --- the relay's end
+
+    def dialled(self) -> None:
+        """The relay accepts the connection."""
+        assert self._process.factory is not None
+        self.protocol = self._process.factory()
+        self._process.soon(self.protocol.connection_made, self)
+        self._process.soon(self.protocol.data_received, _UPGRADE)
+
+    def _at_relay(self, data: bytes) -> None:
+        self._carried()
+        self._trace.add("arrived", self.place, data)
+        self._process.soon(self.protocol.data_received, data)
+
+    def _lost(self, why: TransportError) -> None:
+        if not self._relay_knows:
+            self._relay_knows = True
+            self._process.soon(self.protocol.connection_lost, None)
 
     def get_extra_info(self, name: str) -> None:
         """There is no socket."""
@@ -161,7 +234,7 @@ class Wire:
             self._message(payload)
 
     def _message(self, payload: bytes) -> None:
-        message = codec.decode(payload)
+        message = codec.decode(payload) if payload[0] in (Pushed.TYPE, Deliver.TYPE) else None
         done = isinstance(message, Pushed) and message.outcome is Outcome.DONE
         if done and self._faults.strikes(self.place, faults.ANSWER_LOST):
             self.cut()
@@ -187,35 +260,11 @@ async def connected(wire: Wire) -> AsyncIterator[Transport]:
     relay = wire.relay
     if relay.dead or relay.loop.factory is None:
         raise TransportError("no relay answers")
-
-    async def feed() -> None:
-        try:
-            while True:
-                data = await wire.to_relay.get()
-                wire._trace.add("arrived", wire.place, data)
-                relay.call(wire.protocol.data_received, data)
-        except TransportError:
-            relay.call(wire.protocol.connection_lost, None)
-
-    async def notice() -> None:
-        """A silent connection is found out in the end."""
-        await wire.fell_silent.wait()
-        await trio.sleep(SILENCE_SECONDS)
-        wire.cut()
-
-    async with open_nursery() as nursery:
-        wire.protocol = relay.loop.factory()
-        relay.wires.append(wire)
-        relay.call(wire.protocol.connection_made, wire)
-        relay.call(wire.protocol.data_received, _UPGRADE)
-        nursery.start_soon(feed)
-        nursery.start_soon(notice)
-        try:
-            yield wire
-        finally:
-            wire.gone = True
-            relay.wires.remove(wire)
-            for data in wire.left():
-                relay.call(wire.protocol.data_received, data)
-            relay.call(wire.protocol.connection_lost, None)
-            nursery.cancel_scope.cancel()
+    wire.dialled()
+    relay.wires.append(wire)
+    try:
+        yield wire
+    finally:
+        wire.gone = True
+        relay.wires.remove(wire)
+        wire.to_relay.end(TransportError("the device is gone"), at_once=not wire.last_words)

@@ -3,6 +3,7 @@
 Everything runs in one thread under a virtual clock. All that chance decides comes from the seed.
 """
 
+import gc
 import logging
 import tempfile
 from collections import Counter
@@ -15,12 +16,11 @@ from typing import Any, Final
 from unittest import mock
 
 import trio
-import trio.testing
 
 from sealwire_client.encoding import schema_of
+from sealwire_client.replica import ALONE, Replica, SealedGroup, Taken
 from sealwire_client.replica import Collection as Held
 from sealwire_client.replica import Edit as HeldEdit
-from sealwire_client.replica import Replica, SealedGroup, Taken
 from sealwire_client.replica.outbox import Outbox
 from sealwire_client.sealing import Opener
 from sealwire_client.vault import InviteExpiredError, PendingInvite
@@ -28,16 +28,21 @@ from sealwire_protocol.ids import MEMBERSHIP, StreamId
 from sealwire_protocol.relay_session import RelayState
 from sealwire_relay.store.memory import MemoryDatabase
 from tests.simulation import faults
+from tests.simulation.agenda import Agenda
 from tests.simulation.chance import seeded
 from tests.simulation.device import FIRST, LATE, Note, SimDevice
+from tests.simulation.disk import inserted
 from tests.simulation.faults import FAULTS_MAX, FAULTS_MIN, Faults
 from tests.simulation.history import Call, Checker, Edit, History, Logged, Seal, Violation, read
 from tests.simulation.network import Trace, Wire
 from tests.simulation.relay import RelayProcess
 
-DEVICES: Final = 6
+DEVICES: Final = 5
 RELAYS: Final = 2
-OPERATIONS_OF_DEVICE: Final = 56
+OPERATIONS_OF_DEVICE: Final = 62
+IDLE_CHANCE: Final = 0.15
+"""How often a device pauses before an operation; what it does without a pause gathers in its outbox."""
+
 KEYS: Final = 10
 REST_SECONDS_MAX: Final = 600.0
 """Virtual time after the last fault within which everything must have come to rest."""
@@ -65,6 +70,7 @@ class World:
 
     def __init__(self, seed: int, folder: Path) -> None:
         self.random = Random(f"world {seed}")
+        self.agenda = Agenda(Random(f"agenda {seed}"))
         self.history = History()
         self.faults = Faults(Random(f"faults {seed}"))
         self.database = MemoryDatabase()
@@ -75,10 +81,10 @@ class World:
         self._wires = self._numbers = 0
         self._seed = seed
         self.relays = [
-            RelayProcess(self.database, self.faults, Random(f"relay {seed} {n}"), self.history.fail)
+            RelayProcess(self.agenda, self.database, self.faults, Random(f"relay {seed} {n}"), self.history.fail)
             for n in range(RELAYS)
         ]
-        starts = [0.0, 0.0, *(self.random.uniform(0, 20) for _ in range(DEVICES - 3)), self.random.uniform(60, 120)]
+        starts = [0.0, 0.0, *(self.random.uniform(0, 20) for _ in range(DEVICES - 3)), self.random.uniform(20, 60)]
         self.devices = [
             SimDevice(f"device {n}", self, folder, Random(f"device {seed} {n}"), starts[n]) for n in range(DEVICES)
         ]
@@ -132,7 +138,8 @@ class World:
         """The operations of one device."""
         late_at = random.randrange(OPERATIONS_OF_DEVICE)
         for number in range(OPERATIONS_OF_DEVICE):
-            await trio.sleep(random.uniform(0, 4))
+            if random.random() < IDLE_CHANCE:
+                await self.agenda.rest(random.uniform(0, 4))
             await device.until_ready()
             if number == late_at:
                 device.late = True
@@ -145,14 +152,16 @@ class World:
     async def _operation(self, device: SimDevice, random: Random, what: float) -> None:
         name = LATE if LATE in device.open and random.random() < 0.3 else FIRST
         key = f"key {random.randrange(KEYS)}"
-        if what < 0.68:
+        if what < 0.15:
+            self._read(device, name, key)
+        elif what < 0.72:
             await self._edit(device, "put", name, [(key, self._note(device))])
-        elif what < 0.82:
+        elif what < 0.85:
             await self._edit(device, "delete", name, [(key, None)])
-        elif what < 0.94:
-            keys = random.sample(range(3 * KEYS), random.randint(2, 8))
+        elif what < 0.97:
+            keys = random.sample(range(3 * KEYS), random.randint(2, 5))
             await self._edit(device, "put_many", name, [(f"key {k}", self._note(device)) for k in keys])
-        elif what < 0.98:
+        elif what < 0.985:
             self._did(device, "offline")
             self.faults.happened[faults.OFFLINE] += 1
             device.go_offline()
@@ -163,7 +172,7 @@ class World:
                 device.device.wake()
 
     async def _back_online(self, device: SimDevice, seconds: float, wakes: bool) -> None:
-        await trio.sleep(seconds)
+        await self.agenda.rest(seconds)
         device.offline = False
         self._did(device, "online")
         if wakes and device.device is not None:
@@ -178,10 +187,8 @@ class World:
         self.history.add(what, device.name)
 
     async def _edit(self, device: SimDevice, what: str, name: str, items: Sequence[tuple[str, Note | None]]) -> None:
-        collection, vault = device.open[name], device.vault
-        assert vault is not None
+        collection, stream = device.open[name], self._stream_at(device, name)
         self._did(device, what)
-        stream = vault._sync.keys.stream_id(name)
         for key, note in items:
             raw = None if note is None else _SCHEMA.encode(note)
             self.history.calls.append(Call(device.name, (stream, key), raw, self.history.step))
@@ -193,17 +200,26 @@ class World:
         else:
             await device.during(lambda: collection.delete(items[0][0]))
 
+    def _read(self, device: SimDevice, name: str, key: str) -> None:
+        """A device sees its own edits from the moment on in which they are durable."""
+        self._did(device, "get")
+        note = device.open[name].get(key)
+        place = (self._stream_at(device, name), key)
+        mine = self.history.unsealed(device.name, place)
+        if mine is not None and mine.certain:
+            shown = None if note is None else _SCHEMA.encode(note)
+            if shown != mine.value:
+                self.history.fail(f"a device sees its own edits: {device.name} does not see its edit of {key}")
+
     async def _spoil(self) -> None:
         """Faults, one after the other, for as long as there is work, and until there were enough."""
         random = self.faults.random
         while self.faults.total < FAULTS_MIN or (self._busy and self.faults.total < FAULTS_MAX):
-            await trio.sleep(random.uniform(0.5, 5))
+            await self.agenda.rest(random.uniform(0.5, 5))
             kind = random.choice(faults.ALL)
             device, relay = random.choice(self.devices), random.choice(self.relays)
             if kind == faults.CLOCK:
-                clock = trio.lowlevel.current_clock()
-                assert isinstance(clock, trio.testing.MockClock)
-                clock.jump(random.choice((1.0, 30.0, 600.0)))
+                self.agenda.jump(random.choice((1.0, 30.0, 600.0)))
             elif kind == faults.OFFLINE:
                 continue  # an operation of the devices
             elif kind == faults.SLOW:
@@ -263,7 +279,6 @@ class World:
 
     async def _restless(self) -> str | None:
         """Why it is not at rest yet, or None."""
-        checker = self._checker()
         for device in self.devices:
             if not device.ready or device.vault is None:
                 return f"{device.name} is not up"
@@ -272,16 +287,22 @@ class World:
             status = await device.during(device.vault.status)
             if status is None or status.state != "synced" or status.behind or status.stuck or status.unreadable:
                 return f"{device.name} stands at {status}"
-        for stream, log in checker.logs.items():
+        heads = {self._stream(name): (name, 0) for name in (FIRST, LATE)}
+        for kept in self.database.vaults.values():
+            heads |= {stream: (heads[stream][0], log.head) for stream, log in kept.streams.items() if stream in heads}
+        for stream, (name, head) in heads.items():
             for device in self.devices:
-                name = FIRST if stream == self._stream(FIRST) else LATE
-                if device.vault is not None and device.vault._sync._streams[stream].cursor != len(log):
+                if device.vault is not None and device.vault._sync._streams[stream].cursor != head:
                     return f"{device.name} has not all of {name}"
         return None
 
     def _stream(self, name: str) -> StreamId:
-        assert self.host.vault is not None
-        return self.host.vault._sync.keys.stream_id(name)
+        return self._stream_at(self.host, name)
+
+    @staticmethod
+    def _stream_at(device: SimDevice, name: str) -> StreamId:
+        assert device.vault is not None
+        return device.vault._sync.keys.stream_id(name)
 
     def _checker(self) -> Checker:
         vault = self.host.vault
@@ -323,25 +344,25 @@ def observed(world: World) -> Iterator[None]:
     """While the block lasts, what replicas do is entered into the history, and looked at."""
     edit, store, answer, history = Replica.edit, Outbox.store, Outbox.answer, world.history
 
-    def watch_edit(self: Replica, collection: Held, edits: Sequence[HeldEdit]) -> None:
+    def watch_edit(self: Replica, collection: Held, edits: Sequence[HeldEdit], tx: int = ALONE) -> None:
         device = world.current
         assert device is not None
         seen = [self.entries.rank_of(collection.table, edit.key) or b"" for edit in edits]
-        edit(self, collection, edits)
+        edit(self, collection, edits, tx)
         for one, rank in zip(edits, seen, strict=True):
             place = (collection.stream, one.key)
-            history.edits.append(Edit(device.name, place, one.value, history.step, rank, device.certain))
+            history.edited(Edit(device.name, place, one.value, history.step, rank, device.certain))
         history.add("edited", device.name)
 
-    def watch_store(self: Outbox, taken: Taken, sealed: Sequence[SealedGroup], flags: int = 0) -> bool:
+    def watch_store(self: Outbox, taken: Taken, sealed: Sequence[SealedGroup]) -> bool:
         device = world.current
         assert device is not None
-        stored = store(self, taken, sealed, flags)
+        stored = store(self, taken, sealed)
         if stored:
             for group, seals in zip(taken.groups, sealed, strict=True):
                 for one, seal in zip(group.edits, seals.seals, strict=True):
                     place = (group.stream, one.key)
-                    history.seals.append(Seal(device.name, place, one.value, seal[0], history.step))
+                    history.sealed(Seal(device.name, place, one.value, seal[0], history.step))
             history.add("sealed", device.name)
         twice = self._database.connection.execute(
             "SELECT key FROM _sent WHERE seq IS NULL GROUP BY collection, key HAVING count(*) > 1"
@@ -353,7 +374,7 @@ def observed(world: World) -> Iterator[None]:
     def watch_answer(self: Outbox, *args: Any) -> Any:
         answered = answer(self, *args)
         for held in self._entries.opened.values():
-            cursor = self._positions.standing(held.number).cursor.seq
+            cursor = self.sent._positions.standing(held.number).cursor.seq
             found = self._database.connection.execute(f"SELECT max(_seq) FROM {held.table.name}").fetchone()[0]
             if (found or 0) > cursor:
                 history.fail(f"entries stand within the cursor: one at {found}, and the cursor at {cursor}")
@@ -370,14 +391,25 @@ def observed(world: World) -> Iterator[None]:
 def simulate(seed: int) -> Result:
     """Run one seed. Never raises on what the simulated parts do: that is a violation too."""
     logging.getLogger("sealwire").setLevel(logging.CRITICAL + 1)
+    if not gc.get_freeze_count():
+        gc.collect()
+        gc.freeze()  # what was imported is not looked at again
+    gc.disable()  # garbage is collected between runs
+    try:
+        return _simulate(seed)
+    finally:
+        gc.enable()
+        gc.collect()
+
+
+def _simulate(seed: int) -> Result:
     memory = Path("/dev/shm")
     violation: str | None = None
-    clock = trio.testing.MockClock(autojump_threshold=0)
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder, seeded(seed):
         world = World(seed, Path(folder))
-        with observed(world):
+        with observed(world), inserted({device.folder: device.disk for device in world.devices}):
             try:
-                trio.run(world.main, clock=clock)
+                trio.run(world.main, clock=world.agenda)
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt):
                     raise
@@ -387,7 +419,7 @@ def simulate(seed: int) -> Result:
         violation,
         world.history.digest,
         world.history.step,
-        clock.current_time(),
+        world.agenda.current_time(),
         world.faults.happened,
         world.operations,
     )
