@@ -120,13 +120,15 @@ class Write(NamedTuple):
 
 
 def read_writes(conditions: bytes, records: bytes, count: int) -> list[Write]:
-    """The writes of a guarded group that has so many records. Raises DecodeError."""
+    """The writes of a guarded group that has so many records, each of another tag (R4). Raises DecodeError."""
     writes, at = [], 0
     for condition in decode_conditions(conditions, count):
         _, record, end = read_record(records, at)
         tombstone = bool(record.flags & TOMBSTONE)
         writes.append(Write(record.tag, record.version, record.salt, tombstone, condition, at, end))
         at = end
+    if len({write.tag for write in writes}) < count:
+        raise DecodeError("a group of a guarded stream has two records of one tag")
     return writes
 
 
@@ -145,12 +147,12 @@ class Judged(NamedTuple):
 
 
 def judge(writes: Sequence[Write], body: bytes, head: int, held: Callable[[Tag], Current | None]) -> Judged:
-    """Judge a group's writes one after the other, each on top of those before it. `held`: what the stream holds."""
+    """Judge a group's writes. `held`: what the stream holds before them."""
     holding: dict[Tag, Current] = {}
     refused: dict[int, int] = {}
     top, seq = 0, head
     for place, write in enumerate(writes):
-        current = holding.get(write.tag) or held(write.tag)
+        current = held(write.tag)
         if not holds(write.condition, current, write.version, write.salt):
             refused[place] = 0 if current is None else current.seq
             continue

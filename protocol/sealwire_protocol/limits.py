@@ -32,8 +32,8 @@ PUSH_WINDOW: Final = 8
 """Pushes of one device and vault that may be unanswered: hides a round trip without letting work pile up."""
 
 WINNERS_BYTES_MAX: Final = 131_072
-"""Winning records in one PUSHED, in all: a thousand usual ones. It takes no credit, so it must not grow; a winner that is
-left out comes by DELIVER like every record."""
+"""Winning records in one PUSHED, in all: a thousand usual ones. It takes no credit, so it must not grow; a winner that
+is left out comes by DELIVER like every record."""
 
 CREDIT_BYTES_MIN: Final = 2 * SEGMENT_BYTES_MAX
 """The smallest credit a relay may grant, in bytes of DELIVER frames not yet acknowledged."""

@@ -1,8 +1,9 @@
 """The relay in memory behaves as the real one: the same conversations, as devices see them, with both."""
 
+import random
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -10,25 +11,46 @@ from pathlib import Path
 import pytest
 import trio
 
-from sealwire_client import transport
+from sealwire_client import keyring, transport
+from sealwire_client.cipher import Secret
 from sealwire_client.device import Device
 from sealwire_client.identity import DeviceIdentity
 from sealwire_client.invites import InviteError
-from sealwire_client.link import AnyRequest, Link, LinkState, RelayRefusedError
+from sealwire_client.link import AnyRequest, Dialler, Link, LinkState, RelayRefusedError
 from sealwire_client.testing import MemoryRelay
-from sealwire_protocol.errors import FaultCode
-from sealwire_protocol.ids import MEMBERSHIP, MailboxId, StreamId, VaultId
+from sealwire_protocol.conditions import NOTHING, Condition, Names, encode_condition
+from sealwire_protocol.errors import FaultCode, Outcome, Refusal
+from sealwire_protocol.events import Listen, Submit
+from sealwire_protocol.ids import (
+    MEMBERSHIP,
+    NO_TERM,
+    Author,
+    KeyId,
+    MailboxId,
+    Position,
+    StreamId,
+    Tag,
+    VaultId,
+)
 from sealwire_protocol.membership import Role
 from sealwire_protocol.messages import (
+    ATOMIC,
     NO_REQUEST,
     AnswerJoin,
     AppendLink,
     CreateStream,
     CreateVault,
+    Deliver,
+    Fault,
+    Group,
     Join,
     OpenMailbox,
+    Push,
+    Pushed,
     StreamKind,
+    Subscribed,
 )
+from sealwire_protocol.segment import Record, encode_segment
 from tests.client.party import Guest, Note, founded, joined, notes_of, returned
 
 pytestmark = pytest.mark.trio
@@ -206,3 +228,133 @@ async def test_members_get_the_same_answers(open_device: Open) -> None:
         assert await refused(link, AppendLink(NO_REQUEST, a.vault.id, foreign)) is FaultCode.LINK_CONFLICT
         notes = await notes_of(a.vault)
         assert len(notes) == 0
+
+
+# --- pushes, without a device of ours above them
+
+OPEN, FIRST, SECOND = StreamId(b"an open."), StreamId(b"guarded1"), StreamId(b"guarded2")
+KINDS = {OPEN: StreamKind.OPEN, FIRST: StreamKind.GUARDED, SECOND: StreamKind.GUARDED}
+
+
+class Pusher:
+    """A follower that pushes one batch after the other, and listens to no stream."""
+
+    def __init__(self, link: Link, vault: VaultId) -> None:
+        self._link, self._vault = link, vault
+        self._send, self._receive = trio.open_memory_channel[Subscribed | Pushed](10)
+        self.term = NO_TERM
+
+    def online(self) -> None:
+        assert self.term == NO_TERM, "the relay had hung up"
+
+    def offline(self) -> None:
+        """Said again when the connection is back, which it must not come to."""
+
+    def subscribed(self, message: Subscribed) -> None:
+        self._send.send_nowait(message)
+
+    async def apply(self, delivers: Sequence[Deliver]) -> list[tuple[StreamId, Position]]:
+        raise AssertionError(delivers)
+
+    def pushed(self, message: Pushed) -> None:
+        self._send.send_nowait(message)
+
+    def fault(self, message: Fault) -> None:
+        raise AssertionError(message)
+
+    def history_lost(self, stream: StreamId, reason: str) -> None:
+        raise AssertionError(reason)
+
+    async def subscribe(self) -> None:
+        self._link.handle(Listen(self._vault, ()))
+        told = await self._receive.receive()
+        assert isinstance(told, Subscribed)
+        self.term = told.term
+
+    async def push(self, batch: int, flags: int, groups: tuple[Group, ...]) -> Pushed:
+        """The verdict, under whatever term, on a batch."""
+        self._link.handle(Submit(Push(self._vault, self.term, batch, flags, groups)))
+        told = await self._receive.receive()
+        assert isinstance(told, Pushed)
+        appended = tuple(row._replace(term=NO_TERM) for row in told.appended)
+        return replace(told, appended=appended)
+
+
+class Pushes:
+    """Pushes to two guarded streams and an open one, as a seed has them: some conflict, some make no sense."""
+
+    def __init__(self, seed: int, key_id: KeyId) -> None:
+        self._chance, self._key_id = random.Random(seed), key_id
+        self._seen: list[Record] = []
+
+    def groups(self) -> tuple[Group, ...]:
+        streams = self._chance.sample(list(KINDS), self._chance.randint(1, 3))
+        return tuple(self._group(stream) for stream in streams)
+
+    def _group(self, stream: StreamId) -> Group:
+        chance = self._chance
+        epoch = 2 if chance.random() < 0.02 else 1
+        records = [self._record()._replace(epoch=epoch) for _ in range(chance.choice((1, 1, 1, 2)))]
+        conditions = (
+            b"".join(encode_condition(self._condition()) for _ in records)
+            if KINDS[stream] is StreamKind.GUARDED
+            else b""
+        )
+        if chance.random() < 0.03:
+            conditions = chance.choice((b"", b"\0" * 5, b"\x03", conditions + b"\0", conditions[:-1]))
+        self._seen.extend(records)
+        return Group(stream, conditions, encode_segment(records))
+
+    def _record(self) -> Record:
+        chance = self._chance
+        if self._seen and chance.random() < 0.1:
+            return chance.choice(self._seen)
+        tag, version, flags = Tag(bytes([chance.randrange(3)]) * 16), chance.randrange(1, 40), chance.choice((0, 0, 1))
+        version = version + 2**33 if chance.random() < 0.02 else version
+        body = chance.randbytes(chance.choice((1, 20, 1_000)) * 16 + 16)
+        return Record(tag, version, Author(1), 1, self._key_id, flags, chance.randbytes(8), body)
+
+    def _condition(self) -> Condition:
+        chance = self._chance
+        if not self._seen or chance.random() < 0.3:
+            return NOTHING
+        return Condition(chance.choice((Names.ENTRY, Names.TOMBSTONE)), *self._named())
+
+    def _named(self) -> tuple[int, bytes]:
+        record = self._chance.choice(self._seen[-6:])
+        return record.version, record.salt
+
+
+async def verdicts(origin: str, dialler: Dialler, seed: int) -> list[Pushed]:
+    """What a relay says of a seed's pushes, and of some of them once more."""
+    identity = DeviceIdentity(Secret(seed.to_bytes(32, "big")))
+    genesis, keys = keyring.new_vault(identity, keyring.Names("device", "vault"), random.Random(seed).randbytes)
+    pushes, told = Pushes(seed, keys.current.key_id), list[Pushed]()
+    link = Link(origin, identity, dialler)
+    pusher = Pusher(link, keys.vault)
+    link.follow(keys.vault, pusher)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(link.run)
+        await link.request(CreateVault(NO_REQUEST, genesis))
+        for stream, kind in KINDS.items():
+            await link.request(CreateStream(NO_REQUEST, keys.vault, stream, kind))
+        await link.until(lambda link: link.state is LinkState.ONLINE)
+        await pusher.subscribe()
+        for batch in range(1, 41):
+            flags, groups = pushes._chance.choice((0, ATOMIC)), pushes.groups()
+            for _ in range(1 + (batch % 5 == 0)):
+                told.append(await pusher.push(batch, flags, groups))
+        nursery.cancel_scope.cancel()
+    return told
+
+
+@pytest.mark.parametrize("seed", range(1, 7))
+async def test_pushes_get_the_same_verdicts(real_relay: str, seed: int) -> None:
+    memory = MemoryRelay()
+    told = await verdicts(memory.origin, memory.dial, seed)
+    assert told == await verdicts(real_relay, transport.dial, seed)
+    reasons = {refused.reason for pushed in told for refused in pushed.refused}
+    assert reasons == {Refusal.CONFLICT, Refusal.ATOMIC}
+    assert any(refused.winner for pushed in told for refused in pushed.refused)
+    assert {pushed.outcome for pushed in told} >= {Outcome.DONE, Outcome.MALFORMED}
+    assert sum(len(pushed.appended) for pushed in told) > 10

@@ -129,21 +129,27 @@ def judged(held: dict[Tag, Current], *pairs: tuple[Condition, Record], head: int
 
 
 def test_refused_records_are_cut_out_and_the_others_follow_each_other() -> None:
-    held = {tag(1): Current(5, A, False, 70), tag(3): Current(8, C, True, 71)}
+    held = {tag(1): Current(5, A, False, 70), tag(4): ENTRY, tag(3): Current(8, C, True, 71)}
     good = [(Condition(Names.ENTRY, 5, A), record(1, 6, B)), (NOTHING, record(3, 9, B, TOMBSTONE))]
-    found = judged(held, good[0], (NOTHING, record(1, 30, C)), (Condition(Names.ENTRY, 1, A), record(2, 40)), good[1])
+    bad = [(NOTHING, record(4, 30, C)), (Condition(Names.ENTRY, 1, A), record(2, 40))]
+    found = judged(held, good[0], *bad, good[1])
     assert (found.records, found.top) == (2, 9)
     assert found.body == encode_segment([good[0][1], good[1][1]])
     assert found.holds == {tag(1): Current(6, B, False, 101), tag(3): Current(9, B, True, 102)}
-    assert found.refused == {1: 101, 2: 0}, "a record is judged on top of those before it"
+    assert found.refused == {1: 9, 2: 0}
 
 
 def test_what_is_accepted_whole_keeps_its_bytes() -> None:
-    pairs = [(NOTHING, record(1, 5)), (Condition(Names.ENTRY, 5, A), record(1, 6, B)), (NOTHING, record(1, 6, B))]
-    found = judged({}, *pairs)
+    pairs = [(NOTHING, record(1, 5)), (NOTHING, record(2, 5)), (NOTHING, record(3, 6, B))]
+    found = judged({tag(2): Current(5, A, False, 70)}, *pairs)
     assert found.body == encode_segment([record for _, record in pairs])
-    assert found.holds == {tag(1): Current(6, B, False, 103)}, "an equal record is appended again"
-    assert (found.records, found.refused) == (3, {})
+    assert found.holds[tag(2)] == Current(5, A, False, 102), "an equal record is appended again"
+    assert (found.records, found.top, found.refused) == (3, 6, {})
+
+
+def test_a_group_with_two_records_of_one_tag_makes_no_sense() -> None:
+    with pytest.raises(DecodeError, match="one tag"):
+        judged({}, (NOTHING, record(1, 5)), (NOTHING, record(2, 5)), (Condition(Names.ENTRY, 5, A), record(1, 6)))
 
 
 def test_nothing_accepted_is_no_bytes() -> None:

@@ -421,6 +421,7 @@ MALFORMED = {
     "unknown": ONE._replace(conditions=b"\7"),
     "as many bytes as fit": ONE._replace(conditions=bytes(262_144)),
     "on an open stream": ONE._replace(stream=NOTES),
+    "a tag twice": guarded(ACCOUNTS, (NOTHING, record(author=2)), (NOTHING, record(author=2))),
     "version step": guarded(ACCOUNTS, (NOTHING, record(author=2, version=2**32 + 1))),
 }
 
@@ -441,22 +442,3 @@ def test_a_malformed_push_uses_up_its_number_and_stores_nothing(spoilt: Group, f
                 assert (told.appended[0].first, told.refused) == (1, ())
 
     run()
-
-
-@asyncio_test
-async def test_a_tag_that_comes_twice_is_judged_twice() -> None:
-    async with running() as relay:
-        anna, bert, vault = await shared_vault(relay)
-        async with anna, bert:
-            first, second, third = (record(version=n) for n in (1, 2, 3))
-            told = await anna.push(
-                vault, 1, guarded(ACCOUNTS, (NOTHING, first), (NOTHING, third), (replaces(first), second))
-            )
-            assert told.refused == (conflict(1, 1, first),)
-            assert told.appended == (Appended(ACCOUNTS, anna.term(vault), 1, 2),)
-            both = (replaces(second), third), (replaces(second), record(version=4))
-            told = await anna.push(vault, 2, guarded(ACCOUNTS, *both), flags=ATOMIC)
-            assert (told.appended, [refused.reason for refused in told.refused]) == (
-                (),
-                [Refusal.ATOMIC, Refusal.CONFLICT],
-            )
