@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sealwire_client.encoding import EncodingError, numbered
     from sealwire_client.link import RelayRefusedError
     from sealwire_client.merging import MergeError, fields, last, union
-    from sealwire_client.policies import Policy, latest, merge, strict
+    from sealwire_client.policies import Policy, document, latest, merge, strict
     from sealwire_client.replica.errors import NeedsNewerAppError
     from sealwire_client.sealing import ValueTooLargeError
     from sealwire_client.sending import ConflictError, OfflineError, StrictError
@@ -45,6 +45,7 @@ _ROOMS: Final = {
     "ValueTooLargeError": "sealing",
     "Vault": "vault",
     "Write": "writes",
+    "document": "policies",
     "fields": "merging",
     "last": "merging",
     "latest": "policies",
@@ -75,6 +76,7 @@ __all__ = [
     "ValueTooLargeError",
     "Vault",
     "Write",
+    "document",
     "fields",
     "last",
     "latest",

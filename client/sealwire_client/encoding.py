@@ -20,10 +20,11 @@ from typing import Any, Final, Generic, TypeVar
 
 from sealwire_client.documents import DocumentSchema, is_document
 from sealwire_client.forms import Form, Nested, cbor_from_forms, described
-from sealwire_client.kinds import INTEGER_MAX, Kind, kind_of
+from sealwire_client.kinds import kind_of
 from sealwire_client.plain import UNDEFINED, EncodingError, dump, load
 from sealwire_client.replica.entries import Column
 from sealwire_client.replica.values import Kept, Row
+from sealwire_client.scalars import INTEGER_MAX, Kind
 from sealwire_client.schema import Schema, fits
 from sealwire_client.threeway import chosen, merged_untyped
 from sealwire_client.untyped import DictSchema

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sealwire_client import plain
 from sealwire_client.encoding import EncodingError, Schema, numbered, schema_of
-from sealwire_client.kinds import INTEGER_MAX
+from sealwire_client.scalars import INTEGER_MAX
 
 UserId = NewType("UserId", int)
 
@@ -40,6 +40,12 @@ class Place:
     street: str
     number: int | None = None
     photo: bytes = b""
+
+
+@dataclass(frozen=True)
+class Spot:
+    x: int = 0
+    y: float = 0.0
 
 
 @dataclass
@@ -73,6 +79,9 @@ class Everything:
     maybe_place: Place | None = None
     things: dict = field(default_factory=dict)  # type: ignore[type-arg]
     blobs: list[bytes] = field(default_factory=list)
+    labels: frozenset[str] = frozenset()
+    spots: frozenset[Spot] = frozenset()
+    days: frozenset[date] | None = None
 
 
 TODOS, EVERYTHING = schema_of(Todo), schema_of(Everything)
@@ -111,6 +120,9 @@ EVERYTHINGS = st.builds(
     maybe_place=st.none() | PLACES,
     things=st.dictionaries(TEXTS, JSON, max_size=2),
     blobs=st.lists(st.binary(max_size=9), max_size=2),
+    labels=st.frozensets(TEXTS, max_size=3),
+    spots=st.frozensets(st.builds(Spot, INTEGERS, FLOATS), max_size=3),
+    days=st.none() | st.frozensets(st.dates(), max_size=2),
 )
 
 

@@ -223,3 +223,13 @@ def test_a_function_that_fails_is_a_merge_error() -> None:
         merged(Card("a"), Card("b"), Card("c"), not_a_card)
     with pytest.raises(MergeError, match="cannot be read here"):
         made(fields)(CARDS.encode(Card("a")), CARDS.encode(Card("b")), b"\xff")
+
+
+def test_dicts_without_a_type_are_merged_key_by_key() -> None:
+    schema = schema_of(dict)
+    base: dict[str, Any] = {"a": 1, "b": {"c": [1]}, "d": 1}
+    mine, theirs = {"a": 2, "b": {"c": [1, 2]}, "d": 1}, {"a": 1, "b": {"c": [3, 1], "e": None}}
+    raws = [schema.encode(one) for one in (base, mine, theirs)]
+    for fn, steps in ((fields, [1, 2]), (union, [3, 1, 2])):
+        found = made(fn, schema)(*raws)
+        assert found == schema.encode({"a": 2, "b": {"c": steps, "e": None}})
