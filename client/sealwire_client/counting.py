@@ -134,10 +134,6 @@ class CounterSchema(OneColumn[int]):
             raise EncodingError("the bytes of a counter are not there, and its total alone does not give them")
         return kept
 
-    def cbor_from_forms(self, forms: object, row: Row) -> bytes:
-        """See `Schema.cbor_from_forms`."""
-        return self.cbor_from_row(row)
-
     def merge(self, base: bytes | None, mine: bytes, theirs: bytes, sequences: bool) -> bytes:
         """See `Schema.merge`: a counter needs no base."""
         return join(mine, theirs)

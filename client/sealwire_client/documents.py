@@ -65,10 +65,6 @@ class DocumentSchema(OneColumn["Doc[Any]"]):
         assert isinstance(value, bytes)
         return value
 
-    def cbor_from_forms(self, forms: object, row: Row) -> bytes:
-        """See `Schema.cbor_from_forms`."""
-        return self.cbor_from_row(row)
-
     def merge(self, base: bytes | None, mine: bytes, theirs: bytes, sequences: bool) -> bytes:
         """See `Schema.merge`: a document needs no base."""
         return _document(theirs, mine).get_update()

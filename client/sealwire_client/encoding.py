@@ -19,11 +19,11 @@ from functools import cached_property
 from typing import Any, Final, Generic, TypeVar
 
 from sealwire_client.documents import DocumentSchema, is_document
-from sealwire_client.forms import Form, Nested, cbor_from_forms, described
+from sealwire_client.forms import Form, Nested, described, encoder
 from sealwire_client.kinds import kind_of
 from sealwire_client.plain import UNDEFINED, EncodingError, dump, load
 from sealwire_client.replica.entries import Column
-from sealwire_client.replica.values import Kept, Row
+from sealwire_client.replica.values import Encoder, Kept, Row
 from sealwire_client.scalars import INTEGER_MAX, Kind
 from sealwire_client.schema import Schema, fits
 from sealwire_client.threeway import chosen, merged_untyped
@@ -229,9 +229,9 @@ class DataclassSchema(Generic[T]):
         """See `Schema.fits`."""
         return fits(self.columns, forms)
 
-    def cbor_from_forms(self, forms: Sequence[str], row: Row) -> bytes:
-        """See `Schema.cbor_from_forms`."""
-        return cbor_from_forms(forms, row)
+    def encoder(self, forms: Sequence[str]) -> Encoder:
+        """See `Schema.encoder`."""
+        return encoder(forms)
 
     def carry(self, raw: bytes, before: bytes) -> bytes:
         """See `Schema.carry`."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from sealwire_client.plain import UNDEFINED, EncodingError, dump
-from sealwire_client.replica.values import Row, SqlValue
+from sealwire_client.replica.values import Encoder, Row, SqlValue
 
 Form = list[Any]
 """The name of a kind, then the forms or names that it is made of."""
@@ -56,16 +56,24 @@ def _covers(form: Form, nested: Nested, old: Form, old_nested: Nested, seen: set
     )
 
 
-def cbor_from_forms(forms: Sequence[str], row: Row) -> bytes:
-    """The bytes of a value whose columns were written under these forms. Raises EncodingError if the row is not so."""
+def encoder(forms: Sequence[str]) -> Encoder:
+    """What makes the bytes of a value whose columns were written under these forms, from its row.
+
+    It raises EncodingError if the row is not so.
+    """
     read = [json.loads(form) for form in forms]
-    values: list[Any] = [UNDEFINED] * (1 + max((number for number, _, _ in read), default=-1))
-    try:
-        for (number, form, nested), held in zip(read, row, strict=True):
-            values[number] = _column(form, nested, held)
-    except (ValueError, TypeError, LookupError, AttributeError):
-        raise EncodingError("a row does not hold what its columns' forms say") from None
-    return dump(values)
+    width = 1 + max((number for number, _, _ in read), default=-1)
+
+    def encode(row: Row) -> bytes:
+        values: list[Any] = [UNDEFINED] * width
+        try:
+            for (number, form, nested), held in zip(read, row, strict=True):
+                values[number] = _column(form, nested, held)
+        except (ValueError, TypeError, LookupError, AttributeError):
+            raise EncodingError("a row does not hold what its columns' forms say") from None
+        return dump(values)
+
+    return encode
 
 
 def _column(form: Form, nested: Nested, held: SqlValue) -> Any:

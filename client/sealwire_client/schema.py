@@ -6,7 +6,7 @@ from typing import Generic, Protocol, TypeVar
 from sealwire_client.forms import covers
 from sealwire_client.plain import EncodingError
 from sealwire_client.replica.entries import Column
-from sealwire_client.replica.values import Kept, Row
+from sealwire_client.replica.values import Encoder, Kept, Row
 
 T = TypeVar("T")
 
@@ -49,8 +49,8 @@ class Schema(Protocol[T]):
     def fits(self, forms: Sequence[str]) -> bool:
         """True if rows whose first columns were written under these forms read as they are."""
 
-    def cbor_from_forms(self, forms: Sequence[str], row: Row) -> bytes:
-        """The bytes of a value whose columns were written under these forms."""
+    def encoder(self, forms: Sequence[str]) -> Encoder:
+        """What makes the bytes of a value whose columns were written under these forms."""
 
     def carry(self, raw: bytes, before: bytes) -> bytes:
         """A new value's bytes, with what the value before it held that this app does not know.
@@ -83,6 +83,10 @@ class OneColumn(Generic[T]):
         """The row of a value's bytes, and whether it gives them again. Raises EncodingError."""
         raise AssertionError(f"{type(self).__name__} must say how a value becomes a row")
 
+    def cbor_from_row(self, row: Row, kept: Kept = None) -> bytes:
+        """See `Schema.cbor_from_row`."""
+        raise AssertionError(f"{type(self).__name__} must say how a row becomes a value")
+
     def row_from_cbor(self, raw: bytes) -> tuple[Row | None, int]:
         """See `Schema.row_from_cbor`."""
         try:
@@ -98,6 +102,10 @@ class OneColumn(Generic[T]):
     def fits(self, forms: Sequence[str]) -> bool:
         """See `Schema.fits`."""
         return fits(self.columns, forms)
+
+    def encoder(self, forms: Sequence[str]) -> Encoder:
+        """See `Schema.encoder`: such a value is no array of columns."""
+        return self.cbor_from_row
 
     def carry(self, raw: bytes, before: bytes) -> bytes:
         """See `Schema.carry`: nothing in such a value is unknown."""

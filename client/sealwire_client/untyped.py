@@ -1,7 +1,6 @@
 """Values without declared fields: dicts of what JSON can say."""
 
 import typing
-from collections.abc import Sequence
 from typing import Any
 
 from sealwire_client.forms import described
@@ -43,10 +42,6 @@ class DictSchema(OneColumn[dict[str, Any]]):
     def cbor_from_row(self, row: Row, kept: Kept = None) -> bytes:
         """See `Schema.cbor_from_row`."""
         return kept if isinstance(kept, bytes) else dump(self.from_row(row))
-
-    def cbor_from_forms(self, forms: Sequence[str], row: Row) -> bytes:
-        """See `Schema.cbor_from_forms`. A dict is no field of anything: its bytes are the dict's."""
-        return dump(self.from_row(row))
 
     def merge(self, base: bytes | None, mine: bytes, theirs: bytes, sequences: bool) -> bytes:
         """See `Schema.merge`."""

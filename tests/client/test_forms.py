@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 
 from sealwire_client.encoding import EncodingError, schema_of
-from sealwire_client.forms import cbor_from_forms
+from sealwire_client.forms import encoder
 from tests.client.test_encoding import EVERYTHING, EVERYTHINGS, Everything, Node, through_sqlite
 
 
@@ -21,13 +21,13 @@ def forms(cls: type) -> list[str]:
 @given(EVERYTHINGS)
 def test_the_bytes_of_a_row_need_no_more_than_the_forms(value: Everything) -> None:
     row = through_sqlite(EVERYTHING, EVERYTHING.to_row(value))
-    assert cbor_from_forms(forms(Everything), row) == EVERYTHING.encode(value)
+    assert encoder(forms(Everything))(row) == EVERYTHING.encode(value)
     assert EVERYTHING.fits(forms(Everything))
 
 
 def test_a_type_within_itself_has_a_form_too() -> None:
     schema, value = schema_of(Node), Node("a", [Node("b", [Node("c")]), Node("d")])
-    assert cbor_from_forms(forms(Node), schema.to_row(value)) == schema.encode(value)
+    assert encoder(forms(Node))(schema.to_row(value)) == schema.encode(value)
     assert schema.fits(forms(Node))
 
 
@@ -98,4 +98,4 @@ def test_more_columns_than_there_are_do_not_fit() -> None:
 @pytest.mark.parametrize("held", ["{", "5", "[5]", '{"street": [1]'])
 def test_a_row_that_is_not_of_its_form_is_told(held: str) -> None:
     with pytest.raises(EncodingError, match="does not hold"):
-        cbor_from_forms(forms(of_type(list[Place])), (held,))
+        encoder(forms(of_type(list[Place])))((held,))

@@ -46,7 +46,7 @@ from sealwire_client.replica.positions import Delivery, Positions, Standing, Ver
 from sealwire_client.replica.reading import Reader, Rows
 from sealwire_client.replica.runner import InlineWriter, Runner, Writer
 from sealwire_client.replica.sent import STRICT, SealedGroup, StoredBatch
-from sealwire_client.replica.values import Kept, Row, SqlValue, Values
+from sealwire_client.replica.values import Encoder, Kept, Row, SqlValue, Values
 from sealwire_client.replica.vaults import HeldVault, Vaults
 
 
@@ -152,6 +152,7 @@ __all__ = [
     "Delivery",
     "Edit",
     "EditStanding",
+    "Encoder",
     "GapError",
     "HeldVault",
     "Incoming",

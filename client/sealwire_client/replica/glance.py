@@ -14,7 +14,7 @@ from sealwire_client.replica.entries import Collection, Column, Table
 from sealwire_client.replica.errors import ReplicaUnreadableError
 from sealwire_client.replica.reading import Reader
 from sealwire_client.replica.schema import APPLICATION_ID, SCHEMA_VERSION
-from sealwire_client.replica.values import Kept, Row
+from sealwire_client.replica.values import Encoder, Kept, Row
 from sealwire_protocol.ids import StreamId
 from sealwire_protocol.messages import StreamKind
 
@@ -82,5 +82,5 @@ class _NoValues:
     def fits(self, forms: Sequence[str]) -> bool:
         raise AssertionError("a glance never rewrites")
 
-    def cbor_from_forms(self, forms: Sequence[str], row: Row) -> bytes:
+    def encoder(self, forms: Sequence[str]) -> Encoder:
         raise AssertionError("a glance never rewrites")

@@ -7,10 +7,10 @@ is read again.
 """
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from sealwire_client.replica.values import Live, Row, Values, live, read
+from sealwire_client.replica.values import Live, Row, SqlValue, Values, live, read
 
 PAGE_ROWS: Final = 1_000
 """Rows that are read and rewritten at once: bounds the memory."""
@@ -33,10 +33,7 @@ class Reshaping:
         A form that is empty is not known: such rows are taken to be as they are read.
         """
         if all(forms) and not self._values.fits(forms):
-            for rowid, count, *row in self._pages("rowid, _raw", _WRITTEN):
-                assert isinstance(rowid, int)
-                width = count if isinstance(count, int) else len(forms)
-                self._put(rowid, self._values.cbor_from_forms(forms[:width], tuple(row[:width])), known)
+            self._write_again(forms, known)
         elif known > len(forms):
             self._grow(len(forms), known)
         self._read_again(_KEPT, known)
@@ -47,6 +44,15 @@ class Reshaping:
         if found.fetchone()[0]:
             self._read_again(_NEWER, known)
 
+    def _write_again(self, forms: Sequence[str], known: int) -> None:
+        encoders = [self._values.encoder(forms[:width]) for width in range(len(forms) + 1)]
+        for page in self._pages(_WRITTEN):
+            found = []
+            for rowid, count, *row in page:
+                width = count if isinstance(count, int) else len(forms)
+                found.append((rowid, encoders[width](tuple(row[:width]))))
+            self._put(found, known)
+
     def _grow(self, before: int, known: int) -> None:
         assigned = ", ".join(f"{name} = ?" for name in self._names[before:known])
         self._connection.execute(
@@ -55,25 +61,27 @@ class Reshaping:
         )
 
     def _read_again(self, which: str, known: int) -> None:
-        for rowid, raw, *_ in self._pages("rowid, _raw", which):
-            assert isinstance(rowid, int) and isinstance(raw, bytes)
-            self._put(rowid, raw, known)
+        for page in self._pages(which):
+            self._put([(rowid, raw) for rowid, raw, *_ in page], known)
 
-    def _put(self, rowid: int, value: bytes, known: int) -> None:
-        row, kept = read(self._values, known, value)
-        padding = (None,) * (len(self._names) - (0 if row is None else known))
+    def _put(self, found: Iterable[tuple[SqlValue, SqlValue]], known: int) -> None:
+        """Make rows of these values, each with its rowid."""
+        rows = []
+        for rowid, value in found:
+            assert isinstance(value, bytes)
+            row, kept = read(self._values, known, value)
+            padding = (None,) * (len(self._names) - (0 if row is None else known))
+            rows.append((live(row, kept), kept, *(row or ()), *padding, rowid))
         assigned = ", ".join(f"{name} = ?" for name in self._names)
-        self._connection.execute(
-            f"UPDATE {self._stored} SET _live = ?, _raw = ?, {assigned} WHERE rowid = ?",
-            (live(row, kept), kept, *(row or ()), *padding, rowid),
-        )
+        self._connection.executemany(f"UPDATE {self._stored} SET _live = ?, _raw = ?, {assigned} WHERE rowid = ?", rows)
 
-    def _pages(self, chosen: str, which: str) -> Iterator[Row]:
+    def _pages(self, which: str) -> Iterator[list[Row]]:
+        """The rows that are so, each with its rowid, what is kept beside it, and all columns."""
         statement = (
-            f"SELECT {', '.join([chosen, *self._names])} FROM {self._stored} WHERE rowid > ? AND {which}"
+            f"SELECT {', '.join(['rowid', '_raw', *self._names])} FROM {self._stored} WHERE rowid > ? AND {which}"
             f" ORDER BY rowid LIMIT {PAGE_ROWS}"
         )
-        last = -(2**63)
+        last: SqlValue = -(2**63)
         while page := self._connection.execute(statement, (last,)).fetchall():
-            yield from page
+            yield page
             last = page[-1][0]

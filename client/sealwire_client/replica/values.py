@@ -1,6 +1,6 @@
 """What the replica must know of an app's values: how their bytes become a row, and how a row becomes bytes again."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Protocol
 
@@ -11,6 +11,10 @@ Row = tuple[SqlValue, ...]
 Kept = bytes | int | None
 """What is kept beside a row so that it gives its value's bytes again (R17). None: nothing. A number: only the first
 so many columns were written, by an older app. Bytes: the value itself."""
+
+
+Encoder = Callable[[Row], bytes]
+"""Makes a value's bytes from a row. Raises EncodingError."""
 
 
 class Live(IntEnum):
@@ -44,8 +48,8 @@ class Values(Protocol):
     def fits(self, forms: Sequence[str]) -> bool:
         """True if rows whose first columns were written under these forms read as they are."""
 
-    def cbor_from_forms(self, forms: Sequence[str], row: Row) -> bytes:
-        """The bytes of a value whose columns were written under these forms. Raises EncodingError."""
+    def encoder(self, forms: Sequence[str]) -> Encoder:
+        """What makes the bytes of a value whose columns were written under these forms."""
 
 
 def read(values: Values, columns: int, value: bytes) -> tuple[Row | None, Kept]:

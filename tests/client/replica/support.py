@@ -12,6 +12,7 @@ from sealwire_client.replica import (
     Column,
     Delivery,
     Edit,
+    Encoder,
     Incoming,
     Kept,
     Reader,
@@ -67,8 +68,8 @@ class JsonValues:
     def fits(self, forms: Sequence[str]) -> bool:
         return len(forms) <= self._width
 
-    def cbor_from_forms(self, forms: Sequence[str], row: Row) -> bytes:
-        return encode(row)
+    def encoder(self, forms: Sequence[str]) -> Encoder:
+        return encode
 
 
 def edit(key: str, title: str | None) -> Edit:
