@@ -8,8 +8,10 @@ from typing import Final
 import trio
 
 from sealwire_client import cipher, invites, keyring, keystore
+from sealwire_client.enrolment import Identities
 from sealwire_client.identity import DeviceIdentity
 from sealwire_client.invites import Approved, Invite, InviteError
+from sealwire_client.keystore import KeystoreError
 from sealwire_client.link import Dialler, Link, RelayRefusedError
 from sealwire_client.nursery import open_nursery
 from sealwire_client.replica import Change, HeldVault, Replica, Runner, Writer
@@ -47,14 +49,16 @@ class Device:
         self,
         folder: Path,
         relay: str | None,
-        identity: DeviceIdentity,
+        identities: Identities,
         writer: Runner[Replica],
         dialler: Dialler,
         nursery: trio.Nursery,
     ) -> None:
         self.folder = folder
-        self._relay, self._identity, self._writer, self._dial, self._nursery = relay, identity, writer, dialler, nursery
-        self._links: dict[str, Link] = {}
+        self._relay, self._identities, self._writer = relay, identities, writer
+        self._dial, self._nursery = dialler, nursery
+        self._links: dict[tuple[str, DeviceKey], Link] = {}
+        self._syncs: dict[VaultId, VaultSync] = {}
         self._vaults: dict[VaultId, Vault] = {}
         self._joins: dict[VaultId, trio.Lock] = {}
 
@@ -84,16 +88,20 @@ class Device:
         identities: list[DeviceIdentity] = []
 
         def opens() -> Replica:
-            identities.append(keystore.load_or_create(path / KEYSTORE_NAME, passphrase))
+            identities.extend(keystore.load_or_create(path / KEYSTORE_NAME, passphrase))
             return Replica(path)
+
+        def renew() -> DeviceIdentity:
+            return keystore.renew(path / KEYSTORE_NAME, passphrase)
 
         runner = await writer(opens)
         try:
             async with open_nursery() as nursery:
-                device = cls(path, relay, identities[0], runner, dialler, nursery)
+                device = cls(path, relay, Identities(identities, renew), runner, dialler, nursery)
                 try:
                     for held, links in await runner.run(_held_vaults):
                         device._follow(held, _verified(links))
+                    await device._forget_keys()
                     yield device
                 finally:
                     nursery.cancel_scope.cancel()
@@ -104,8 +112,8 @@ class Device:
 
     @property
     def key(self) -> DeviceKey:
-        """The device's public name."""
-        return self._identity.device_key
+        """The device's public name. It takes another one when its folder was copied or restored."""
+        return self._identities.present.device_key
 
     @property
     def vaults(self) -> Sequence[Vault]:
@@ -129,7 +137,7 @@ class Device:
         """
         if self._relay is None:
             raise NoRelayError("a new vault needs a relay: open the device with relay='wss://…'")
-        raw, keys = keyring.new_vault(self._identity, keyring.Names(device_name, name))
+        raw, keys = keyring.new_vault(self._identities.present, keyring.Names(device_name, name))
         origin = self._relay
         await trio.lowlevel.checkpoint_if_cancelled()
 
@@ -157,27 +165,29 @@ class Device:
         return self._vaults[invite.vault]
 
     async def _join(self, invite: Invite, device_name: str) -> None:
-        relay = self.link(invite.origin)
+        identity = self._identities.present
+        relay = self._link_of(invite.origin, identity)
         reader = _LogReader(invite.vault, relay)
         relay.follow(invite.vault, reader)
         try:
             links = await reader.read()
             if links is None:
-                approved = await self._ask_to_join(relay, invite, device_name)
+                approved = await self._ask_to_join(relay, identity, invite, device_name)
                 links = await reader.read_until(approved.link_seq)
                 if list(map(link_hash, links[approved.link_seq - 1 : approved.link_seq])) != [approved.link_hash]:
                     raise InviteError("the relay shows another membership log than the inviter's; it was not joined")
         finally:
             relay.unfollow(invite.vault)
+            self._retire(relay, identity)
         _check_promise(invite, links)
         try:
             membership = _verified(links)
         except LinkError as error:
             raise InviteError(f"the vault's membership log does not verify ({error}); it was not joined") from error
-        member = membership.by_device(self._identity.device_key)
+        member = membership.by_device(identity.device_key)
         if member is None:
             raise InviteError("the membership log does not name this device, although the inviter approved; try again")
-        name = keyring.keys_from_log(self._identity, membership).names(membership.members[FIRST_AUTHOR]).vault
+        name = keyring.keys_from_log(identity, membership).names(membership.members[FIRST_AUTHOR]).vault
 
         def hold(replica: Replica) -> HeldVault:
             with replica.transaction():
@@ -188,7 +198,7 @@ class Device:
         with trio.CancelScope(shield=True):  # what is held is followed
             self._follow(await self._writer.run(hold), membership)
 
-    async def _ask_to_join(self, relay: Link, invite: Invite, name: str) -> Approved:
+    async def _ask_to_join(self, relay: Link, identity: DeviceIdentity, invite: Invite, name: str) -> Approved:
         answered = trio.Event()
         letters: list[bytes] = []
 
@@ -197,7 +207,7 @@ class Device:
                 letters.append(mail.sealed)
                 answered.set()
 
-        sealed = invites.seal_request(invite, self._identity, name)
+        sealed = invites.seal_request(invite, identity, name)
         relay.expect_mail(invite.mailbox, receive)
         try:
             while not answered.is_set():
@@ -208,23 +218,56 @@ class Device:
             raise InviteError(str(error)) from error
         finally:
             relay.expect_mail(invite.mailbox, None)
-        answer = invites.open_answer(invite, self._identity.device_key, letters[-1])
+        answer = invites.open_answer(invite, identity.device_key, letters[-1])
         if not isinstance(answer, Approved):
             raise InviteError(f"the inviter refused: {answer.reason}")
         return answer
 
     def link(self, origin: str) -> Link:
         """The connection to a relay, kept up from the first call on: its state, and why it is not up."""
-        link = self._links.get(origin)
-        if link is None:
-            link = self._links[origin] = Link(origin, self._identity, self._dial)
-            self._nursery.start_soon(link.run)
-        return link
+        known = [self._links.get((origin, identity.device_key)) for identity in self._identities]
+        return next((link for link in known if link is not None), None) or self._link_of(
+            origin, self._identities.present
+        )
 
     # --- inside
 
+    def _link_of(self, origin: str, identity: DeviceIdentity) -> Link:
+        name = origin, identity.device_key
+        link = self._links.get(name)
+        if link is None:
+            link = self._links[name] = Link(origin, identity, self._dial)
+            self._nursery.start_soon(link.run)
+        return link
+
+    def _retire(self, link: Link, identity: DeviceIdentity) -> None:
+        """Give up a connection under earlier keys that nobody needs any more."""
+        if identity is not self._identities.present and link.idle:
+            link.stop()
+            self._links = {name: kept for name, kept in self._links.items() if kept is not link}
+
+    async def _renew_keys(self, used: DeviceIdentity) -> None:
+        """Take new keys, or those that another vault has led to already, and go over to them in all vaults."""
+        try:
+            present = await self._identities.renew(used, self._writer)
+        except KeystoreError as error:
+            for sync in self._syncs.values():
+                sync.keep_keys(str(error))
+            return
+        for sync in self._syncs.values():
+            sync.enrol(present)
+
+    async def _forget_keys(self) -> None:
+        """Take earlier keys out of the keystore that none of the vaults knows this device by any more."""
+        used = {sync.identity.device_key for sync in self._syncs.values()}
+        earlier = [identity.device_key for identity in self._identities][1:]
+        if not used.issuperset(earlier):
+            path = self.folder / KEYSTORE_NAME
+            await self._writer.run(lambda replica: keystore.forget(path, used))
+
     def _follow(self, held: HeldVault, membership: Membership) -> Vault:
-        link = self.link(held.origin)
+        identity = self._identities.of(membership.members[held.author].device)
+        link = self._link_of(held.origin, identity)
 
         def told(collection: Held, changes: Sequence[Change] | None) -> None:
             vault.told(collection, changes)
@@ -232,9 +275,21 @@ class Device:
         def watched(collection: Held) -> bool:
             return vault.watched(collection)
 
-        sync = VaultSync(held, membership, self._identity, self._writer, link, told, watched)
-        vault = Vault(held, sync, self._identity, self._writer, link, self.folder)
-        self._vaults[held.id] = vault
+        def renew() -> None:
+            self._nursery.start_soon(self._renew_keys, sync.identity)
+
+        def move(held: HeldVault, identity: DeviceIdentity) -> None:
+            left, under = sync.link, sync.identity
+            link = self._link_of(held.origin, identity)
+            left.unfollow(held.id)
+            sync.become(held, identity, link)
+            link.follow(held.id, sync)
+            self._retire(left, under)
+
+        sync = VaultSync(held, membership, identity, self._writer, link, told, watched, renew, move)
+        sync.enrol(self._identities.present)
+        vault = Vault(held, sync, self._writer, self.folder)
+        self._vaults[held.id], self._syncs[held.id] = vault, sync
         link.follow(held.id, sync)
         self._nursery.start_soon(sync.run)
         return vault

@@ -6,6 +6,9 @@ never believed below the floor (a changed file could make guessing cheap) or abo
 
 Creating is durable and atomic: when `create` returns, the file is on disk, whole; a file that is there is never
 replaced, also when two processes create it at once.
+
+A device whose folder was copied or restored takes new keys (`renew`). Its earlier ones stay in the file, beside the
+present ones, until no vault needs them any more (`forget`). Both are durable and atomic as well.
 """
 
 import contextlib
@@ -13,7 +16,7 @@ import fcntl
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,10 +32,15 @@ from sealwire_client.cipher import (
     Secret,
 )
 from sealwire_client.identity import SEED_BYTES, DeviceIdentity
+from sealwire_protocol.ids import DeviceKey
 
 FORMAT: Final = 1
-FILE_BYTES_MAX: Final = 4_096
-"""A keystore has a few hundred bytes; a larger file is something else."""
+FORMAT_WITH_EARLIER: Final = 2
+"""With earlier keys beside the present ones: a program that did not know them would leave its vaults' old keys out."""
+
+FILE_BYTES_MAX: Final = 65_536
+"""A keystore has a few hundred bytes for each of its keys, of which `sealwire_protocol` bounds the number
+(REPLACEMENTS_MAX); a larger file is something else."""
 
 EFFORT_FLOOR: Final = INTERACTIVE
 EFFORT_CEILING: Final = SENSITIVE
@@ -59,6 +67,9 @@ class PassphraseError(KeystoreError):
     """The passphrase is missing or wrong."""
 
 
+_Fields = dict[str, Any]
+
+
 def create(
     path: Path,
     passphrase: str | None = None,
@@ -72,7 +83,8 @@ def create(
     to others or the file cannot be written; PassphraseError for an empty passphrase.
     """
     identity = DeviceIdentity.generate(random)
-    content = _encoded(identity, passphrase, effort, random)
+    lock = None if passphrase is None else _Lock(passphrase, random(PASSPHRASE_SALT_BYTES), effort)
+    content = _encoded([_fields(identity, lock, random)])
     with _folder(path, make=True) as folder:
         if os.access(path.name, os.F_OK, dir_fd=folder, follow_symlinks=False):
             raise KeystoreExistsError(f"The keystore {path} exists already; it was left as it is. Open it instead.")
@@ -87,37 +99,51 @@ def create(
 
 
 def load(path: Path, passphrase: str | None = None) -> DeviceIdentity:
-    """The device that is kept at `path`.
+    """The device that is kept at `path`, with its present keys.
 
     Raises KeystoreMissingError if there is none, PassphraseError if it needs one or another, and KeystoreError if
     file or folder are open to others, belong to another user, or are damaged.
     """
+    return load_all(path, passphrase)[0]
+
+
+def load_all(path: Path, passphrase: str | None = None) -> list[DeviceIdentity]:
+    """The device's present keys, and after them its earlier ones, the latest first. Raises what `load` does."""
     with _folder(path, make=False) as folder:
-        content = _read(folder, path)
-    try:
-        fields = json.loads(content)
-        known = fields["sealwire_keystore"]
-        device = bytes.fromhex(fields["device"])
-    except (ValueError, LookupError, TypeError, RecursionError):
-        raise _damaged(path) from None
-    if known != FORMAT:
-        raise KeystoreError(
-            f"The keystore {path} is of format {known!r}, which this version does not know; update this program."
-        )
-    identity = _identity(path, fields, passphrase)
-    if identity.device_key != device:
-        raise _damaged(path)
+        return _opened(path, _parsed(path, _read(folder, path)), passphrase)[0]
+
+
+def renew(path: Path, passphrase: str | None = None, *, random: Random = os.urandom) -> DeviceIdentity:
+    """Give the device new keys, kept beside those that it has. Durable when it returns.
+
+    Raises what `load` does, and leaves the keystore as it was.
+    """
+    with _folder(path, make=False) as folder:
+        kept = _parsed(path, _read(folder, path))
+        _, lock = _opened(path, kept, passphrase)
+        identity = DeviceIdentity.generate(random)
+        _replace(folder, path, [_fields(identity, lock, random), *kept])
     return identity
 
 
-def load_or_create(path: Path, passphrase: str | None = None, *, effort: Effort = MODERATE) -> DeviceIdentity:
-    """The device at `path`, made if there is none. Of processes that do so at once, all get the same device."""
+def forget(path: Path, needed: Collection[DeviceKey]) -> None:
+    """Take out the earlier keys that no vault needs any more. Durable when it returns. Raises what `load` does."""
+    with _folder(path, make=False) as folder:
+        present, *earlier = _parsed(path, _read(folder, path))
+        left = [fields for fields in earlier if bytes.fromhex(fields["device"]) in needed]
+        if len(left) < len(earlier):
+            _replace(folder, path, [present, *left])
+
+
+def load_or_create(path: Path, passphrase: str | None = None, *, effort: Effort = MODERATE) -> list[DeviceIdentity]:
+    """All keys of the device at `path`, as `load_all` gives them; made if there is none. Of processes that do so at
+    once, all get the same device."""
     try:
-        return load(path, passphrase)
+        return load_all(path, passphrase)
     except KeystoreMissingError:
         with contextlib.suppress(KeystoreExistsError):
-            return create(path, passphrase, effort=effort)
-    return load(path, passphrase)
+            return [create(path, passphrase, effort=effort)]
+    return load_all(path, passphrase)
 
 
 def _damaged(path: Path) -> KeystoreError:
@@ -127,22 +153,69 @@ def _damaged(path: Path) -> KeystoreError:
     )
 
 
-def _encoded(identity: DeviceIdentity, passphrase: str | None, effort: Effort, random: Random) -> bytes:
-    fields: dict[str, Any] = {"sealwire_keystore": FORMAT, "device": identity.device_key.hex()}
-    if passphrase is None:
-        return json.dumps(fields | {"seed": identity.seed.reveal().hex()}, indent=1).encode()
-    if not passphrase:
-        raise PassphraseError("The passphrase is empty: give one, or none at all.")
-    _check_effort(effort)
-    salt = random(PASSPHRASE_SALT_BYTES)
-    key = cipher.stretch(passphrase, salt, effort)
-    context = _context(identity.device_key, salt, effort)
-    sealed = cipher.private_seal(key, identity.seed.reveal(), context, random(SEED_BYTES))
-    fields["argon2id"] = {"passes": effort.passes, "memory_bytes": effort.memory_bytes, "salt": salt.hex()}
-    return json.dumps(fields | {"sealed_seed": sealed.hex()}, indent=1).encode()
+class _Lock:
+    """A passphrase, stretched: what seals the seeds of a keystore. Raises PassphraseError, KeystoreError."""
+
+    def __init__(self, passphrase: str, salt: bytes, effort: Effort) -> None:
+        if not passphrase:
+            raise PassphraseError("The passphrase is empty: give one, or none at all.")
+        _check_effort(effort)
+        self.salt, self.effort = salt, effort
+        self.key = cipher.stretch(passphrase, salt, effort)
+
+    def context(self, device: bytes) -> bytes:
+        """What a sealed seed is bound to."""
+        costs = self.effort.passes.to_bytes(4, "big") + self.effort.memory_bytes.to_bytes(8, "big")
+        return _CONTEXT + device + self.salt + costs
 
 
-def _identity(path: Path, fields: dict[str, Any], passphrase: str | None) -> DeviceIdentity:
+def _fields(identity: DeviceIdentity, lock: _Lock | None, random: Random) -> _Fields:
+    """One device's keys as they stand in the file."""
+    fields: _Fields = {"device": identity.device_key.hex()}
+    if lock is None:
+        return fields | {"seed": identity.seed.reveal().hex()}
+    context = lock.context(identity.device_key)
+    sealed = cipher.private_seal(lock.key, identity.seed.reveal(), context, random(SEED_BYTES))
+    passes, memory = lock.effort
+    fields["argon2id"] = {"passes": passes, "memory_bytes": memory, "salt": lock.salt.hex()}
+    return fields | {"sealed_seed": sealed.hex()}
+
+
+def _encoded(kept: list[_Fields]) -> bytes:
+    """The file's content: the present keys, and the earlier ones inside."""
+    present, *earlier = kept
+    fields: _Fields = {"sealwire_keystore": FORMAT_WITH_EARLIER if earlier else FORMAT, **present}
+    return json.dumps(fields | ({"earlier": earlier} if earlier else {}), indent=1).encode()
+
+
+def _parsed(path: Path, content: bytes) -> list[_Fields]:
+    """The present keys and the earlier ones, as they stand in the file, each with its format."""
+    try:
+        fields = json.loads(content)
+        known = fields.pop("sealwire_keystore")
+        kept = [fields, *fields.pop("earlier", ())]
+        for each in kept:
+            bytes.fromhex(each["device"])
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise _damaged(path) from None
+    if known not in (FORMAT, FORMAT_WITH_EARLIER):
+        raise KeystoreError(
+            f"The keystore {path} is of format {known!r}, which this version does not know; update this program."
+        )
+    return kept
+
+
+def _opened(path: Path, kept: list[_Fields], passphrase: str | None) -> tuple[list[DeviceIdentity], _Lock | None]:
+    """The keys themselves, and what sealed the present ones."""
+    locks: dict[str, _Lock] = {}
+    identities = [_identity(path, fields, passphrase, locks) for fields in kept]
+    for identity, fields in zip(identities, kept, strict=True):
+        if identity.device_key.hex() != fields["device"]:
+            raise _damaged(path)
+    return identities, next(iter(locks.values()), None)
+
+
+def _identity(path: Path, fields: _Fields, passphrase: str | None, locks: dict[str, _Lock]) -> DeviceIdentity:
     try:
         if "sealed_seed" not in fields:
             return DeviceIdentity(Secret(bytes.fromhex(fields["seed"])))
@@ -155,10 +228,9 @@ def _identity(path: Path, fields: dict[str, Any], passphrase: str | None) -> Dev
         raise _damaged(path) from None
     if passphrase is None:
         raise PassphraseError(f"The keystore {path} is locked; give its passphrase.")
-    _check_effort(effort)
-    key = cipher.stretch(passphrase, salt, effort)
+    lock = locks.get(repr(costs)) or locks.setdefault(repr(costs), _Lock(passphrase, salt, effort))
     try:
-        return DeviceIdentity(Secret(cipher.private_open(key, sealed, _context(device, salt, effort))))
+        return DeviceIdentity(Secret(cipher.private_open(lock.key, sealed, lock.context(device))))
     except CipherError:
         raise PassphraseError(f"The passphrase does not open the keystore {path}; try again.") from None
 
@@ -171,10 +243,6 @@ def _check_effort(effort: Effort) -> None:
             f"A keystore's passphrase would cost {passes} passes over {memory:,} bytes to try, which is"
             " not between Argon2id's interactive and sensitive settings; the file may have been tampered with."
         )
-
-
-def _context(device: bytes, salt: bytes, effort: Effort) -> bytes:
-    return _CONTEXT + device + salt + effort.passes.to_bytes(4, "big") + effort.memory_bytes.to_bytes(8, "big")
 
 
 @contextlib.contextmanager
@@ -229,6 +297,20 @@ def _read(folder: int, path: Path) -> bytes:
         return os.read(file, FILE_BYTES_MAX)
     finally:
         os.close(file)
+
+
+def _replace(folder: int, path: Path, kept: list[_Fields]) -> None:
+    """Put another content in the keystore's place, under the folder's lock."""
+    content = _encoded(kept)
+    if len(content) > FILE_BYTES_MAX:
+        raise KeystoreError(f"The keystore {path} has no room for more keys; join the vaults again as a new device.")
+    try:
+        _write(folder, path.name, content)
+    except OSError as error:
+        raise KeystoreError(
+            f"The keystore {path} could not be written ({error.strerror}): the device keeps the keys that it has; see"
+            " to that and open it again."
+        ) from error
 
 
 def _write(folder: int, name: str, content: bytes) -> None:

@@ -160,6 +160,7 @@ class Link:
         self._online_since = math.inf
         self._not_before = 0.0
         self._woken = False
+        self._running = trio.CancelScope()
         self.state = LinkState.OFFLINE
         self.last_error: str | None = None
 
@@ -189,6 +190,15 @@ class Link:
     def unfollow(self, vault: VaultId) -> None:
         """Messages of this vault are of no interest any more."""
         self._followers.pop(vault, None)
+
+    @property
+    def idle(self) -> bool:
+        """True if nobody follows a vault, waits for an answer or expects mail here."""
+        return not (self._followers or self._requests or self._mail)
+
+    def stop(self) -> None:
+        """End `run`, and the connection with it, for good."""
+        self._running.cancel()
 
     def expect_mail(self, mailbox: bytes, receive: Callable[[Joining | Joined], None] | None) -> None:
         """Call `receive` with what lies in a mailbox; None: no more."""
@@ -255,7 +265,11 @@ class Link:
     # --- keeping it up
 
     async def run(self) -> None:
-        """Keep the connection up until cancelled."""
+        """Keep the connection up until cancelled, or stopped."""
+        with self._running:
+            await self._keep_up()
+
+    async def _keep_up(self) -> None:
         while True:
             self._set(LinkState.CONNECTING)
             self._began, self._online_since, self._woken = trio.current_time(), math.inf, False

@@ -78,6 +78,10 @@ class Sending:
         self._requests: list[StrictRequest] = []
         self._strict: dict[int, StrictRequest] = {}
 
+    def move(self, link: Link) -> None:
+        """Send through another connection from now on."""
+        self._link = link
+
     def void(self) -> None:
         """What was sent on this connection and has no verdict may not count: send it again."""
         self._resend = True
@@ -232,7 +236,7 @@ WHY_REFUSED: Final = {
     Outcome.SEAL_AGAIN: "what was sent was too old for the relay's log; it is sealed again",
     Outcome.NOT_A_WRITER: "this device may not write to the vault; its writes are set aside",
     Outcome.CLONED: "another device uses this one's identity (a copied folder?); what was sent is sealed again",
-    Outcome.STALE_NUMBER: "the relay no longer knows an old batch; its writes are set aside",
+    Outcome.STALE_NUMBER: "the relay no longer knows an old batch (a restored folder?); what is missing is sent anew",
     Outcome.MALFORMED: "the relay found a batch malformed; its writes are set aside; is this program up to date?",
     Outcome.QUOTA: "the vault is full at this relay; writes are set aside",
 }

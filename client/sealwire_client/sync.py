@@ -8,16 +8,17 @@ only in collections that have caught up (R2).
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from copy import copy
 from dataclasses import dataclass, field
 from typing import Final
 
 import trio
 
-from sealwire_client import cipher, keyring, sealing
+from sealwire_client import keyring, sealing
 from sealwire_client.batching import Batcher, StrictWrite
+from sealwire_client.enrolment import Enrolment
 from sealwire_client.identity import DeviceIdentity
 from sealwire_client.link import Link, RelayRefusedError
+from sealwire_client.memberlog import MemberLog
 from sealwire_client.merging import Resolve
 from sealwire_client.replica import (
     Change,
@@ -40,7 +41,7 @@ from sealwire_protocol.errors import Action, FaultCode, Outcome, RemoteFault, ma
 from sealwire_protocol.events import Listen
 from sealwire_protocol.ids import MEMBERSHIP, START, Position, StreamId
 from sealwire_protocol.limits import SUBSCRIBE_STREAMS_MAX
-from sealwire_protocol.membership import FIRST_AUTHOR, LinkError, Membership, decode_links, link_hash
+from sealwire_protocol.membership import FIRST_AUTHOR, Membership
 from sealwire_protocol.messages import (
     NO_REQUEST,
     CreateStream,
@@ -90,15 +91,15 @@ class VaultSync:
         link: Link,
         changed: Watcher,
         watched: Callable[[Collection], bool],
+        renew: Callable[[], None],
+        move: Callable[[HeldVault, DeviceIdentity], None],
     ) -> None:
-        self.held, self.membership = held, membership
+        self.held, self.members = held, MemberLog(held.number, membership, writer)
         self.keys = keyring.keys_from_log(identity, membership)
         self.progress = Progress()
-        self._identity, self._writer, self._link = identity, writer, link
+        self.identity, self.link, self._writer = identity, link, writer
         self._tell, self._watched = changed, watched
         self._streams: dict[StreamId, StreamSync] = {}
-        self._members_at: Position = START
-        self._members_told, self._members_head = False, 0
         self._unheard: list[StreamId] = []
         self._online, self._wake, self._moved = trio.Event(), trio.Event(), trio.Event()
         self._scope: trio.CancelScope | None = None
@@ -109,6 +110,8 @@ class VaultSync:
         self.refused = False
         self._waiting = Waiting(0, 0, 0, 0, 0)
         self._discarded: dict[tuple[int, str], tuple[int, int]] = {}
+        self._doubtful, self._enrols = True, False
+        self.enrolment = Enrolment(held, identity, writer, renew, move)
 
     # --- for the parts above
 
@@ -123,14 +126,33 @@ class VaultSync:
         self._streams[collection.stream] = StreamSync(
             collection,
             sealing.Opener(stream, keys),
-            sealing.Sealer(
-                stream, self.keys.stream_keys(collection.stream), self.held.author, self._identity.hedge_key
-            ),
+            self._sealer(collection.stream),
             {number: epoch.key_id for number, epoch in self.keys.epochs.items()},
             resolve,
         )
         self._unheard.append(collection.stream)
         self._wake.set()
+
+    def _sealer(self, stream: StreamId) -> sealing.Sealer:
+        return self.keys.sealer(stream, self.held.author, self.identity.hedge_key)
+
+    def enrol(self, identity: DeviceIdentity) -> None:
+        """Go over to these keys, if they are not the ones in use. They are durable already."""
+        self.enrolment.offer(identity)
+        self._wake.set()
+
+    def keep_keys(self, why: str) -> None:
+        """There are no other keys to be had now."""
+        self.enrolment.refuse(why)
+        self._wake.set()
+
+    def become(self, held: HeldVault, identity: DeviceIdentity, link: Link) -> None:
+        """Be another member from now on, which the replica knows already, on a connection of its own."""
+        self.offline()
+        self.held, self.identity, self.link = held, identity, link
+        self._sending.move(link)
+        for name, stream in self._streams.items():
+            stream.sealer = self._sealer(name)
 
     def edited(self) -> None:
         """There are new edits in the outbox."""
@@ -232,18 +254,18 @@ class VaultSync:
             await moved.wait()
 
     @property
+    def membership(self) -> Membership:
+        """The members, as far as their log is here."""
+        return self.members.membership
+
+    @property
     def knows_members(self) -> bool:
         """True if the whole membership log that the relay has told of is here."""
-        return self._link.session is not None and self._members_told and self.membership.head >= self._members_head
+        return self.link.session is not None and self.members.complete
 
     async def grown_beyond(self, head: int) -> None:
         """Wait until the membership log here is longer than that."""
         await self.until(lambda sync: sync.membership.head > head)
-
-    async def hash_of_link(self, seq: int) -> bytes:
-        """The hash of a membership link that is held here."""
-        links = await self._writer.run(lambda replica: replica.vaults.links(self.held.number))
-        return link_hash(links[seq - 1])
 
     @property
     def behind(self) -> int:
@@ -259,6 +281,7 @@ class VaultSync:
         self._unheard = [MEMBERSHIP, *self._streams]
         self._asked_for_vault = self.refused = False
         self.progress.lasting.clear()
+        self.enrolment.online()
         for stream in self._streams.values():
             stream.lost, stream.refused = None, False
         self._online.set()
@@ -266,7 +289,7 @@ class VaultSync:
     def offline(self) -> None:
         """The link is down; what has no verdict is sent again on the next connection."""
         self._online = trio.Event()
-        self._members_told = False
+        self.members.told = None
         self._sending.offline()
         for stream in self._streams.values():
             stream.told = False
@@ -290,7 +313,7 @@ class VaultSync:
     def _queue(self, message: Subscribed | Pushed | Fault) -> None:
         if len(self._inbox) >= INBOX_MESSAGES_MAX:
             why = "the relay tells more than anybody asked; the connection to it was given up"
-            self._link.give_up(TransportError(why))
+            self.link.give_up(TransportError(why))
             return
         self._inbox.append(message)
         self._wake.set()
@@ -298,7 +321,7 @@ class VaultSync:
     def history_lost(self, stream: StreamId, reason: str) -> None:
         """Stop this stream; nothing that is here is given up."""
         if stream == MEMBERSHIP:
-            self._members_at = START
+            self.members.at = START
             self._unheard.append(MEMBERSHIP)
             self._wake.set()
             return
@@ -325,7 +348,7 @@ class VaultSync:
         for deliver in delivers:
             if deliver.stream == MEMBERSHIP:
                 await self._take_links(deliver)
-                reached[MEMBERSHIP] = self._members_at
+                reached[MEMBERSHIP] = self.members.at
             else:
                 records.append(deliver)
         if records:
@@ -368,7 +391,7 @@ class VaultSync:
                     await self._work()
                 except (ReplicaFullError, ReplicaUnreadableError, RemoteFault) as error:
                     come_back = not isinstance(error, RemoteFault) or may_come_back(error.code)
-                    self._link.give_up(TransportError(str(error), come_back))
+                    self.link.give_up(TransportError(str(error), come_back))
                     await trio.sleep_forever()
             self._scope = None
 
@@ -378,10 +401,29 @@ class VaultSync:
             self._wake = trio.Event()
             await self._listen()
             await self._read_inbox()
-            await self._create_streams()
-            await self._sending.send(lambda: bool(self._inbox))
+            await self._settle_doubtful()
+            self._enrols = await self._enrol()
+            if not self._enrols:
+                await self._create_streams()
+            await self._sending.send(lambda: self._enrols or bool(self._inbox))
             self._stir()
             await self._wake.wait()
+
+    async def _enrol(self) -> bool:
+        """Go on to new keys, if they are needed. True: nothing may be sealed under the old ones."""
+        enrols = await self.enrolment.go_on(self.membership, self.keys, self.link, self.knows_members)
+        if enrols:
+            self.progress.passing = self.enrolment.refused or self.enrolment.why
+        return enrols
+
+    async def _settle_doubtful(self) -> None:
+        """Decide what became of writes whose verdict the relay has forgotten, where all that it has is applied."""
+        numbers = [stream.collection.number for stream in self._streams.values() if stream.caught_up]
+        if self._doubtful and numbers:
+            vault = self.held.number
+            self._show(await self._writer.run(lambda replica: replica.outbox.settle_doubtful(vault, numbers)))
+            self._doubtful = await self._writer.run(lambda replica: replica.outbox.sent.has_doubtful(vault))
+            await self.waiting()
 
     async def _listen(self) -> None:
         """Subscribe to what is new, where the replica stands."""
@@ -398,9 +440,9 @@ class VaultSync:
         for each in wanted:
             self._streams[each.stream].cursor = each.cursor.seq
         if MEMBERSHIP in names:
-            wanted.insert(0, Wanted(MEMBERSHIP, self._members_at, START))
+            wanted.insert(0, Wanted(MEMBERSHIP, self.members.at, START))
         for at in range(0, len(wanted), SUBSCRIBE_STREAMS_MAX):
-            self._link.handle(Listen(self.held.id, tuple(wanted[at : at + SUBSCRIBE_STREAMS_MAX])))
+            self.link.handle(Listen(self.held.id, tuple(wanted[at : at + SUBSCRIBE_STREAMS_MAX])))
 
     async def _read_inbox(self) -> None:
         while self._inbox:
@@ -415,16 +457,18 @@ class VaultSync:
     async def _take_told(self, message: Subscribed) -> None:
         told = [(state, self._streams[state.stream]) for state in message.streams if state.stream in self._streams]
 
-        def remember(replica: Replica) -> None:
+        def remember(replica: Replica) -> int:
             with replica.transaction():
                 for state, stream in told:
                     if stream.lost is None:
                         replica.positions.told(stream.collection.number, state.terms, state.head, state.floor)
+                return replica.outbox.edits.next_batch(self.held.number)
 
-        await self._writer.run(remember)
+        if message.last_batch >= await self._writer.run(remember):
+            self.enrolment.notice("the relay has batches of this device that it did not send: its folder was restored")
         for state in message.streams:
             if state.stream == MEMBERSHIP:
-                self._members_told, self._members_head = True, state.head
+                self.members.told = state.head
         for state, stream in told:
             stream.told, stream.exists = True, state.kind is not StreamKind.ABSENT
             if state.kind not in (StreamKind.ABSENT, stream.collection.kind):
@@ -447,17 +491,32 @@ class VaultSync:
         if message.outcome is not Outcome.DONE:
             self.progress.passing = WHY_REFUSED[message.outcome]
             _log.warning("batch %d was refused: %s", message.batch, self.progress.passing)
+        if message.outcome in (Outcome.CLONED, Outcome.STALE_NUMBER):
+            self.enrolment.notice("another device uses this one's identity: its folder was copied, or restored")
+        if message.outcome is Outcome.STALE_NUMBER:
+            self._doubt()
         if answered is not None:
-            for collection_number, change in answered.changes:
-                for stream in self._streams.values():
-                    if stream.collection.number == collection_number:
-                        self._tell(stream.collection, [change])
+            self._show(answered.changes)
             # The relay holds nothing of what was to be replaced: it may have lost history, which it tells when asked.
             gone = [stream for stream, seq in answered.winners if not seq]
             if gone:
                 self._unheard += gone
                 self._wake.set()
         await self.waiting()
+
+    def _doubt(self) -> None:
+        """Ask for the present heads: what was sent may be anywhere up to them."""
+        self._doubtful = True
+        for name, stream in self._streams.items():
+            stream.told = False
+            self._unheard.append(name)
+        self._wake.set()
+
+    def _show(self, changes: Sequence[tuple[int, Change]]) -> None:
+        collections = {stream.collection.number: stream.collection for stream in self._streams.values()}
+        for number, change in changes:
+            if number in collections:
+                self._tell(collections[number], [change])
 
     async def _take_fault(self, message: Fault) -> None:
         self.progress.passing = message.message
@@ -469,13 +528,13 @@ class VaultSync:
             genesis = (await self._writer.run(lambda replica: replica.vaults.links(self.held.number)))[0]
             if not await self._ask(CreateVault(NO_REQUEST, genesis)):
                 return
-            self._members_at = START
+            self.members.at = START
             self._unheard = [MEMBERSHIP, *self._streams]
             self._wake.set()
 
     async def _ask(self, message: CreateVault | CreateStream) -> bool:
         try:
-            await self._link.request(message)
+            await self.link.request(message)
         except RelayRefusedError as error:
             self.progress.passing = str(error)
             _log.warning("%s was refused: %s", type(message).__name__, error)
@@ -483,36 +542,12 @@ class VaultSync:
         return True
 
     async def _take_links(self, deliver: Deliver) -> None:
-        """Verify links and keep them. A log that does not verify is not taken in; what is here stays as it is."""
-        try:
-            links = decode_links(deliver.segment)
-        except LinkError as error:
-            self._reject_log(str(error))
-            return
-        fresh = links[max(0, self.membership.head - deliver.prev) :]
-        known = await self._writer.run(lambda replica: replica.vaults.links(self.held.number))
-        if list(links[: len(links) - len(fresh)]) != known[deliver.prev : deliver.prev + len(links) - len(fresh)]:
-            self._reject_log("the relay shows another membership log than the one that this device holds")
-            return
-        first = self.membership.head + 1
-        grown = copy(self.membership)
-        grown.members = dict(grown.members)
-        try:
-            for raw in fresh:
-                grown.apply(raw, cipher.verify)
-        except LinkError as error:
-            self._reject_log(str(error))
-        taken = list(fresh[: grown.head + 1 - first])
-        if taken:
-            await self._writer.run(lambda replica: replica.vaults.add_links(self.held.number, first, taken))
-            self.membership = grown
-        # A link that was not accepted is asked for again on the next connection.
-        self._members_at = Position(deliver.term, min(deliver.last, self.membership.head))
-        self._stir()
-
-    def _reject_log(self, why: str) -> None:
-        self.progress.lasting[""] = f"the relay's membership log was not accepted: {why}"
-        _log.error("%s", self.progress.lasting[""])
+        """Take links in, as far as they verify."""
+        why = await self.members.take(deliver)
+        if why is not None:
+            self.progress.lasting[""] = f"the relay's membership log was not accepted: {why}"
+            _log.error("%s", self.progress.lasting[""])
+        self._wake.set()
         self._stir()
 
     async def _create_streams(self) -> None:

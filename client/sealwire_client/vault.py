@@ -88,13 +88,10 @@ class Vault:
         self,
         held: HeldVault,
         sync: VaultSync,
-        identity: DeviceIdentity,
         writer: Runner[Replica],
-        link: Link,
         folder: Path,
     ) -> None:
-        self._held, self._sync, self._identity = held, sync, identity
-        self._writer, self._link = writer, link
+        self._held, self._sync, self._writer = held, sync, writer
         self._reader = Reader(folder)
         self._collections: dict[str, Collection[Any]] = {}
         self._kinds: dict[str, tuple[type, Policy]] = {}
@@ -251,16 +248,16 @@ class Vault:
         state = "synced" if self._sync.is_synced() else "syncing"
         if self._sync.refused:
             state = "refused"
-        if self._link.state is not LinkState.ONLINE:
-            state = "refused" if self._link.state is LinkState.REFUSED else "offline"
+        if self._sync.link.state is not LinkState.ONLINE:
+            state = "refused" if self._sync.link.state is LinkState.REFUSED else "offline"
         return Status(
             state,
             waiting.pending + waiting.answered,
             self._sync.behind,
             waiting.stuck,
             waiting.quarantined,
-            len(self._sync.membership.members),
-            self._link.last_error or self._sync.progress.last_error or await self._sync.why_stuck(),
+            sum(member.role is not Role.REPLACED for member in self._sync.membership.members.values()),
+            self._sync.link.last_error or self._sync.progress.last_error or await self._sync.why_stuck(),
         )
 
     # --- inviting
@@ -273,9 +270,9 @@ class Vault:
         await self.known()
         membership = self._sync.membership
         invite = invites.new_invite(
-            self._link.origin, self.id, membership.head, membership.last_hash, self._identity.device_key
+            self._held.origin, self.id, membership.head, membership.last_hash, self._sync.identity.device_key
         )
-        pending = PendingInvite(invite, seconds, role, self._sync, self._identity, self._link)
+        pending = PendingInvite(invite, seconds, role, self._sync, self._sync.identity, self._sync.link)
         await pending.open()
         return pending
 
@@ -339,7 +336,7 @@ class PendingInvite:
             member = sync.membership.by_device(request.device)
             if member is not None:
                 seq = int(member.author)
-                approved = invites.Approved(seq, await sync.hash_of_link(seq))
+                approved = invites.Approved(seq, await sync.members.hash_of_link(seq))
                 sealed = invites.seal_answer(self._invite, self._identity, request.device, approved)
                 await self._link.request(AnswerJoin(NO_REQUEST, self._invite.mailbox, sealed))
                 return NewMember(request.device, request.name)

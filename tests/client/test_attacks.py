@@ -1,5 +1,6 @@
 """What a relay can do to devices by lying, and what it cannot. Numbers are those of the list in docs/security.md."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,10 +16,11 @@ from sealwire_client.link import RETRY_SECONDS_MAX, LinkState
 from sealwire_client.sync import INBOX_MESSAGES_MAX
 from sealwire_client.testing import MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
+from sealwire_client.testing.log import MemoryLog, Verdict
 from sealwire_client.testing.relay import Alter
 from sealwire_client.vault import InviteExpiredError, PendingInvite
 from sealwire_protocol.errors import Action, FaultCode
-from sealwire_protocol.ids import MEMBERSHIP, Author, VaultId
+from sealwire_protocol.ids import MEMBERSHIP, Author, DeviceKey, VaultId
 from sealwire_protocol.limits import FRAME_BYTES_MIN
 from sealwire_protocol.membership import LINK_CONTEXT, AddDevice, LinkType, Role, encode_links, encode_unsigned
 from sealwire_protocol.messages import (
@@ -27,6 +29,7 @@ from sealwire_protocol.messages import (
     Deliver,
     Fault,
     Message,
+    Push,
     Pushed,
     Subscribed,
     Welcome,
@@ -147,6 +150,40 @@ async def set_aside(guest: Guest, unreadable: int) -> None:
     raise AssertionError("the records were not set aside")
 
 
+@virtual
+async def test_s13_clones_with_frozen_randomness_use_no_salt_twice_and_their_batch_is_reported(
+    open_device: OpenDevice, memory_relay: MemoryRelay, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with party(open_device) as guests:
+        folder = guests[1].device.folder
+        await guests[1].notes.put("x", Note("before"))
+        await in_step(guests)
+    shutil.copytree(folder, folder.with_name("clone"))
+    seen: list[Push] = []
+    push = memory_relay.log.push
+
+    def watched(device: DeviceKey, message: Push) -> Verdict:
+        seen.append(message)
+        return push(device, message)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MemoryLog, "push", lambda _, device, message: watched(device, message))
+        async with open_device("device 1") as first, open_device("clone") as second:
+            clones = [await returned(first), await returned(second)]
+            for clone in clones:
+                await clone.vault.synced()
+            for number, clone in enumerate(clones):
+                for stream in clone.vault._sync._streams.values():
+                    stream.sealer._random = bytes
+                await clone.notes.put("x", Note(f"by {number}"))
+            await comes(lambda: len({clone.device.key for clone in clones}) == 2)
+    batches = [message for message in seen if message.batch == seen[0].batch][:2]
+    one, two = (next(read_segment(message.groups[0].records, 0)).record for message in batches)
+    assert (one.tag, one.version, one.author, one.epoch) == (two.tag, two.version, two.author, two.epoch)
+    assert one.salt != two.salt and one.body != two.body
+    assert "another device uses this one's identity" in caplog.text
+
+
 # --- membership
 
 
@@ -170,9 +207,9 @@ def test_s03_a_log_with_a_link_that_nobody_may_sign_is_rejected(
             vault = a.vault.id
             raw = {
                 "a stranger as the admin": added_by(DeviceIdentity.generate(), 1, memory_relay, vault),
-                "a writer as itself": added_by(b.device._identity, 2, memory_relay, vault),
+                "a writer as itself": added_by(b.device._identities.present, 2, memory_relay, vault),
                 "nonsense": b"no link",
-                "half a link": added_by(b.device._identity, 2, memory_relay, vault)[:90],
+                "half a link": added_by(b.device._identities.present, 2, memory_relay, vault)[:90],
             }[who]
             memory_relay.offer(memory_relay.log.forge(vault, MEMBERSHIP, encode_links([raw])))
             for guest in guests:
@@ -194,7 +231,7 @@ def test_s03_a_log_with_a_link_that_nobody_may_sign_is_rejected(
 async def test_a_log_that_was_mended_is_accepted(open_device: OpenDevice, memory_relay: MemoryRelay) -> None:
     async with party(open_device) as guests:
         a, _ = guests
-        vault, admin = a.vault.id, a.device._identity
+        vault, admin = a.vault.id, a.device._identities.present
         log = memory_relay.log.vaults[vault].streams[MEMBERSHIP]
         forged = added_by(DeviceIdentity.generate(), 1, memory_relay, vault)
         memory_relay.offer(memory_relay.log.forge(vault, MEMBERSHIP, encode_links([forged])))

@@ -1,6 +1,7 @@
 """The relay in memory behaves as the real one: the same conversations, as devices see them, with both."""
 
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -164,6 +165,29 @@ async def test_devices_come_back_and_catch_up(open_device: Open) -> None:
             await b.notes.put("key 0", Note("b's"))
             await b.vault.synced()
             await agree(a, b, entries=20)
+
+
+async def test_copies_of_a_folder_part_and_keep_everything(open_device: Open) -> None:
+    async with open_device("a") as first, open_device("b") as second:
+        a = await founded(first)
+        await a.vault.synced()
+        b = await joined(second, a.vault)
+        await b.notes.put("x", Note("before"))
+        await b.vault.synced()
+    shutil.copytree(second.folder, second.folder.with_name("copy"))
+    async with open_device("a") as first, open_device("b") as second, open_device("copy") as third:
+        guests = [await returned(device) for device in (first, second, third)]
+        for number, guest in enumerate(guests):
+            await guest.notes.put("x", Note(f"by {number}"))
+            await guest.notes.put_many([(f"{number} {n}", Note("kept")) for n in range(3)])
+        await agree(*guests, entries=10)
+        for guest in guests[1:]:
+            await guest.vault._sync.until(lambda sync: sync.held.author > 2 and sync.knows_members)
+            await guest.notes.put("y", Note("with new keys"))
+        await agree(*guests, entries=11)
+        assert len({guest.device.key for guest in guests}) == 3
+        await first.vaults[0]._sync.until(lambda sync: sync.membership.head == 4)
+        assert (await guests[0].vault.status()).members == 3
 
 
 async def test_an_invite_works_once(open_device: Open) -> None:

@@ -82,7 +82,7 @@ def test_threads_that_create_at_once_get_one_device(path: Path) -> None:
 
     def run() -> None:
         begin.wait()
-        found.append(keystore.load_or_create(path))
+        found.extend(keystore.load_or_create(path))
 
     threads = [threading.Thread(target=run) for _ in range(8)]
     for thread in threads:
@@ -96,7 +96,7 @@ def test_threads_that_create_at_once_get_one_device(path: Path) -> None:
 def test_processes_that_create_at_once_get_one_device(path: Path) -> None:
     program = (
         "import pathlib, sys; from sealwire_client import keystore; sys.stdin.readline();"
-        "print(keystore.load_or_create(pathlib.Path(sys.argv[1])).device_key.hex())"
+        "print(keystore.load_or_create(pathlib.Path(sys.argv[1]))[0].device_key.hex())"
     )
     command = [sys.executable, "-c", program, str(path)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -167,7 +167,7 @@ def test_a_changed_seed_is_told(path: Path, fields: dict[str, object]) -> None:
 
 def test_another_format_asks_for_an_update(path: Path) -> None:
     keystore.create(path)
-    edit(path, sealwire_keystore=2)
+    edit(path, sealwire_keystore=3)
     with pytest.raises(KeystoreError, match="update this program"):
         keystore.load(path)
 
@@ -218,3 +218,70 @@ def test_s22_neither_seed_nor_passphrase_shows_in_an_error_of_a_wrong_passphrase
     text = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
     assert "canary" not in text
     assert device.seed.reveal().hex() not in text
+
+
+@pytest.mark.parametrize("passphrase", [None, "correct horse"])
+def test_new_keys_are_kept_beside_the_earlier_ones_until_these_are_not_needed_any_more(
+    path: Path, passphrase: str | None
+) -> None:
+    first = keystore.create(path, passphrase, effort=INTERACTIVE)
+    second, third = (keystore.renew(path, passphrase) for _ in range(2))
+    found = [identity.device_key for identity in keystore.load_or_create(path, passphrase)]
+    assert found == [third.device_key, second.device_key, first.device_key]
+    assert keystore.load(path, passphrase).box_key == third.box_key
+    assert mode(path) == 0o600 and os.listdir(path.parent) == [path.name]
+    if passphrase:
+        assert not any(one.seed.reveal().hex() in path.read_text() for one in (first, second, third))
+        with pytest.raises(PassphraseError):
+            keystore.renew(path, "correct house")
+    keystore.forget(path, [first.device_key])
+    assert [one.device_key for one in keystore.load_all(path, passphrase)] == [third.device_key, first.device_key]
+    keystore.forget(path, [])
+    assert [one.device_key for one in keystore.load_all(path, passphrase)] == [third.device_key]
+    assert json.loads(path.read_text())["sealwire_keystore"] == keystore.FORMAT
+
+
+def test_a_program_that_knows_of_no_earlier_keys_asks_for_an_update(path: Path) -> None:
+    keystore.create(path)
+    keystore.renew(path)
+    assert json.loads(path.read_text())["sealwire_keystore"] == keystore.FORMAT_WITH_EARLIER
+
+
+@pytest.mark.parametrize("fault", ["write", "fsync", "rename"])
+def test_new_keys_that_cannot_be_written_leave_the_keystore_as_it_was(
+    path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    keystore.create(path)
+    before = path.read_bytes()
+
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        if fault == "write":
+            patch.setattr(os, "fdopen", fails)
+        else:
+            patch.setattr(os, fault, fails)
+        with pytest.raises(KeystoreError, match="keeps the keys"):
+            keystore.renew(path)
+    assert path.read_bytes() == before
+    assert keystore.renew(path).device_key == keystore.load(path).device_key
+
+
+def test_a_keystore_does_not_grow_without_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keystore.create(path)
+    keystore.renew(path)
+    monkeypatch.setattr(keystore, "FILE_BYTES_MAX", path.stat().st_size + 50)
+    with pytest.raises(KeystoreError, match="no room"):
+        keystore.renew(path)
+    assert keystore.load_all(path)
+
+
+def test_earlier_keys_that_are_damaged_are_told_as_such(path: Path) -> None:
+    keystore.create(path)
+    keystore.renew(path)
+    wrong: list[object] = [7, [7], [{}], [{"device": "x"}], [{"device": "00" * 32, "seed": "00" * 32}]]
+    for earlier in wrong:
+        edit(path, earlier=earlier)
+        with pytest.raises(KeystoreError, match="damaged"):
+            keystore.load(path)

@@ -7,6 +7,7 @@ the user. An edit is in exactly one of these places until the log has it, or its
       └─ seal again, retry ── stuck <┘ refused for good
 """
 
+from collections.abc import Collection as Container
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Final, NamedTuple
@@ -20,7 +21,7 @@ from sealwire_client.replica.positions import Positions
 from sealwire_client.replica.sent import STRICT, Refusing, SealedGroup, Sent
 from sealwire_protocol.errors import Outcome, Refusal
 from sealwire_protocol.ids import StreamId
-from sealwire_protocol.messages import Appended, Refused
+from sealwire_protocol.messages import Appended, Refused, StreamKind
 
 SEAL_AGAIN: Final = frozenset((Outcome.EPOCH_STALE, Outcome.SEAL_AGAIN, Outcome.CLONED))
 """Outcomes after which the same edits, sealed anew under a new number, can succeed."""
@@ -108,7 +109,8 @@ class Outbox:
         """Take in the verdict on a batch, in one transaction. None if there is no such batch without one.
 
         Committed writes become entries when the cursor passes them (R12), here if it has. Of those that were refused
-        because another record came first, edits wait to be merged and sealed again, strict writes are set aside.
+        because another record came first, edits wait to be merged and sealed again, strict writes are set aside. After
+        STALE_NUMBER writes are doubtful: they may be in the log, and wait for `settle_doubtful`.
         Raises RemoteFault if the verdict does not fit the batch; then it stays as it was.
         """
         with self._database.transaction():
@@ -124,6 +126,8 @@ class Outbox:
             elif outcome in SEAL_AGAIN:
                 writes = self.sent.withdraw(vault, number)
                 again, stuck = self._conflicted(vault, writes, {}, outcome.name.lower())
+            elif outcome is Outcome.STALE_NUMBER:
+                writes, again, stuck = [], 0, 0
             else:
                 writes = self.sent.withdraw(vault, number)
                 again, stuck = 0, sum(self.aside.put(write, outcome.name.lower()) for write in writes)
@@ -131,6 +135,28 @@ class Outbox:
             changes = self._promoted(vault)
         strict = tuple((write.collection, write.edit.key) for write in writes if write.edit.n == STRICT)
         return Answered(committed, again, stuck, tuple(changes), tuple(winners), strict)
+
+    def settle_doubtful(self, vault: int, caught_up: Container[int]) -> list[tuple[int, Change]]:
+        """Decide what became of doubtful writes of collections that have applied all that the relay had after the
+        verdict, in one transaction. Returns the visible changes.
+
+        What is in the log was recognised when it was delivered. A write of an open stream that lost, or would lose,
+        against what stands there now is dropped; else edits wait to be sealed again, strict writes are set aside.
+        """
+        changes: list[tuple[int, Change]] = []
+        with self._database.transaction():
+            for rank, write in self.sent.withdraw_doubtful(vault, caught_up):
+                collection, key = self._entries.opened[write.collection], write.edit.key
+                held = self._entries.rank_of(collection.table, key)
+                if collection.kind is StreamKind.GUARDED or held is None or held < rank:
+                    self._conflicted(vault, [write], {}, Outcome.STALE_NUMBER.name.lower())
+                    continue
+                before = self._entries.look(collection.table, [key])
+                if not self.sent.claimed(collection.number, key):
+                    self._entries.settle(collection.table, key)
+                found = before.changes_to(self._entries.look(collection.table, [key]))
+                changes += [(collection.number, change) for change in found]
+        return changes
 
     def _winners(
         self, vault: int, number: int, refused: Mapping[tuple[int, int], Refused]

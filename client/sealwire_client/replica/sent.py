@@ -1,5 +1,6 @@
 """Sealed writes: stored before their first byte is sent, unanswered until a verdict, entries once the cursor passes."""
 
+from collections.abc import Collection as Container
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -14,6 +15,9 @@ from sealwire_protocol.messages import Appended, Group
 
 _AUTHOR: Final = slice(10, 14)
 """Where a packed rank holds its author."""
+
+DOUBTFUL: Final = "s.seq IS NULL AND NOT EXISTS (SELECT 1 FROM _batch WHERE vault = s.vault AND number = s.batch)"
+"""True of a sent write that has no place in the log, although its batch does not wait for a verdict any more."""
 
 STRICT: Final = -1
 """The n of a sent write that never was a waiting edit: it shows nothing before its verdict, and is not tried again."""
@@ -179,6 +183,33 @@ class Sent:
         )
         return found
 
+    def withdraw_doubtful(self, vault: int, collections: Container[int]) -> list[tuple[bytes, Refusing]]:
+        """Take the doubtful writes of these collections (see `Outbox.answer`) out of what was sent, with their ranks,
+        in the order of their edits; those of one transaction only together."""
+        execute, marks = self._database.connection.execute, ", ".join("?" * len(collections))
+        rows = execute(
+            "SELECT batch, rank, place, at, collection, condition, n, key, value, raw, tx, since, base FROM _sent AS s"
+            f" WHERE vault = ? AND {DOUBTFUL} AND collection IN ({marks}) AND NOT EXISTS"
+            " (SELECT 1 FROM _sent AS o WHERE o.vault = s.vault AND o.tx > 0 AND o.tx = s.tx AND o.seq IS NULL"
+            f" AND o.collection NOT IN ({marks})) ORDER BY n, place, at",
+            (vault, *collections, *collections),
+        ).fetchall()
+        self._database.connection.executemany(
+            "DELETE FROM _sent WHERE vault = ? AND batch = ? AND place = ? AND at = ?",
+            [(vault, row[0], row[2], row[3]) for row in rows],
+        )
+        return [
+            (rank, Refusing(place, at, collection, condition, TakenEdit(*edit)))
+            for _, rank, place, at, collection, condition, *edit in rows
+        ]
+
+    def has_doubtful(self, vault: int) -> bool:
+        """True if there are doubtful writes (see `Outbox.answer`)."""
+        found = self._database.connection.execute(
+            f"SELECT EXISTS (SELECT 1 FROM _sent AS s WHERE vault = ? AND {DOUBTFUL})", (vault,)
+        )
+        return bool(found.fetchone()[0])
+
     def finish(self, vault: int, number: int) -> None:
         """Forget the bytes of a batch that has its verdict."""
         execute = self._database.connection.execute
@@ -246,11 +277,12 @@ class Sent:
         shown, kept = (None, None) if value is None else collection.read(value)
         record = Incoming(seq, key, rank, key_id, flags, shown, kept)
         entries.absorb(table, term, [record], claims=True)
-        if not self._claimed(collection.number, key):
+        if not self.claimed(collection.number, key):
             entries.settle(table, key)
         return before.changes_to(entries.look(table, [key]))
 
-    def _claimed(self, collection: int, key: str) -> bool:
+    def claimed(self, collection: int, key: str) -> bool:
+        """True if this device has anything of the key that is not in the log."""
         found = self._database.connection.execute(
             "SELECT EXISTS (SELECT 1 FROM _edit WHERE collection = ?1 AND key = ?2) OR EXISTS (SELECT 1 FROM _sent"
             " WHERE collection = ?1 AND key = ?2) OR EXISTS (SELECT 1 FROM _stuck WHERE collection = ?1 AND key = ?2)",
@@ -268,6 +300,8 @@ class Sent:
             return records
         author = execute("SELECT author FROM _vault WHERE id = ?", (collection.vault,)).fetchone()[0]
         mine: bytes = author.to_bytes(4, "big")
+        former = "SELECT EXISTS (SELECT 1 FROM _sent WHERE collection = ? AND seq IS NULL AND batch < 1)"
+        any_author = bool(execute(former, (number,)).fetchone()[0])
         seqs = (records[0].seq, records[-1].seq) if records else (0, 0)
         answered = set(
             execute(
@@ -279,7 +313,7 @@ class Sent:
         for record in records:
             if (record.seq, record.rank) in answered:
                 continue
-            if record.rank[_AUTHOR] == mine:
+            if any_author or record.rank[_AUTHOR] == mine:
                 found = execute(
                     "UPDATE _sent SET term = ?, seq = ? WHERE collection = ? AND key = ? AND rank = ?",
                     (term, record.seq, number, record.key, record.rank),

@@ -45,6 +45,25 @@ class Vaults:
         )
         return [HeldVault(*row) for row in found]
 
+    def enrol(self, vault: int, author: Author) -> HeldVault | None:
+        """Be another member of a vault from now on, whose batches count from 1 again. None, and nothing changed, while
+        a batch of the former one has no verdict.
+
+        What was answered and not delivered yet keeps its rank; its batches get numbers below those to come.
+        """
+        with self._database.transaction() as connection:
+            waits, after, before = connection.execute(
+                "SELECT EXISTS (SELECT 1 FROM _batch WHERE vault = :vault), next_batch,"
+                " (SELECT coalesce(min(batch), 1) FROM _sent WHERE vault = :vault) FROM _vault WHERE id = :vault",
+                {"vault": vault},
+            ).fetchone()
+            if waits:
+                return None
+            # By more than they span, so that no number is met that is not moved yet.
+            connection.execute("UPDATE _sent SET batch = batch - ? WHERE vault = ?", (after - min(before, 1), vault))
+            connection.execute("UPDATE _vault SET author = ?, next_batch = 1 WHERE id = ?", (author, vault))
+            return next(held for held in self.all() if held.number == vault)
+
     def move(self, vault: HeldVault, origin: str) -> bool:
         """Give a vault another relay, if none has been sent anything of it yet but its first link. True if it moved."""
         with self._database.transaction() as connection:

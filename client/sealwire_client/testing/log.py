@@ -231,6 +231,11 @@ class MemoryLog:
         assert member is not None
         return kept.pushers.setdefault(member.author, Pusher())
 
+    @staticmethod
+    def _role(kept: Vault, device: DeviceKey) -> Role | None:
+        member = kept.membership.by_device(device)
+        return member.role if member is not None else None
+
     # --- pushes
 
     def push(self, device: DeviceKey, push: Push) -> Verdict:
@@ -247,6 +252,8 @@ class MemoryLog:
             return Verdict(Answer(answer if known == digest else cloned))
         if push.batch <= pusher.last:
             return Verdict(Answer(Pushed(push.vault, push.batch, Outcome.STALE_NUMBER, (), ())))
+        if self._role(kept, device) is Role.REPLACED:
+            return Verdict(Answer(Pushed(push.vault, push.batch, Outcome.CLONED, (), ())))
         if push.term != self.term:
             return Verdict(term_changed(push.vault, push.batch))
         if push.batch != pusher.last + 1 and pusher.term == self.term.number:

@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from sealwire_client.replica import Edit, Kind, ReplicaMisuse, SealedGroup
+from sealwire_client.replica import Edit, Incoming, Kind, ReplicaMisuse, SealedGroup
 from sealwire_protocol.errors import Outcome, Refusal, RemoteFault
-from sealwire_protocol.ids import TermStart
+from sealwire_protocol.ids import Author, TermStart
 from sealwire_protocol.messages import Refused
-from tests.client.replica.support import STREAM, T1, T2, Todos, opened, record
+from tests.client.replica.support import ME, STREAM, T1, T2, Todos, opened, record
 
 
 def test_edits_of_a_key_coalesce(a: Todos) -> None:
@@ -233,7 +233,7 @@ def test_seal_again_puts_edits_back_unless_newer_ones_wait(a: Todos, outcome: Ou
     assert a.shown() == {"k": "oat milk", "l": "bread"}
 
 
-@pytest.mark.parametrize("outcome", [Outcome.NOT_A_WRITER, Outcome.QUOTA, Outcome.MALFORMED, Outcome.STALE_NUMBER])
+@pytest.mark.parametrize("outcome", [Outcome.NOT_A_WRITER, Outcome.QUOTA, Outcome.MALFORMED])
 def test_refused_for_good_is_set_aside_and_shown(a: Todos, outcome: Outcome) -> None:
     a.deliver(0, record(1, "k", "theirs", 1), record(2, "l", "bread", 2))
     a.edit("k", "mine")
@@ -247,6 +247,58 @@ def test_refused_for_good_is_set_aside_and_shown(a: Todos, outcome: Outcome) -> 
         ("l", None, outcome.name.lower()),
     ]
     assert a.take() is None
+
+
+def test_a_batch_whose_verdict_is_forgotten_is_doubtful_until_all_is_known(a: Todos) -> None:
+    a.deliver(0, *(record(seq, key, "theirs", seq) for seq, key in enumerate("klmn", 1)))
+    for key in "klmn":
+        a.edit(key, "mine")
+    taken = a.take()
+    assert taken is not None
+    number = a.send()
+    a.edit("n", "mine, newer")
+    answered = a.answer(number, outcome=Outcome.STALE_NUMBER)
+    assert answered is not None and (answered.again, answered.stuck, answered.committed) == (0, 0, 0)
+    outbox, vault = a.replica.outbox, a.todos.vault
+    assert outbox.sent.has_doubtful(vault) and outbox.sent.unanswered(vault) == []
+    assert a.take() is None, "one write of a key at a time (R4)"
+    first = taken.groups[0].first_version
+    mine = record(5, "k", "mine", first, author=ME)
+    a.deliver(4, mine, record(6, "l", "theirs, greater", first + 5))
+    assert outbox.settle_doubtful(vault, ()) == []
+    assert [c.key for _, c in outbox.settle_doubtful(vault, (a.todos.number,))] == ["l"]
+    assert not outbox.sent.has_doubtful(vault)
+    assert a.shown() == {"k": "mine", "l": "theirs, greater", "m": "mine", "n": "mine, newer"}
+    taken = a.take()
+    assert taken is not None
+    assert {e.key: e.value for e in taken.groups[0].edits} == {"m": b'["mine", 0]', "n": b'["mine, newer", 0]'}
+    assert a.confirmed("k") == first
+    assert outbox.settle_doubtful(vault, (a.todos.number,)) == []
+
+
+def test_another_member_counts_its_batches_from_one_and_knows_what_the_former_one_sent(a: Todos) -> None:
+    outbox, vaults, vault = a.replica.outbox, a.replica.vaults, a.todos.vault
+    seqs = {"k 1": 10, "l 1": 11, "k 2": 20, "l 2": 21, "m": 22}
+    for round_, author in enumerate((11, 12), 1):
+        for key in "kl":
+            a.edit(f"{key} {round_}", "mine")
+            number = a.send()
+        assert number == 2
+        assert vaults.enrol(vault, Author(author)) is None
+        a.answer(1, 10 * round_, 1)
+        assert vaults.enrol(vault, Author(author)) is None, "the second batch has no verdict"
+        a.answer(2, outcome=Outcome.STALE_NUMBER)
+        held = vaults.enrol(vault, Author(author))
+        assert held is not None and (held.author, held.next_batch) == (author, 1)
+        assert outbox.sent.has_doubtful(vault) and a.places() == (0, round_, round_, 0)
+    a.edit("m", "mine")
+    assert a.send() == 1
+    ranks = dict(a.replica.database.connection.execute("SELECT key, rank FROM _sent"))
+    a.deliver(0, *(Incoming(seq, key, ranks[key], b"key1", 0, ("mine", 0)) for key, seq in seqs.items()))
+    assert a.places() == (0, 0, 0, 0) and not outbox.sent.has_doubtful(vault)
+    assert a.shown() == dict.fromkeys(seqs, "mine")
+    a.answer(1, seqs["m"], 1)
+    assert a.places() == (0, 0, 0, 0)
 
 
 def test_a_stuck_write_is_retried_discarded_or_replaced(a: Todos) -> None:
