@@ -187,8 +187,9 @@ class Sending:
         if answered is None:
             return None
         for stream, seq in answered.winners:
-            known = self._streams[stream]
-            known.head = max(known.head, seq)
+            known = self._streams.get(stream)  # none: a write of an earlier run, whose collection is not open yet
+            if known is not None:
+                known.head = max(known.head, seq)
         request = self._strict.pop(message.batch, None)
         if request is not None:
             await self._end(request, message, answered)

@@ -1,0 +1,64 @@
+"""Verdicts that come when nobody expects them any more: the app was started again meanwhile."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from sealwire_client.collection import Collection
+from sealwire_client.policies import merge
+from sealwire_client.testing import MemoryRelay
+from sealwire_client.testing.fixtures import OpenDevice
+from sealwire_client.vault import Vault
+from sealwire_protocol.messages import Pushed
+from tests.client.party import party
+from tests.support.virtual import virtual
+
+
+@dataclass(frozen=True)
+class Card:
+    """Two sides, each edited by another device."""
+
+    front: str = ""
+    back: str = ""
+
+
+Cards = Collection[Card]
+
+
+async def cards_of(vault: Vault) -> Cards:
+    return await vault.collection("cards", Card, policy=merge())
+
+
+def swallowing_verdicts(relay: MemoryRelay) -> Callable[[], None]:
+    """The relay commits, and nobody hears of it until the function is called that this returns."""
+    before = relay.alter
+
+    def silence() -> None:
+        relay.alter = before
+
+    relay.alter = lambda message: [] if isinstance(message, Pushed) else [message]
+    return silence
+
+
+@virtual
+async def test_a_refusal_that_comes_after_a_restart_waits_for_its_collection(
+    open_device: OpenDevice, memory_relay: MemoryRelay
+) -> None:
+    async with party(open_device) as (a, b):
+        cards = [await cards_of(guest.vault) for guest in (a, b)]
+        await cards[0].put("x", Card())
+        for guest in (a, b):
+            await guest.vault.synced()
+        memory_relay.delay = 0.5
+        speak = swallowing_verdicts(memory_relay)
+        await cards[0].put("x", Card(front="a's"))
+        await cards[1].put("x", Card(back="b's"))
+        await trio.sleep(10)
+    speak()
+    async with party(open_device) as (a, b):
+        await trio.sleep(10)
+        cards = [await cards_of(guest.vault) for guest in (a, b)]
+        for guest in (a, b, a, b):
+            await guest.vault.synced()
+        assert [held.get("x") for held in cards] == [Card("a's", "b's")] * 2
