@@ -99,8 +99,11 @@ class Enrolment:
         """Try again what was refused on the last connection."""
         self._asked, self._appended_at, self.refused = False, 0, None
 
-    async def go_on(self, membership: Membership, keys: VaultKeys, link: Link, knows_members: bool) -> bool:
-        """Do what can be done now. True: the device is on its way to new keys, and must not seal under the old ones."""
+    async def go_on(self, membership: Membership, keys: VaultKeys, link: Link, ready: bool) -> bool:
+        """Do what can be done now. True: the device is on its way to new keys, and must not seal under the old ones.
+
+        `ready`: all members are known, and what became of all that was sent, as far as it can be.
+        """
         if membership.members[self._held.author].role is Role.REPLACED:
             self.notice("a copy of this device's folder has taken new keys")
         if self._next is None:
@@ -108,12 +111,12 @@ class Enrolment:
                 self._asked = True
                 self._ask()
             return self.why is not None
-        if await self._writer.run(_waits_for_verdicts, self._held.number):
+        if not ready or await self._writer.run(_waits_for_verdicts, self._held.number):
             return True
         member = membership.by_device(self._next.device_key)
         if member is not None:
             await self._go_over(self._next, member.author)
-        elif knows_members and membership.head > self._appended_at and self.refused is None:
+        elif membership.head > self._appended_at and self.refused is None:
             await self._append(self._next, membership, keys, link)
         return True
 

@@ -411,7 +411,9 @@ class VaultSync:
 
     async def _enrol(self) -> bool:
         """Go on to new keys, if they are needed. True: nothing may be sealed under the old ones."""
-        enrols = await self.enrolment.go_on(self.membership, self.keys, self.link, self.knows_members)
+        settled = not self._doubtful or all(x.caught_up or x.lost is not None for x in self._streams.values())
+        ready = self.knows_members and settled
+        enrols = await self.enrolment.go_on(self.membership, self.keys, self.link, ready)
         if enrols:
             self.progress.passing = self.enrolment.refused or self.enrolment.why
         return enrols
