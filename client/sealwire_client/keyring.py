@@ -209,6 +209,8 @@ def add_device_link(
     Raises KeyringError if this device may not, or the other is a member already, and NameTooLongError.
     """
     signer = _signer(identity, membership, keys, device)
+    if signer.role is Role.REPLACED:
+        raise KeyringError("this device has taken new keys since it made the invite; make a new one")
     if signer.role < Role.ADMIN:
         raise KeyringError("this device may not add devices to the vault; ask an admin of it")
     try:

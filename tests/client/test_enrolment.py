@@ -16,6 +16,7 @@ from sealwire_client.identity import DeviceIdentity
 from sealwire_client.keyring import replace_device_link
 from sealwire_client.keystore import KeystoreError
 from sealwire_client.link import RelayRefusedError
+from sealwire_client.policies import merge
 from sealwire_client.replica.vaults import Vaults
 from sealwire_client.testing import MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
@@ -113,6 +114,32 @@ async def test_two_copies_of_a_folder_both_edit_and_both_keep_everything(
         async with open_device(name) as device:
             assert len((await returned(device)).dump()) == 10
         assert len(keystore.load_all(folder / name / KEYSTORE_NAME)) == 1
+
+
+@virtual
+async def test_edits_of_two_copies_to_one_guarded_entry_are_merged(
+    open_device: OpenDevice, memory_relay: MemoryRelay, folder: Path
+) -> None:
+    async with party(open_device) as guests:
+        plans = [await guest.vault.collection("plans", Note, policy=merge()) for guest in guests]
+        await plans[0].put("x", Note("before"))
+        await in_step(guests)
+    copied(folder, "device 0", "copy")
+    memory_relay.stop()
+    async with open_device("device 0") as one, open_device("copy") as two, open_device("device 1") as three:
+        guests = [await returned(device) for device in (one, two, three)]
+        plans = [await guest.vault.collection("plans", Note, policy=merge()) for guest in guests]
+        await plans[0].put("x", Note("by one"))
+        await plans[1].put("x", Note("before", 2))
+        async with guests[1].vault.transaction():
+            await plans[1].put("y", Note("together"))
+            await guests[1].notes.put("y", Note("together"))
+        memory_relay.start()
+        await comes(lambda: all(plan.get("x") == Note("by one", 2) for plan in plans))
+        await comes(lambda: Role.REPLACED in roles(memory_relay, guests[0]))
+        await in_step(guests)
+        assert all(plan.get("y") == Note("together") for plan in [*plans, guests[0].notes])
+    assert appended_twice(memory_relay) == []
 
 
 @virtual

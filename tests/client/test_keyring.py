@@ -107,6 +107,8 @@ def test_a_device_takes_new_keys_and_reads_and_is_called_as_before() -> None:
         renewed = keys_from_log(new, membership)
         assert renewed.current == keys.current and renewed.stream_id("todos") == keys.stream_id("todos")
     assert [keys.names(m).device for m in membership.members.values()] == ["laptop", "phone", "phone", "phone"]
+    with pytest.raises(KeyringError, match="make a new one"):
+        add_device_link(WRITER, membership, keys, STRANGER.box_key, STRANGER.box_key, Role.WRITER, "")  # type: ignore[arg-type]
 
 
 def test_keys_are_replaced_by_those_of_a_member_and_with_ones_that_are_none_s() -> None:
