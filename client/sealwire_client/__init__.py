@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from sealwire_client.collection import Changes, Collection
+    from sealwire_client.counters import Counters
     from sealwire_client.device import Device
     from sealwire_client.encoding import EncodingError, numbered
     from sealwire_client.link import RelayRefusedError
@@ -28,6 +29,7 @@ _ROOMS: Final = {
     "Changes": "collection",
     "Collection": "collection",
     "ConflictError": "sending",
+    "Counters": "counters",
     "Device": "device",
     "EncodingError": "encoding",
     "MergeError": "merging",
@@ -59,6 +61,7 @@ __all__ = [
     "Changes",
     "Collection",
     "ConflictError",
+    "Counters",
     "Device",
     "EncodingError",
     "MergeError",

@@ -17,7 +17,8 @@ from sealwire_client.policies import Policy
 from sealwire_client.replica import ALONE, Change, Edit, Mark, Reader, Replica, Row, Runner
 from sealwire_client.replica import Collection as Held
 from sealwire_client.sync import VaultSync
-from sealwire_client.transactions import PutOff, Transaction, current
+from sealwire_client.tallies import Addition, counted
+from sealwire_client.transactions import PutOff, Transaction, check_bytes, current
 from sealwire_client.writes import Write
 
 T = TypeVar("T")
@@ -127,6 +128,13 @@ class Collection(Generic[T]):
         _check(key, b"")
         return await self._edit([Edit(key, None, None)])
 
+    async def add(self, addition: Addition) -> Write:
+        """Add to a counter: see `Counters.add`."""
+        _check(addition.key, b"")
+        if type(addition.amount) is not int:
+            raise EncodingError(f"a counter takes integers, not {addition.amount!r}")
+        return await self._edit([addition])
+
     @property
     def is_strict(self) -> bool:
         """True if its writes wait for the relay."""
@@ -137,7 +145,7 @@ class Collection(Generic[T]):
         _check(key, raw)
         return Edit(key, self._schema.to_row(value), raw)
 
-    async def _edit(self, edits: list[Edit]) -> Write:
+    async def _edit(self, edits: Sequence[Edit | Addition]) -> Write:
         transaction = current()
         if transaction is not None:
             transaction.check_owner(self._sync)
@@ -191,11 +199,15 @@ class Collection(Generic[T]):
             return self._reader.get(self.held, key)
         transaction.check_owner(self._sync)
         edit = transaction.edited(self.name, key)
-        if edit is not None:
+        if isinstance(edit, Edit):
             return edit.row
-        row, rank = self._reader.ranked(self.held, key)
-        transaction.saw(self.name, key, rank)
-        return row
+        seen = self._reader.seen(self.held, key)
+        transaction.saw(self.name, key, seen.rank)
+        return seen.row
+
+    def tally(self, key: str) -> int:
+        """What this device has added to a counter: see `Counters.mine`."""
+        return self._reader.tallied(self.held, key)
 
     # --- watching
 
@@ -241,16 +253,21 @@ class Made(NamedTuple):
 
 def make(
     replica: Replica,
-    parts: Sequence[tuple[Collection[Any], Sequence[Edit]]],
+    parts: Sequence[tuple[Collection[Any], Sequence[Edit | Addition]]],
     *,
     together: bool = False,
     marked: bool = True,
 ) -> Made:
-    """Make edits in one transaction, in the writer's thread. `together`: they are pushed as one, too."""
-    made = Made([], [])
+    """Make edits in one transaction, in the writer's thread. `together`: they are pushed as one, too.
+
+    Raises TransactionError if they are too much for that, and EncodingError if a counter takes no more.
+    """
+    made, all_edits = Made([], []), list[Edit]()
     with replica.transaction():
         tx = replica.outbox.edits.new_transaction() if together else ALONE
-        for collection, edits in parts:
+        for collection, given in parts:
+            edits = [counted(replica, collection.held, x) if isinstance(x, Addition) else x for x in given]
+            all_edits += edits
             held, watched = collection.held, collection.watched
             many = watched and len(edits) > CHANGES_WAITING_MAX
             keys = [edit.key for edit in edits]
@@ -261,6 +278,8 @@ def make(
                 made.changes.append((collection, changed))
             if marked:
                 made.marks.extend(replica.outbox.edits.marks(held.number, keys))
+        if together:
+            check_bytes(all_edits)
     return made
 
 

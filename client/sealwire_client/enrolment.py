@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import trio
 
-from sealwire_client import keyring
+from sealwire_client import keyring, tallies
 from sealwire_client.identity import DeviceIdentity
 from sealwire_client.keyring import KeyringError, VaultKeys
 from sealwire_client.link import Link, RelayRefusedError
@@ -132,11 +132,19 @@ class Enrolment:
 
     async def _go_over(self, new: DeviceIdentity, author: Author) -> None:
         with trio.CancelScope(shield=True):  # what the replica has gone over to is used
-            held = await self._writer.run(lambda replica: replica.vaults.enrol(self._held.number, author))
+            held = await self._writer.run(_enrolled, self._held, author)
         if held is not None:
             self._held, self._identity, self._next, self.why = held, new, None, None
             _log.warning("vault %s: this device is member %d now, with new keys", held.name, author)
             self._move(held, new)
+
+
+def _enrolled(replica: Replica, before: HeldVault, author: Author) -> HeldVault | None:
+    with replica.transaction():
+        held = replica.vaults.enrol(before.number, author)
+        if held is not None:
+            tallies.move(replica, before.number, before.author, author)
+    return held
 
 
 def _waits_for_verdicts(replica: Replica, vault: int) -> bool:

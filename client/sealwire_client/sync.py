@@ -109,7 +109,7 @@ class VaultSync:
         self._asked_for_vault = False
         self.refused = False
         self._waiting = Waiting(0, 0, 0, 0, 0)
-        self._discarded: dict[tuple[int, str], tuple[int, int]] = {}
+        self._discarded: dict[tuple[int, str], list[tuple[int, int]]] = {}
         self._doubtful, self._enrols = True, False
         self.enrolment = Enrolment(held, identity, writer, renew, move)
 
@@ -171,25 +171,19 @@ class VaultSync:
 
     async def standing(self, mark: Mark) -> EditStanding:
         """What became of an edit."""
-        since, until = self._discarded.get((mark.collection, mark.key), (0, -1))
-        if since <= mark.n <= until:
+        if any(since <= mark.n <= n for since, n in self._discarded.get((mark.collection, mark.key), ())):
             return EditStanding(Place.REFUSED, "it was refused, and then discarded on this device")
         return await self._writer.run(lambda replica: replica.outbox.standing(mark))
 
     async def discard(self, collection: Collection, key: str) -> bool:
-        """Give up a stuck write for good. False if there is none of this key."""
-
-        def give_up(replica: Replica) -> tuple[tuple[int, int] | None, list[Change]]:
-            with replica.transaction():
-                edits = replica.outbox.aside.edits_of(collection, key)
-                return edits, replica.outbox.aside.discard(collection, key)
-
-        edits, changes = await self._writer.run(give_up)
-        if edits is not None:
-            self._discarded[collection.number, key] = edits
-            self._tell(collection, changes)
+        """Give up a stuck write for good, with all of its transaction. False if there is none of this key."""
+        gone = await self._writer.run(lambda replica: replica.outbox.aside.discard(collection, key))
+        for each in gone:
+            self._discarded.setdefault((each.collection.number, each.key), []).append((each.since, each.n))
+            self._tell(each.collection, each.changes)
+        if gone:
             self._stir()
-        return edits is not None
+        return bool(gone)
 
     async def retry(self, collection: Collection, key: str) -> bool:
         """Send a stuck write again, with all of its transaction. False if there is none of this key."""
@@ -500,7 +494,7 @@ class VaultSync:
         if answered is not None:
             self._show(answered.changes)
             # The relay holds nothing of what was to be replaced: it may have lost history, which it tells when asked.
-            gone = [stream for stream, seq in answered.winners if not seq]
+            gone = [stream for stream, seq in answered.winners if not seq and stream in self._streams]
             if gone:
                 self._unheard += gone
                 self._wake.set()

@@ -5,7 +5,7 @@ in one local commit and pushed as one: the relay takes all or none. Where a stri
 strict, on condition of what the block has read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -13,6 +13,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from sealwire_client.batching import StrictWrite
 from sealwire_client.replica import Collection as Held
 from sealwire_client.replica import Edit, sealed_bytes
+from sealwire_client.tallies import Addition
 from sealwire_client.writes import Standing, Write
 from sealwire_protocol.limits import PUSH_GROUPS_MAX, PUSH_RECORDS_MAX, SEGMENT_BYTES_MAX
 
@@ -48,7 +49,7 @@ class Transaction(Generic[C]):
 
     def __init__(self, owner: object) -> None:
         self._owner, self._open = owner, True
-        self._edits: dict[str, tuple[C, dict[str, Edit]]] = {}
+        self._edits: dict[str, tuple[C, dict[str, Edit | Addition]]] = {}
         self._seen: dict[tuple[str, str], bytes | None] = {}
         self._made: Write | None = None
 
@@ -75,14 +76,16 @@ class Transaction(Generic[C]):
         if owner is not self._owner:
             raise TransactionError("a transaction edits the collections of one vault; this one belongs to another")
 
-    def edit(self, collection: C, edits: list[Edit]) -> None:
+    def edit(self, collection: C, edits: Sequence[Edit | Addition]) -> None:
         """Put edits off until the end of the block."""
         _, kept = self._edits.setdefault(collection.name, (collection, {}))
         for edit in edits:
-            kept.pop(edit.key, None)
+            before = kept.pop(edit.key, None)
+            if isinstance(edit, Addition) and isinstance(before, Addition):
+                edit = Addition(edit.key, before.amount + edit.amount)
             kept[edit.key] = edit
 
-    def edited(self, collection: str, key: str) -> Edit | None:
+    def edited(self, collection: str, key: str) -> Edit | Addition | None:
         """The edit of a key made in this block, if there is one."""
         return self._edits[collection][1].get(key) if collection in self._edits else None
 
@@ -98,37 +101,28 @@ class Transaction(Generic[C]):
         return any(collection.is_strict for collection, _ in self._edits.values())
 
     @property
-    def parts(self) -> list[tuple[C, list[Edit]]]:
+    def parts(self) -> list[tuple[C, list[Edit | Addition]]]:
         """The edits of each collection, in order. Raises TransactionError if they are too many for one push."""
         parts = [(collection, list(edits.values())) for collection, edits in self._edits.values()]
-        edits = [edit for _, part in parts for edit in part]
-        size = sum(sealed_bytes(edit.key, edit.value) for edit in edits)
-        for what, count, most in (
-            ("collections", len(parts), PUSH_GROUPS_MAX),
-            ("edits", len(edits), PUSH_RECORDS_MAX),
-            ("bytes", size, TRANSACTION_BYTES_MAX),
-        ):
-            if count > most:
-                raise TransactionError(
-                    f"a transaction of {count} {what} is too large, for it must be pushed at once ({most} at most);"
-                    " nothing was written: make several"
-                )
+        _check_size("collections", len(parts), PUSH_GROUPS_MAX)
+        _check_size("edits", sum(len(edits) for _, edits in parts), PUSH_RECORDS_MAX)
         return parts
 
     def strict_writes(self) -> list[StrictWrite]:
-        """The edits as strict writes, on condition of what the block has read."""
-        return [
-            StrictWrite(
-                collection.held,
-                edit.key,
-                edit.value,
-                edit.raw,
-                self._seen.get((collection.name, edit.key)),
-                (collection.name, edit.key) not in self._seen,
-            )
-            for collection, edits in self.parts
-            for edit in edits
-        ]
+        """The edits as strict writes, on condition of what the block has read. Raises TransactionError."""
+        writes = []
+        for collection, edits in self.parts:
+            for edit in edits:
+                if isinstance(edit, Addition):
+                    raise TransactionError(
+                        f"{collection.name} counts, and what is added to a counter waits for nobody: a transaction with"
+                        " a strict collection cannot hold it; nothing was written"
+                    )
+                name = (collection.name, edit.key)
+                seen, blind = self._seen.get(name), name not in self._seen
+                writes.append(StrictWrite(collection.held, edit.key, edit.value, edit.raw, seen, blind))
+        check_bytes(writes)
+        return writes
 
     def made(self, write: Write) -> None:
         """The edits are durable here."""
@@ -137,6 +131,19 @@ class Transaction(Generic[C]):
     def close(self) -> None:
         """The block has ended: tasks that were started in it edit on their own from now on."""
         self._open = False
+
+
+def check_bytes(edits: Iterable[Edit | StrictWrite]) -> None:
+    """Raises TransactionError if these are too much for one push."""
+    _check_size("bytes", sum(sealed_bytes(edit.key, edit.value) for edit in edits), TRANSACTION_BYTES_MAX)
+
+
+def _check_size(what: str, count: int, most: int) -> None:
+    if count > most:
+        raise TransactionError(
+            f"a transaction of {count} {what} is too large, for it must be pushed at once ({most} at most);"
+            " nothing was written: make several"
+        )
 
 
 _current: Final[ContextVar[Transaction[Any] | None]] = ContextVar("sealwire transaction", default=None)

@@ -10,13 +10,16 @@ import trio
 
 from sealwire_client import invites, keyring
 from sealwire_client.collection import Collection, make, tell
+from sealwire_client.counters import Counters
+from sealwire_client.counting import CounterSchema
 from sealwire_client.encoding import schema_of
 from sealwire_client.identity import DeviceIdentity
 from sealwire_client.invites import Invite, InviteError
 from sealwire_client.link import Link, LinkState, RelayRefusedError
-from sealwire_client.policies import Policy
+from sealwire_client.policies import Policy, counter
 from sealwire_client.replica import Change, Column, HeldVault, Reader, Replica, ReplicaMisuse, Rows, Runner, SqlValue
 from sealwire_client.replica import Collection as Held
+from sealwire_client.schema import Schema
 from sealwire_client.sending import explained
 from sealwire_client.sync import VaultSync
 from sealwire_client.transactions import Transaction, entered
@@ -126,9 +129,16 @@ class Vault:
         here, ReplicaMisuse if it is open already with another type or policy. From now on the collection is kept in
         step with the relay.
         """
+        return await self._open(name, kind, policy, schema_of(kind))
+
+    async def counters(self, name: str) -> Counters:
+        """Open a collection of counters, or make it. Raises as `collection` does."""
+        return Counters(await self._open(name, int, counter(), CounterSchema()))
+
+    async def _open(self, name: str, kind: type[T], policy: Policy, schema: Schema[T]) -> Collection[T]:
         if name in self._collections:
             return self._again(name, kind, policy)
-        schema = schema_of(kind)
+        resolve = policy.resolver(schema)
         columns = [Column(*column) for column in schema.columns]
         stream = self._sync.keys.stream_id(name)
 
@@ -149,7 +159,7 @@ class Vault:
         self._reader.show(held)
         opened = Collection(held, schema, policy, self._writer, self._reader, self._sync)
         self._collections[name], self._kinds[name] = opened, (kind, policy)
-        self._sync.add(held, policy.resolver(schema))
+        self._sync.add(held, resolve)
         return opened
 
     def _again(self, name: str, kind: type[T], policy: Policy) -> Collection[T]:

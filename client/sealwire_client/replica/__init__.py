@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from sealwire_client.replica.aside import Stuck
 from sealwire_client.replica.claims import Claims, Said
 from sealwire_client.replica.database import Database
-from sealwire_client.replica.edits import ALONE, Mark, Taken, TakenEdit, TakenGroup, sealed_bytes
+from sealwire_client.replica.edits import ALONE, STRICT, Mark, Taken, TakenEdit, TakenGroup, sealed_bytes
 from sealwire_client.replica.entries import (
     CHANGES_NAMED_MAX,
     Change,
@@ -45,7 +45,7 @@ from sealwire_client.replica.outbox import Standing as EditStanding
 from sealwire_client.replica.positions import Delivery, Positions, Standing, Verdict, greatest_version
 from sealwire_client.replica.reading import Reader, Rows
 from sealwire_client.replica.runner import InlineWriter, Runner, Writer
-from sealwire_client.replica.sent import STRICT, SealedGroup, StoredBatch
+from sealwire_client.replica.sent import SealedGroup, StoredBatch
 from sealwire_client.replica.values import Encoder, Kept, Row, SqlValue, Values
 from sealwire_client.replica.vaults import HeldVault, Vaults
 

@@ -3,10 +3,10 @@
 from typing import NamedTuple
 
 from sealwire_client.replica.database import Database
-from sealwire_client.replica.edits import TakenEdit
+from sealwire_client.replica.edits import STRICT, TakenEdit
 from sealwire_client.replica.entries import Change, Collection, Edit, Entries
 from sealwire_client.replica.errors import ReplicaMisuse
-from sealwire_client.replica.sent import STRICT, Refusing
+from sealwire_client.replica.sent import Refusing
 
 
 class Stuck(NamedTuple):
@@ -16,6 +16,16 @@ class Stuck(NamedTuple):
     value: bytes | None
     reason: str
     together: bool = False
+
+
+class Discarded(NamedTuple):
+    """A write that was given up: it stood for the edits of its key from `since` to `n`. What it changed for watchers."""
+
+    collection: Collection
+    key: str
+    since: int
+    n: int
+    changes: list[Change]
 
 
 class Aside:
@@ -85,13 +95,6 @@ class Aside:
         ).fetchone()
         return found[0] if found else None
 
-    def edits_of(self, collection: Collection, key: str) -> tuple[int, int] | None:
-        """From which to which n the edits go that a stuck write stands for; None if there is none of this key."""
-        found = self._database.connection.execute(
-            "SELECT coalesce(since, n), n FROM _stuck WHERE collection = ? AND key = ?", (collection.number, key)
-        ).fetchone()
-        return (found[0], found[1]) if found else None
-
     def retry(self, collection: Collection, key: str) -> bool:
         """Put a stuck write back among the edits, with all of its transaction. False if there is none of that key.
 
@@ -109,8 +112,8 @@ class Aside:
                     f"the write of {key!a} in {collection.name} was strict: what it was based on has changed, so it is"
                     " not sent again; look at the entry and write anew, then discard this"
                 )
-            which = "s.tx = ?" if tx else "s.collection = ? AND s.key = ?"
-            names = (tx,) if tx else (collection.number, key)
+            which = "s.tx = ?" if tx > 0 else "s.collection = ? AND s.key = ?"
+            names = (tx,) if tx > 0 else (collection.number, key)
             connection.execute(
                 "INSERT OR REPLACE INTO _edit (vault, collection, key, value, raw, tx, since, base)"
                 " SELECT c.vault, s.collection, s.key, s.value, s.raw, s.tx, coalesce(s.since, s.n), s.base"
@@ -121,22 +124,37 @@ class Aside:
             connection.execute(f"DELETE FROM _stuck AS s WHERE {which}", names)
         return True
 
-    def discard(self, collection: Collection, key: str) -> list[Change]:
-        """Give up a stuck write: the key shows what was sent before it, or what the log says."""
-        entries, table = self._entries, collection.table
+    def discard(self, collection: Collection, key: str) -> list[Discarded]:
+        """Give up a stuck write, with all of its transaction: each key shows what was sent before, or what the log says.
+
+        Raises ReplicaMisuse if another collection of the transaction is not open.
+        """
         with self._database.transaction() as connection:
-            before = entries.look(table, [key])
-            gone = connection.execute("DELETE FROM _stuck WHERE collection = ? AND key = ?", (collection.number, key))
-            if not gone.rowcount:
-                return []
-            last = connection.execute(
-                "SELECT value FROM _sent WHERE collection = ? AND key = ? AND n <> ? ORDER BY batch DESC LIMIT 1",
-                (collection.number, key, STRICT),
-            ).fetchone()
-            if last is None:
-                entries.settle(table, key)
-            else:
-                value = last[0]
-                row, kept = (None, None) if value is None else collection.read(value)
-                entries.show(collection, [Edit(key, row, value, kept is not None)])
-            return before.changes_to(entries.look(table, [key]))
+            found = connection.execute(
+                "SELECT collection, key, coalesce(since, n), n FROM _stuck WHERE (collection = ?1 AND key = ?2)"
+                " OR (tx > 0 AND tx = (SELECT tx FROM _stuck WHERE collection = ?1 AND key = ?2)) ORDER BY n",
+                (collection.number, key),
+            ).fetchall()
+            return [self._discard(number, *write) for number, *write in found]
+
+    def _discard(self, number: int, key: str, since: int, n: int) -> Discarded:
+        entries, execute = self._entries, self._database.connection.execute
+        collection = entries.opened.get(number)
+        if collection is None:
+            raise ReplicaMisuse(
+                f"the write of {key!a} belongs to a transaction whose other collections are not all open: nothing was"
+                " discarded; open them first"
+            )
+        before = entries.look(collection.table, [key])
+        execute("DELETE FROM _stuck WHERE collection = ? AND key = ?", (number, key))
+        last = execute(
+            f"SELECT value FROM _sent WHERE collection = ? AND key = ? AND n <> {STRICT} ORDER BY batch DESC LIMIT 1",
+            (number, key),
+        ).fetchone()
+        if last is None:
+            entries.settle(collection.table, key)
+        else:
+            value = last[0]
+            row, kept = (None, None) if value is None else collection.read(value)
+            entries.show(collection, [Edit(key, row, value, kept is not None)])
+        return Discarded(collection, key, since, n, before.changes_to(entries.look(collection.table, [key])))

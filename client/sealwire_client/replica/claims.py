@@ -5,6 +5,7 @@ from typing import Final, NamedTuple
 
 from sealwire_client.replica.database import Database
 from sealwire_client.replica.entries import Collection
+from sealwire_client.replica.reading import Seen
 from sealwire_client.replica.values import Live
 from sealwire_protocol.conditions import NOTHING, Condition, Names
 
@@ -51,6 +52,10 @@ class Claims:
     def shown(self, collection: Collection, key: str) -> Shown:
         """What the app is shown of a key now."""
         return self._value(collection, collection.table.name, key)
+
+    def seen(self, collection: Collection, seen: Seen) -> bytes | None:
+        """The bytes of a value that an app was shown."""
+        return None if seen.row is None else collection.values.cbor_from_row(seen.row, seen.kept)
 
     def said(self, collection: Collection, key: str) -> Said:
         """What the log says of a key, whatever claims this device has."""

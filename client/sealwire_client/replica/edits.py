@@ -18,7 +18,11 @@ PLAINTEXT_BYTES_BESIDE: Final = 16
 """Most that the encoding of an entry adds to its key and value: type, lengths, field number."""
 
 ALONE: Final = 0
-"""The transaction of an edit that belongs to none."""
+"""The transaction of an edit that belongs to none; the next such edit of its key takes its place. Below it, minus its
+own n: it stands alone, and an edit of a transaction has come after it, so that none can take its place."""
+
+STRICT: Final = -1
+"""The n of a sent write that never was a waiting edit: it shows nothing before its verdict, and is not tried again."""
 
 
 class TakenEdit(NamedTuple):
@@ -70,6 +74,17 @@ def sealed_bytes(key: str, value: bytes | None) -> int:
     return padded_bytes(len(key.encode()) + len(value or b"") + PLAINTEXT_BYTES_BESIDE) + RECORD_BYTES_BESIDE
 
 
+_ADD: Final = (
+    "INSERT OR REPLACE INTO _edit (vault, collection, key, value, raw, tx, base, since)"
+    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ({before}))"
+)
+_BEFORE: Final = "SELECT coalesce(since, n) AS first FROM _edit WHERE collection = ?2 AND key = ?3 AND tx = ?6"
+_BEFORE_STUCK: Final = (
+    f"SELECT min(first) FROM ({_BEFORE}"
+    f" UNION ALL SELECT coalesce(since, n) FROM _stuck WHERE collection = ?2 AND key = ?3 AND n <> {STRICT})"
+)
+"""Adds an edit in the place of others: `before` is the n of the first of them."""
+
 _FREE: Final = (
     "SELECT e.collection, e.n, e.key, e.value, e.raw, e.tx, e.since, e.base, e.refused FROM _edit AS e"
     " JOIN _collection AS c ON c.id = e.collection WHERE e.vault = ?"
@@ -94,24 +109,21 @@ class Edits:
         return (found[0] if found else 0) + 1
 
     def add(self, collection: Collection, edits: Sequence[Edit], tx: int = ALONE) -> None:
-        """Put edits among the waiting ones, before they are shown. One that stands alone takes the place of an earlier
-        such one of its key, and any takes the place of one that is stuck."""
+        """Put edits among the waiting ones, before they are shown. One that stands alone takes the place of the newest
+        of its key if that stands alone too, and any takes the place of one that is stuck."""
         number, execute = collection.number, self._database.connection.execute
+        executemany = self._database.connection.executemany
+        names = [(number, edit.key) for edit in edits]
         stuck = execute("SELECT EXISTS (SELECT 1 FROM _stuck WHERE collection = ?)", (number,)).fetchone()[0]
         if collection.kind is StreamKind.GUARDED:
             rows = [(*self._row(collection, edit, tx), self._base(collection, edit.key, tx, stuck)) for edit in edits]
         else:
             rows = [(*self._row(collection, edit, tx), None) for edit in edits]
-        self._database.connection.executemany(
-            "INSERT OR REPLACE INTO _edit (vault, collection, key, value, raw, tx, base, since)"
-            " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7,"
-            " (SELECT coalesce(since, n) FROM _edit WHERE collection = ?2 AND key = ?3 AND tx = ?6))",
-            rows,
-        )
+        if tx != ALONE:
+            executemany(f"UPDATE _edit SET tx = -n WHERE collection = ? AND key = ? AND tx = {ALONE}", names)
+        executemany(_ADD.format(before=_BEFORE_STUCK if stuck else _BEFORE), rows)
         if stuck:
-            self._database.connection.executemany(
-                "DELETE FROM _stuck WHERE collection = ? AND key = ?", [(number, edit.key) for edit in edits]
-            )
+            executemany("DELETE FROM _stuck WHERE collection = ? AND key = ?", names)
 
     @staticmethod
     def _row(collection: Collection, edit: Edit, tx: int) -> tuple[int, int, str, bytes | None, bool, int]:
@@ -122,9 +134,11 @@ class Edits:
         execute, names = self._database.connection.execute, (collection.number, key)
         found = None
         if tx == ALONE:
-            found = execute("SELECT base FROM _edit WHERE collection = ? AND key = ? AND tx = 0", names).fetchone()
+            before = f"SELECT base FROM _edit WHERE collection = ? AND key = ? AND tx = {ALONE}"
+            found = execute(before, names).fetchone()
         if found is None and stuck:
-            found = execute("SELECT base FROM _stuck WHERE collection = ? AND key = ?", names).fetchone()
+            before = f"SELECT base FROM _stuck WHERE collection = ? AND key = ? AND n <> {STRICT}"
+            found = execute(before, names).fetchone()
         return found[0] if found else self._claims.shown(collection, key).value
 
     def marks(self, collection: int, keys: Iterable[str]) -> list[Mark]:
@@ -147,33 +161,35 @@ class Edits:
         one edit is always taken.
         """
         free = _FREE.format(marks=", ".join("?" * len(tops)))
-        found = self._database.connection.execute(
-            f"{free} AND (e.tx = 0 OR e.n = (SELECT min(n) FROM _edit WHERE tx = e.tx)) ORDER BY e.n LIMIT ?",
-            (vault, *tops, records_max),
+        first = "SELECT min(n) FROM _edit WHERE tx = e.tx AND tx > 0"
+        found = self._database.connection.execute(  # read as far as it is needed: what is not whole yet may be long
+            f"{free} AND (e.tx <= 0 OR e.n = ({first})) ORDER BY e.n", (vault, *tops)
         )
         taken: dict[int, list[TakenEdit]] = {}
-        size = 0
-        for collection, *columns in found.fetchall():
+        count = size = 0
+        for collection, *columns in found:
             edit = TakenEdit(*columns)
-            if edit.tx:
+            if edit.tx > 0:
                 together = {} if taken else self._whole(free, vault, tops, edit.tx)
                 if together:
                     return self._numbered(vault, tops, together, ATOMIC)
                 continue
-            size += sealed_bytes(edit.key, edit.value)
+            count, size = count + 1, size + sealed_bytes(edit.key, edit.value)
             if taken and (size > bytes_max or (collection not in taken and len(taken) == PUSH_GROUPS_MAX)):
                 break
             taken.setdefault(collection, []).append(edit)
+            if count == records_max:
+                break
         return self._numbered(vault, tops, taken, 0) if taken else None
 
     def _whole(self, free: str, vault: int, tops: Mapping[int, int], tx: int) -> dict[int, list[TakenEdit]]:
         """The edits of a transaction by collection; none if not all of them may be sealed."""
         execute = self._database.connection.execute
         together: dict[int, list[TakenEdit]] = {}
-        found = execute(f"{free} AND e.tx = ? ORDER BY e.n", (vault, *tops, tx)).fetchall()
+        found = execute(f"{free} AND e.tx = ? AND e.tx > 0 ORDER BY e.n", (vault, *tops, tx)).fetchall()
         for collection, *columns in found:
             together.setdefault(collection, []).append(TakenEdit(*columns))
-        (count,) = execute("SELECT count(*) FROM _edit WHERE tx = ?", (tx,)).fetchone()
+        (count,) = execute("SELECT count(*) FROM _edit WHERE tx = ? AND tx > 0", (tx,)).fetchone()
         return together if count == len(found) else {}
 
     def _numbered(

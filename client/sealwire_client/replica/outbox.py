@@ -15,10 +15,10 @@ from typing import Final, NamedTuple
 from sealwire_client.replica.aside import Aside
 from sealwire_client.replica.claims import Claims
 from sealwire_client.replica.database import Database
-from sealwire_client.replica.edits import Edits, Mark, Taken
+from sealwire_client.replica.edits import ALONE, STRICT, Edits, Mark, Taken
 from sealwire_client.replica.entries import Change, Entries
 from sealwire_client.replica.positions import Positions
-from sealwire_client.replica.sent import STRICT, Refusing, SealedGroup, Sent
+from sealwire_client.replica.sent import Refusing, SealedGroup, Sent
 from sealwire_protocol.errors import Outcome, Refusal
 from sealwire_protocol.ids import StreamId
 from sealwire_protocol.messages import Appended, Refused, StreamKind
@@ -188,20 +188,23 @@ class Outbox:
         return again, stuck
 
     def _put_back(self, vault: int, write: Refusing, condition: bytes | None) -> bool:
-        """False if the write stands alone and a newer such edit of its key waits, which then stands for both."""
+        """False if the write stands alone and the next edit of its key does too, which then stands for both."""
         edit, execute = write.edit, self._database.connection.execute
-        if not edit.tx:
-            stood_for = edit.n if edit.since is None else edit.since
-            newer = execute(
-                "UPDATE _edit SET base = ?, since = ? WHERE collection = ? AND key = ? AND tx = 0",
-                (edit.base, stood_for, write.collection, edit.key),
-            )
-            if newer.rowcount:
+        tx = edit.tx
+        if tx <= ALONE:
+            following = execute(
+                "SELECT n, tx FROM _edit WHERE collection = ? AND key = ? AND n > ? ORDER BY n LIMIT 1",
+                (write.collection, edit.key, edit.n),
+            ).fetchone()
+            if following and (following[1] <= ALONE or not edit.n):
+                stood_for = edit.n if edit.since is None else edit.since
+                execute("UPDATE _edit SET base = ?, since = ? WHERE n = ?", (edit.base, stood_for, following[0]))
                 return False
+            tx = -edit.n if following else ALONE
         execute(
             "INSERT INTO _edit (vault, collection, refused, n, key, value, raw, tx, since, base)"
             " VALUES (?, ?, ?, nullif(?, 0), ?, ?, ?, ?, ?, ?)",
-            (vault, write.collection, condition, *edit[:-1]),
+            (vault, write.collection, condition, edit.n, edit.key, edit.value, edit.raw, tx, edit.since, edit.base),
         )
         return True
 

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from sealwire_client.replica.database import FILE_NAME, connect_reader
 from sealwire_client.replica.entries import Collection
 from sealwire_client.replica.errors import READ_ONLY, NeedsNewerAppError, QueryError, code_of, explained
-from sealwire_client.replica.values import Live, Row, SqlValue
+from sealwire_client.replica.values import Kept, Live, Row, SqlValue
 
 PAGE_ENTRIES: Final = 1_000
 """Entries read at once by `items`: a page is one consistent read of about a millisecond."""
@@ -26,6 +26,18 @@ class Rows(NamedTuple):
 
     columns: tuple[str, ...]
     rows: list[Row]
+
+
+class Seen(NamedTuple):
+    """An entry as an app was shown it (`row` None: there was none), with the rank of what the log said of it then.
+
+    `local`: what was shown was this device's own, not yet in the log. `kept`: see `values.Kept`.
+    """
+
+    row: Row | None
+    rank: bytes | None
+    local: bool
+    kept: Kept = None
 
 
 class Reader:
@@ -66,18 +78,24 @@ class Reader:
             raise NeedsNewerAppError(key, collection.name)
         return found[0][1:] if found else None
 
-    def ranked(self, collection: Collection, key: str) -> tuple[Row | None, bytes | None]:
-        """An entry as `get` gives it, and in the same look the rank of what the log says of it (None: nothing).
-
-        Raises NeedsNewerAppError."""
-        found = self._run(f"{self._chosen(collection, '_live, _rank')} WHERE key = ?", (key,))
+    def seen(self, collection: Collection, key: str) -> Seen:
+        """An entry as `get` gives it, with all that an edit must know that is based on it. Raises NeedsNewerAppError."""
+        found = self._run(f"{self._chosen(collection, '_live, _rank, _local, _raw')} WHERE key = ?", (key,))
         if not found:
-            return None, None
-        live, rank, *row = found[0]
+            return Seen(None, None, False)
+        live, rank, local, kept, *row = found[0]
         if live == Live.NEWER:
             raise NeedsNewerAppError(key, collection.name)
         assert rank is None or isinstance(rank, bytes)
-        return tuple(row) if live else None, rank
+        assert kept is None or isinstance(kept, int | bytes)
+        return Seen(tuple(row) if live else None, rank, bool(local), kept)
+
+    def tallied(self, collection: Collection, key: str) -> int:
+        """What this device itself has added to a counter, under all names that it has had."""
+        tally = "SELECT coalesce(sum(subtotal), 0) FROM main._counted WHERE collection = ? AND key = ?"
+        found = self._run(tally, (collection.number, key))[0][0]
+        assert isinstance(found, int)
+        return found
 
     def newer(self, collection: Collection) -> list[str]:
         """The keys of all entries whose value needs a newer app, in order. They are nowhere else to be seen."""

@@ -5,22 +5,19 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from sealwire_client.replica.database import Database
-from sealwire_client.replica.edits import Taken, TakenEdit, TakenGroup
+from sealwire_client.replica.edits import STRICT, Taken, TakenEdit, TakenGroup
 from sealwire_client.replica.entries import Change, Collection, Entries, Incoming
 from sealwire_client.replica.errors import ReplicaMisuse
 from sealwire_client.replica.positions import Positions
-from sealwire_protocol.errors import RemoteFault
+from sealwire_protocol.errors import Refusal, RemoteFault
 from sealwire_protocol.limits import PUSH_WINDOW
-from sealwire_protocol.messages import Appended, Group
+from sealwire_protocol.messages import ATOMIC, Appended, Group, Refused
 
 _AUTHOR: Final = slice(10, 14)
 """Where a packed rank holds its author."""
 
 DOUBTFUL: Final = "s.seq IS NULL AND NOT EXISTS (SELECT 1 FROM _batch WHERE vault = s.vault AND number = s.batch)"
 """True of a sent write that has no place in the log, although its batch does not wait for a verdict any more."""
-
-STRICT: Final = -1
-"""The n of a sent write that never was a waiting edit: it shows nothing before its verdict, and is not tried again."""
 
 
 class SealedGroup(NamedTuple):
@@ -132,19 +129,19 @@ class Sent:
         return bool(found.fetchone()[0])
 
     def commit(
-        self, vault: int, number: int, appended: Sequence[Appended], refused: Mapping[tuple[int, int], object]
+        self, vault: int, number: int, appended: Sequence[Appended], refused: Mapping[tuple[int, int], Refused]
     ) -> int:
         """Give the accepted writes of a batch their positions. Returns how many. Raises RemoteFault."""
         connection = self._database.connection
         groups = connection.execute(
-            "SELECT place, stream, count FROM _group WHERE vault = ? AND batch = ?", (vault, number)
+            "SELECT place, stream, count, length(conditions) FROM _group WHERE vault = ? AND batch = ?", (vault, number)
         ).fetchall()
         told = {group.stream: group for group in appended}
-        known = {(place, at) for place, _, count in groups for at in range(count)}
-        if len(told) < len(appended) or not refused.keys() <= known:
+        known = {(place, at): bool(guarded) for place, _, count, guarded in groups for at in range(count)}
+        if len(told) < len(appended) or not self._may_refuse(vault, number, known, refused):
             raise misfit(number)
         committed = 0
-        for place, stream, count in groups:
+        for place, stream, count, _ in groups:
             accepted = [at for at in range(count) if (place, at) not in refused]
             group = told.pop(stream, None)
             if len(accepted) != (group.records if group else 0):
@@ -159,6 +156,22 @@ class Sent:
         if told:
             raise misfit(number)
         return committed
+
+    def _may_refuse(
+        self,
+        vault: int,
+        number: int,
+        known: Mapping[tuple[int, int], bool],
+        refused: Mapping[tuple[int, int], Refused],
+    ) -> bool:
+        """False if no relay may refuse these of a batch's records. `known`: which of them name a condition."""
+        (flags,) = self._database.connection.execute(
+            "SELECT flags FROM _batch WHERE vault = ? AND number = ?", (vault, number)
+        ).fetchone()
+        conflicts = {at for at, record in refused.items() if record.reason is Refusal.CONFLICT}
+        whole = not flags & ATOMIC or refused.keys() == known.keys()
+        others = flags & ATOMIC or len(conflicts) == len(refused)
+        return not refused or bool(whole and others and conflicts and all(known.get(at) for at in conflicts))
 
     def withdraw(
         self, vault: int, number: int, refused: Mapping[tuple[int, int], object] | None = None

@@ -45,6 +45,11 @@ class Vaults:
         )
         return [HeldVault(*row) for row in found]
 
+    def author(self, vault: int) -> Author:
+        """This device's index in a vault's membership log."""
+        found = self._database.connection.execute("SELECT author FROM _vault WHERE id = ?", (vault,)).fetchone()
+        return Author(found[0])
+
     def enrol(self, vault: int, author: Author) -> HeldVault | None:
         """Be another member of a vault from now on, whose batches count from 1 again. None, and nothing changed, while
         a batch of the former one has no verdict.

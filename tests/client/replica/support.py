@@ -15,6 +15,8 @@ from sealwire_client.replica import (
     Encoder,
     Incoming,
     Kept,
+    Mark,
+    Place,
     Reader,
     Replica,
     Row,
@@ -22,6 +24,7 @@ from sealwire_client.replica import (
     Taken,
 )
 from sealwire_client.replica.outbox import Answered
+from sealwire_protocol.conditions import NOTHING, encode_condition
 from sealwire_protocol.errors import Outcome
 from sealwire_protocol.ids import Author, StreamId, Term, VaultId
 from sealwire_protocol.messages import Appended, Refused, StreamKind
@@ -72,6 +75,11 @@ class JsonValues:
         return encode
 
 
+def title(value: bytes | None) -> str | None:
+    """The title in a value's bytes."""
+    return None if value is None else str(decode(value)[0])
+
+
 def edit(key: str, title: str | None) -> Edit:
     """An edit that sets a title, or deletes."""
     row = None if title is None else (title, 0)
@@ -86,20 +94,21 @@ def record(
     return Incoming(seq, key, Rank(version, 0, author, salt).pack(), b"key1", 0, row)
 
 
-def open_todos(replica: Replica, columns: Sequence[Column] = COLUMNS, vault: int = 1) -> Collection:
+def open_todos(
+    replica: Replica, columns: Sequence[Column] = COLUMNS, vault: int = 1, kind: StreamKind = StreamKind.OPEN
+) -> Collection:
     held = replica.vaults.add(VaultId(bytes([vault]) * 16), f"vault {vault}", "wss://relay.example.org", ME)
-    return replica.entries.open(
-        held.number, "todos", STREAM, StreamKind.OPEN, "latest", columns, JsonValues(len(columns))
-    )
+    policy = "latest" if kind is StreamKind.OPEN else "merge"
+    return replica.entries.open(held.number, "todos", STREAM, kind, policy, columns, JsonValues(len(columns)))
 
 
 class Todos:
     """A replica and its collection, seen through a reader of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kind: StreamKind = StreamKind.OPEN) -> None:
         self.folder = folder
         self.replica = Replica(folder)
-        self.todos = open_todos(self.replica)
+        self.todos = open_todos(self.replica, kind=kind)
         self.reader = Reader(folder)
         self.reader.show(self.todos)
 
@@ -107,8 +116,16 @@ class Todos:
         self.reader.close()
         self.replica.close()
 
-    def edit(self, key: str, title: str | None) -> None:
+    def edit(self, key: str, title: str | None) -> Mark:
         self.replica.edit(self.todos, [edit(key, title)])
+        return self.replica.outbox.edits.marks(self.todos.number, [key])[0]
+
+    def edit_together(self, **titles: str | None) -> int:
+        """Edits of one transaction. Returns its number."""
+        with self.replica.transaction():
+            tx = self.replica.outbox.edits.new_transaction()
+            self.replica.edit(self.todos, [edit(key, title) for key, title in titles.items()], tx)
+        return tx
 
     def deliver(self, prev: int, *records: Incoming, last: int | None = None, term: Term = T1) -> Applied:
         """Apply records that end a delivery, the last one's seq being its last."""
@@ -120,10 +137,12 @@ class Todos:
 
     def store(self, taken: Taken) -> bool:
         group = taken.groups[0]
+        guarded = self.todos.kind is StreamKind.GUARDED
+        conditions = [encode_condition(NOTHING)] * len(group.edits) if guarded else ()
         seals = [
             (Rank(group.first_version + at, 0, ME, b"saltsalt").pack(), b"key1", 0) for at in range(len(group.edits))
         ]
-        return self.replica.outbox.store(taken, [SealedGroup((), b"sealed by %d" % taken.number, seals)])
+        return self.replica.outbox.store(taken, [SealedGroup(conditions, b"sealed by %d" % taken.number, seals)])
 
     def put_aside(self, key: str, reason: str) -> bool:
         """Set the waiting edit of a key aside. False if there is none."""
@@ -157,6 +176,19 @@ class Todos:
         """A record of this device itself, as the relay delivers it."""
         return record(seq, key, title, version, author=ME)
 
+    def waiting(self) -> list[tuple[str, str | None, str | None]]:
+        """The waiting edits in their order: key, title, and the title that it is based on."""
+        rows = self.replica.database.connection.execute("SELECT key, value, base FROM _edit ORDER BY n").fetchall()
+        return [(key, title(value), title(base)) for key, value, base in rows]
+
+    def stuck(self) -> list[tuple[str, str | None]]:
+        """The stuck writes by their keys: key and title."""
+        return [(stuck.key, title(stuck.value)) for stuck in self.replica.outbox.aside.all(self.todos)]
+
+    def standing(self, mark: Mark) -> Place:
+        """Where an edit stands."""
+        return self.replica.outbox.standing(mark).place
+
     def shown(self) -> Mapping[str, str]:
         """Titles by key, as the app sees them."""
         return {key: str(row[0]) for key, row in self.reader.items(self.todos)}
@@ -175,8 +207,8 @@ class Todos:
 
 
 @contextmanager
-def opened(folder: Path) -> Iterator[Todos]:
-    todos = Todos(folder)
+def opened(folder: Path, kind: StreamKind = StreamKind.OPEN) -> Iterator[Todos]:
+    todos = Todos(folder, kind)
     try:
         yield todos
     finally:

@@ -5,7 +5,7 @@ import pytest
 from sealwire_client.replica import Edit, Incoming, Kind, ReplicaMisuse, SealedGroup
 from sealwire_protocol.errors import Outcome, Refusal, RemoteFault
 from sealwire_protocol.ids import Author, TermStart
-from sealwire_protocol.messages import Refused
+from sealwire_protocol.messages import Refused, StreamKind
 from tests.client.replica.support import ME, STREAM, T1, T2, Todos, opened, record
 
 
@@ -310,13 +310,18 @@ def test_a_stuck_write_is_retried_discarded_or_replaced(a: Todos) -> None:
     assert outbox.aside.retry(a.todos, "k")
     assert not outbox.aside.retry(a.todos, "k")
     a.deliver(3, record(4, "l", "theirs, newer", 99))
-    assert [(c.key, c.kind) for c in outbox.aside.discard(a.todos, "l")] == [("l", Kind.UPDATED)]
-    assert outbox.aside.discard(a.todos, "l") == []
+    assert discarded(a, "l") == [("l", Kind.UPDATED)]
+    assert discarded(a, "l") == []
     a.edit("m", "mine, newer")
-    assert [(c.key, c.kind) for c in outbox.aside.discard(a.todos, "n")] == [("n", Kind.DELETED)]
+    assert discarded(a, "n") == [("n", Kind.DELETED)]
     assert a.shown() == {"k": "mine", "l": "theirs, newer", "m": "mine, newer"}
     assert a.places() == (2, 0, 0, 0)
     assert a.confirmed("l") == 99
+
+
+def discarded(a: Todos, key: str) -> list[tuple[str, Kind]]:
+    """Discard, and what it changed."""
+    return [tuple(change) for gone in a.replica.outbox.aside.discard(a.todos, key) for change in gone.changes]
 
 
 def test_discarding_falls_back_to_what_was_sent_before(a: Todos) -> None:
@@ -331,16 +336,17 @@ def test_discarding_falls_back_to_what_was_sent_before(a: Todos) -> None:
     assert a.places() == (0, 0, 0, 0)
 
 
-def test_a_refused_record_leaves_the_others_their_places(a: Todos) -> None:
-    for key in "klm":
-        a.edit(key, "mine")
-    answered = a.answer(a.send(), 1, 2, refused=[Refused(0, 1, Refusal.CONFLICT, 9, b"")])
-    assert answered is not None
-    assert (answered.committed, answered.again) == (2, 1)
-    assert answered.winners == ((STREAM, 9),)
-    a.deliver(0, last=2)
-    assert [a.confirmed(key) for key in "klm"] == [1, None, 3]
-    assert a.places() == (1, 0, 0, 0)
+def test_a_refused_record_leaves_the_others_their_places(tmp_path: Path) -> None:
+    with opened(tmp_path, StreamKind.GUARDED) as a:
+        for key in "klm":
+            a.edit(key, "mine")
+        answered = a.answer(a.send(), 1, 2, refused=[Refused(0, 1, Refusal.CONFLICT, 9, b"")])
+        assert answered is not None
+        assert (answered.committed, answered.again) == (2, 1)
+        assert answered.winners == ((STREAM, 9),)
+        a.deliver(0, last=2)
+        assert [a.confirmed(key) for key in "klm"] == [1, None, 3]
+        assert a.places() == (1, 0, 0, 0)
 
 
 def test_a_verdict_that_does_not_fit_changes_nothing(a: Todos) -> None:

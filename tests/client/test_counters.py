@@ -1,0 +1,186 @@
+"""Counters: several devices add at once, and each addition counts once."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import trio
+
+from sealwire_client import EncodingError, TransactionError
+from sealwire_client.policies import strict
+from sealwire_client.testing import MemoryRelay
+from sealwire_client.testing.fixtures import OpenDevice
+from tests.client.party import founded, in_step, joined
+from tests.support.virtual import virtual
+
+
+@dataclass
+class Account:
+    amount: int
+
+
+@virtual
+async def test_additions_of_two_devices_made_offline_all_count(
+    open_device: OpenDevice, memory_relay: MemoryRelay
+) -> None:
+    async with open_device("a") as a, open_device("b") as b:
+        home = await founded(a)
+        other = await joined(b, home.vault)
+        hits, same = await home.vault.counters("hits"), await other.vault.counters("hits")
+        memory_relay.stop()
+        for _ in range(3):
+            await hits.add("page")
+        await same.add("page", 10)
+        await same.add("page", -1)
+        assert (hits.get("page"), same.get("page"), hits.get("other")) == (3, 9, 0)
+        memory_relay.start()
+        for _ in range(2):
+            await home.vault.synced()
+            await other.vault.synced()
+        assert (hits.get("page"), same.get("page")) == (12, 12)
+        assert (hits.mine("page"), same.mine("page")) == (3, 9)
+        assert home.vault.select("SELECT key, value FROM hits").rows == [("page", 12)]
+
+
+@virtual
+async def test_a_reset_takes_away_what_was_seen_and_no_more(open_device: OpenDevice, memory_relay: MemoryRelay) -> None:
+    async with open_device("a") as a, open_device("b") as b:
+        home = await founded(a)
+        other = await joined(b, home.vault)
+        hits, same = await home.vault.counters("hits"), await other.vault.counters("hits")
+        await hits.add("page", 5)
+        await home.vault.synced()
+        await other.vault.synced()
+        memory_relay.stop()
+        await hits.reset("page")
+        await same.add("page", 2)
+        memory_relay.start()
+        for _ in range(2):
+            await home.vault.synced()
+            await other.vault.synced()
+        assert (hits.get("page"), same.get("page")) == (2, 2)
+
+
+@virtual
+async def test_cuts_and_lost_answers_count_nothing_twice(open_device: OpenDevice, memory_relay: MemoryRelay) -> None:
+    async with open_device("a") as a, open_device("b") as b:
+        home = await founded(a)
+        other = await joined(b, home.vault)
+        hits, same = await home.vault.counters("hits"), await other.vault.counters("hits")
+        for messages in range(1, 12):
+            memory_relay.lose_answers(1)
+            await hits.add("page")
+            memory_relay.cut_after(messages)
+            await same.add("page")
+            await home.vault.synced()
+            await other.vault.synced()
+        await home.vault.synced()
+        assert (hits.get("page"), same.get("page")) == (22, 22)
+
+
+@virtual
+async def test_a_device_that_starts_again_goes_on_with_its_own_tally(
+    open_device: OpenDevice, memory_relay: MemoryRelay
+) -> None:
+    async with open_device("a") as a:
+        home = await founded(a)
+        hits = await home.vault.counters("hits")
+        await hits.add("page", 3)
+        await home.vault.synced()
+    async with open_device("a") as a:
+        vault = a.vaults[0]
+        hits = await vault.counters("hits")
+        await hits.add("page", 4)
+        await vault.synced()
+        assert (hits.get("page"), hits.mine("page")) == (7, 7)
+
+
+@virtual
+async def test_a_transaction_counts_as_a_whole(open_device: OpenDevice) -> None:
+    async with open_device("a") as a:
+        home = await founded(a)
+        hits = await home.vault.counters("hits")
+        async with home.vault.transaction() as transaction:
+            await hits.add("page", 2)
+            await hits.add("page", 3)
+            await hits.add("site")
+            assert hits.get("page") == 5
+        await transaction.durable()
+        assert dict(hits.items()) == {"page": 5, "site": 1}
+
+        async def change_ones_mind() -> None:
+            async with home.vault.transaction():
+                await hits.add("page", 2)
+                raise RuntimeError("changed its mind")
+
+        with pytest.raises(RuntimeError, match="changed its mind"):
+            await change_ones_mind()
+        assert (hits.get("page"), hits.mine("page")) == (5, 5)
+
+
+@virtual
+async def test_what_cannot_be_counted_is_refused(open_device: OpenDevice) -> None:
+    async with open_device("a") as a:
+        home = await founded(a)
+        hits = await home.vault.counters("hits")
+        accounts = await home.vault.collection("accounts", Account, policy=strict())
+        with pytest.raises(EncodingError, match="takes integers"):
+            await hits.add("page", 1.5)  # type: ignore[arg-type]
+        with pytest.raises(EncodingError, match="takes at most"):
+            await hits.add("page", 2**60)
+        assert (hits.get("page"), hits.mine("page")) == (0, 0)
+
+        async def count_and_be_strict() -> None:
+            async with home.vault.transaction():
+                await hits.add("page")
+                await accounts.put("a", Account(1))
+
+        with pytest.raises(TransactionError, match="strict"):
+            await count_and_be_strict()
+        assert len(hits) == 0
+
+
+@virtual
+async def test_who_watches_hears_of_additions(open_device: OpenDevice) -> None:
+    async with open_device("a") as a, open_device("b") as b:
+        home = await founded(a)
+        other = await joined(b, home.vault)
+        hits, same = await home.vault.counters("hits"), await other.vault.counters("hits")
+        with same.changes() as changes, trio.fail_after(60):
+            await hits.add("page")
+            heard = await anext(aiter(changes))
+            assert heard is not None
+            assert [change.key for change in heard] == ["page"]
+        await in_step([home, other])
+
+
+@virtual
+async def test_both_copies_of_a_folder_count_all_that_each_adds(
+    tmp_path: Path, open_device: OpenDevice, memory_relay: MemoryRelay
+) -> None:
+    async with open_device("a") as a:
+        home = await founded(a)
+        hits = await home.vault.counters("hits")
+        await hits.add("page", 2)
+        await home.vault.synced()
+        memory_relay.stop()
+        await hits.add("page", 30)
+    shutil.copytree(tmp_path / "a", tmp_path / "copy")
+    memory_relay.start()
+    async with open_device("a") as a, open_device("copy") as copy:
+        one, other = a.vaults[0], copy.vaults[0]
+        hits, same = await one.counters("hits"), await other.counters("hits")
+        await one.synced()
+        memory_relay.stop()
+        await hits.add("page", 100)
+        await same.add("page", 4000)
+        await same.add("other", 1)
+        memory_relay.start()
+        for _ in range(3):
+            await one.synced()
+            await other.synced()
+        assert hits.get("page") == same.get("page")
+        # The 30 was unsent when the folder was copied: neither copy can know that the other sends it too.
+        assert dict(hits.items()) == {"page": 2 + 30 + 30 + 100 + 4000, "other": 1}
+        assert (hits.mine("page"), same.mine("page")) == (2 + 30 + 100, 2 + 30 + 4000)
