@@ -14,7 +14,7 @@ import trio
 from sealwire_client import sealing
 from sealwire_client.encoding import EncodingError, Schema
 from sealwire_client.policies import Policy
-from sealwire_client.replica import ALONE, Change, Edit, Mark, Reader, Replica, Row, Runner
+from sealwire_client.replica import ALONE, Change, Edit, Mark, NeedsNewerAppError, Reader, Replica, Row, Runner
 from sealwire_client.replica import Collection as Held
 from sealwire_client.sync import VaultSync
 from sealwire_client.tallies import Addition, counted
@@ -189,7 +189,15 @@ class Collection(Generic[T]):
         return self._reader.count(self.held)
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and self._row(key) is not None
+        try:
+            return isinstance(key, str) and self._row(key) is not None
+        except NeedsNewerAppError:
+            return True
+
+    def newer(self) -> list[str]:
+        """The keys of entries whose values need a newer app to be read, in order. `items`, `len` and SQL leave them
+        out; `get`, `put` and `delete` raise NeedsNewerAppError for them."""
+        return self._reader.newer(self.held)
 
     def _row(self, key: str) -> Row | None:
         if not _is_text(key):

@@ -168,6 +168,8 @@ async def test_a_value_that_needs_a_newer_app_is_never_overwritten(open_device: 
         with pytest.raises(NeedsNewerAppError):
             older.get("k")
         assert older.get("m") is None
+        assert older.newer() == ["k"]
+        assert ["k" in older, "l" in older, "m" in older] == [True, True, False]
         assert (await b.vault.status()).unreadable == 0
         await agreed(b, a)
         assert newer.get("k") == green
