@@ -5,11 +5,16 @@ python -m bench.store_append [--seconds N] [--database-url URL]
 Prints one JSON object: `large` is one vault's segments of 1,000 records, one a statement; `small` is segments of one
 record for 64 vaults, in one statement (`small_many`) and in one for each vault (`small_one`); `read` is catching up
 through the large ones, a page of 1 MiB at a time. A record has 101 bytes, as one with a plaintext of 48.
+
+`guarded_large` and `guarded_small_many` are the same for guarded streams: what they hold of each record's tag is looked
+up before and written with it; two records of three replace one of 10,000 that are there. `guarded_to_open` is their
+rate by that of the open ones.
 """
 
 import asyncio
 import json
 import os
+import random
 import tempfile
 import time
 from argparse import ArgumentParser
@@ -18,12 +23,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from sealwire_protocol.ids import Author, DeviceKey, KeyId, StreamId, Term, VaultId
+from sealwire_protocol.conditions import Current
+from sealwire_protocol.ids import Author, DeviceKey, KeyId, StreamId, Tag, Term, VaultId
 from sealwire_protocol.membership import Role
 from sealwire_protocol.messages import StreamKind
 from sealwire_relay.embedded import EmbeddedPostgres
 from sealwire_relay.store.interface import (
     BatchWrite,
+    GuardName,
     KeptOutcome,
     MemberState,
     NewLink,
@@ -38,6 +45,7 @@ from sealwire_relay.store.postgres import PostgresStore
 RECORD_BYTES = 101
 LARGE = 1_000
 VAULTS = 64
+KEYS = 10_000
 PAGE_BYTES = 1_048_576
 STREAM, EPOCH, AUTHOR = StreamId(b"\x80" * 8), 1, Author(1)
 
@@ -45,17 +53,25 @@ STREAM, EPOCH, AUTHOR = StreamId(b"\x80" * 8), 1, Author(1)
 class Pusher:
     """One vault and its stream, and the next write to it."""
 
-    def __init__(self, vault: VaultId, term: Term) -> None:
-        self.vault, self.term = vault, term
+    def __init__(self, vault: VaultId, term: Term, kind: StreamKind) -> None:
+        self.vault, self.term, self.kind = vault, term, kind
         self.head = self.batch = 0
+        self._chance = random.Random(7)
 
-    def write(self, records: int) -> VaultWrite:
+    def tags(self, records: int) -> set[Tag]:
+        """Of the next write, if it is guarded."""
+        if self.kind is not StreamKind.GUARDED:
+            return set()
+        return {Tag(self._chance.randrange(KEYS if at % 3 else 1 << 60).to_bytes(16, "big")) for at in range(records)}
+
+    def write(self, records: int, tags: set[Tag]) -> VaultWrite:
         """The next segment of this stream, with the verdict on its batch."""
         head, last = self.head, self.head + records
         self.head, self.batch = last, self.batch + 1
         segment = StoredSegment(head, last, os.urandom(RECORD_BYTES * records))
         outcome = KeptOutcome(self.batch, os.urandom(32), os.urandom(60))
-        stream = StreamWrite(STREAM, head, last, last, (segment,))
+        guards = tuple((tag, Current(last, os.urandom(8), False, last)) for tag in tags)
+        stream = StreamWrite(STREAM, head, last, last, (segment,), guards)
         return VaultWrite(self.vault, self.term, EPOCH, (stream,), (BatchWrite(AUTHOR, self.batch - 1, outcome),))
 
 
@@ -66,21 +82,25 @@ class Figures(NamedTuple):
     commit_ms: float
 
 
-async def pusher(store: PostgresStore, term: Term) -> Pusher:
+async def pusher(store: PostgresStore, term: Term, kind: StreamKind = StreamKind.OPEN) -> Pusher:
     """A new vault with one member and one stream."""
     vault, device = VaultId(os.urandom(16)), DeviceKey(os.urandom(32))
     link = NewLink(1, b"genesis", MemberState(AUTHOR, device, Role.ADMIN))
     await store.create_vault(vault, VaultState(EPOCH, KeyId(b"key1")), link, term)
-    await store.create_stream(vault, STREAM, StreamKind.OPEN)
-    return Pusher(vault, term)
+    await store.create_stream(vault, STREAM, kind)
+    return Pusher(vault, term, kind)
 
 
 async def appends(store: PostgresStore, pushers: list[Pusher], records: int, seconds: float) -> Figures:
     """Append one segment to each vault, again and again, each commit after the other."""
     commits, spent = 0, 0.0
     while spent < seconds:
-        writes = [pusher.write(records) for pusher in pushers]
+        tags = [pusher.tags(records) for pusher in pushers]
+        names: list[GuardName] = [(p.vault, STREAM, tag) for p, own in zip(pushers, tags, strict=True) for tag in own]
+        writes = [pusher.write(records, own) for pusher, own in zip(pushers, tags, strict=True)]
         began = time.perf_counter()
+        if names:
+            await store.guards(names)
         done = await store.append(writes)
         spent += time.perf_counter() - began
         if not all(done):
@@ -126,6 +146,15 @@ async def measure(dsn: str, seconds: float) -> dict[str, object]:
         async with opened(dsn, one) as store:
             pushers = [await pusher(store, term) for _ in range(VAULTS)]
             figures[name] = (await appends(store, pushers, 1, seconds))._asdict()
+    async with opened(dsn, False) as store:
+        figures["guarded_to_open"] = ratios = {}
+        for name, vaults, records in (("large", 1, LARGE), ("small_many", VAULTS, 1)):
+            both = [
+                await appends(store, [await pusher(store, term, kind) for _ in range(vaults)], records, seconds)
+                for kind in (StreamKind.OPEN, StreamKind.GUARDED)
+            ]
+            figures[f"guarded_{name}"] = both[1]._asdict()
+            ratios[name] = round(both[1].records_per_s / both[0].records_per_s, 3)
     return figures
 
 
