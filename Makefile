@@ -7,7 +7,7 @@ RUN := .venv/bin/python
 PIN = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
-.PHONY: help demo test check acceptance simulate format clean pins need-python set-up-run set-up-dev
+.PHONY: help demo test check acceptance faults simulate format clean pins need-python set-up-run set-up-dev
 .DEFAULT_GOAL := help
 
 help:  ## say what there is
@@ -29,6 +29,9 @@ check: set-up-dev  ## format, lint, types, import boundaries, house rules
 
 acceptance: set-up-dev  ## the long proofs: ONLY=name for one, SHORT=1 for the form that CI runs
 	@$(RUN) -m tests.acceptance $(if $(ONLY),--only $(ONLY)) $(if $(SHORT),--short)
+
+faults: set-up-dev  ## kill -9 of relays, Postgres and devices in turn, under load: SHORT=1 for the form that CI runs
+	@$(RUN) -m tests.acceptance --only faults $(if $(SHORT),--short)
 
 simulate: set-up-dev  ## devices and relays under seeded chance: SEEDS=n, SEED=k replays one, BUGS=1 plants bugs
 	@$(RUN) -m tests.simulation $(if $(BUGS),--bugs) $(if $(SEED),--seed $(SEED)) \
