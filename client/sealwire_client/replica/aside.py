@@ -19,7 +19,7 @@ class Stuck(NamedTuple):
 
 
 class Discarded(NamedTuple):
-    """A write that was given up: it stood for the edits of its key from `since` to `n`. What it changed for watchers."""
+    """A write that was given up: it stood for the edits of its key from `since` to `n`."""
 
     collection: Collection
     key: str
@@ -125,7 +125,8 @@ class Aside:
         return True
 
     def discard(self, collection: Collection, key: str) -> list[Discarded]:
-        """Give up a stuck write, with all of its transaction: each key shows what was sent before, or what the log says.
+        """Give up a stuck write, with all of its transaction: each key shows what was sent before it, or what the
+        log says.
 
         Raises ReplicaMisuse if another collection of the transaction is not open.
         """

@@ -79,7 +79,7 @@ class Reader:
         return found[0][1:] if found else None
 
     def seen(self, collection: Collection, key: str) -> Seen:
-        """An entry as `get` gives it, with all that an edit must know that is based on it. Raises NeedsNewerAppError."""
+        """An entry as `get` gives it, with all that an edit based on it must know. Raises NeedsNewerAppError."""
         found = self._run(f"{self._chosen(collection, '_live, _rank, _local, _raw')} WHERE key = ?", (key,))
         if not found:
             return Seen(None, None, False)

@@ -321,7 +321,9 @@ def test_a_stuck_write_is_retried_discarded_or_replaced(a: Todos) -> None:
 
 def discarded(a: Todos, key: str) -> list[tuple[str, Kind]]:
     """Discard, and what it changed."""
-    return [tuple(change) for gone in a.replica.outbox.aside.discard(a.todos, key) for change in gone.changes]
+    return [
+        (change.key, change.kind) for gone in a.replica.outbox.aside.discard(a.todos, key) for change in gone.changes
+    ]
 
 
 def test_discarding_falls_back_to_what_was_sent_before(a: Todos) -> None:
