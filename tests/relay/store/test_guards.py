@@ -1,12 +1,15 @@
 """What every store keeps of guarded streams, and that nobody replaces what another one put there meanwhile."""
 
 import asyncio
+import itertools
+from dataclasses import replace
 
 import pytest
 
-from sealwire_protocol.conditions import Current
+from sealwire_protocol.conditions import NOTHING, Condition, Current, Names
 from sealwire_protocol.ids import StreamId, Tag, TermStart
-from sealwire_protocol.messages import StreamKind, StreamState
+from sealwire_protocol.messages import Group, Pushed, StreamKind, StreamState
+from sealwire_protocol.segment import read_segment
 from sealwire_relay.store.interface import Store, StreamWrite
 from tests.relay.store.places import (
     EPOCH,
@@ -21,6 +24,13 @@ from tests.relay.store.places import (
     write,
 )
 from tests.support.aio import asyncio_test
+from tests.support.device import Device, Identity, record, stream_id
+from tests.support.device import guarded as guarded_group
+from tests.support.relay import running
+
+COUNTS = stream_id(1)
+_identities = itertools.count(7_000)
+"""Devices that no other test of the shared database founds a vault with."""
 
 
 def tag(number: int) -> Tag:
@@ -131,3 +141,39 @@ async def test_of_many_that_replace_the_same_record_one_does(place: Place) -> No
 
         await asyncio.gather(*[replace_once(two if n % 2 else one, n) for n in range(16)])
         assert await one.guards([wanted]) == {wanted: held(16, 16)}
+
+
+@asyncio_test
+async def test_two_relays_on_one_database_refuse_alike_and_lose_no_update(place: Place) -> None:
+    """Two devices count up through two relays, each from what the store holds; what was refused is told again alike."""
+    async with place.opened() as one, place.opened() as two, running(one) as first, running(two) as second:
+        anna = await Device.open(first.port, Identity(next(_identities)))
+        bert = Identity(next(_identities))
+        vault, log = await anna.create_vault()
+        await anna.add(log, bert)
+        await anna.create_stream(vault, COUNTS, StreamKind.GUARDED)
+        async with anna, await Device.open(second.port, bert) as other, await Device.open(first.port, bert) as again:
+            for device in (anna, other, again):
+                await device.subscribe(vault, COUNTS)
+            wanted = (vault, COUNTS, record().tag)
+
+            async def count_up(device: Device, store: Store, author: int) -> list[tuple[Group, Pushed]]:
+                told: list[tuple[Group, Pushed]] = []
+                while sum(bool(pushed.appended) for _, pushed in told) < 10:
+                    seen = (await store.guards([wanted])).get(wanted)
+                    condition = NOTHING if seen is None else Condition(Names.ENTRY, seen.version, seen.salt)
+                    new = record(version=1 + (seen.version if seen else 0), author=author)
+                    pushed = guarded_group(COUNTS, (condition, new))
+                    told.append((pushed, await device.push(vault, len(told) + 1, pushed)))
+                return told
+
+            _, told = await asyncio.gather(count_up(anna, one, 1), count_up(other, two, 2))
+            held = (await one.guards([wanted]))[wanted]
+            assert (held.version, held.seq) == (20, 20)
+            for batch, (pushed, verdict) in enumerate(told, 1):
+                bare = tuple(refused._replace(winner=b"") for refused in verdict.refused)
+                assert await again.push(vault, batch, pushed) == replace(verdict, refused=bare)
+            page = await two.read(vault, COUNTS, 0, 1 << 20)
+            assert page is not None
+            found = [r.version for s in page.segments for _, r in read_segment(s.body, s.prev)]
+            assert found == list(range(1, 21))
