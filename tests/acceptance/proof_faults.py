@@ -8,10 +8,8 @@ all replicas, and one made from nothing, must be equal, and hold every edit that
 """
 
 import random
-import subprocess
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +17,10 @@ from typing import Any, Final
 
 import trio
 
-from demo.processes import StoryError, kill_tree, last_words, spawn, until
+from demo.processes import StoryError, until
 from sealwire_client import Device
-from sealwire_client.nursery import open_nursery
 from tests.faults import acks
+from tests.faults.devices import DeviceProcess, join
 from tests.faults.editor import DEVICES, VAULT, Collections, rounds_durable
 from tests.faults.site import Site, site
 from tests.faults.verdict import Verdict, judge
@@ -65,40 +63,12 @@ NOTED_PERCENT: Final = 115
 """Verdicts that are waited for, of the records that must be acknowledged: some tell of a conflict, or tell it again."""
 
 
-class Editor:
-    """One editing device's process."""
-
-    def __init__(self, folder: Path, number: int) -> None:
-        self.folder, self.number = folder / f"device-{number}", number
-        self.folder.mkdir()
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self, origin: str) -> None:
-        """Start it where it was killed."""
-        arguments = [str(self.folder), origin, str(self.number)]
-        self._process = spawn("tests.faults.editor", *arguments, log=self.folder / "log")
-
-    def kill(self) -> None:
-        """Kill -9."""
-        process, self._process = self._process, None
-        if process is not None:
-            kill_tree(process)
-
-    def check(self) -> None:
-        """Raise StoryError if it has ended by itself."""
-        if self._process is not None and self._process.poll() is not None:
-            raise StoryError(
-                f"Device {self.number} ended by itself (status {self._process.returncode}):"
-                f"{last_words(self.folder / 'log')}"
-            )
-
-
 class Faults:
     """The story of one run."""
 
     def __init__(self, folder: Path, place: Site, plan: Plan) -> None:
         self.place, self.plan = place, plan
-        self.editors = [Editor(folder, number) for number in range(DEVICES)]
+        self.editors = [DeviceProcess("tests.faults.editor", folder, number) for number in range(DEVICES)]
         self.killed = dict.fromkeys(("relay", "backend", "device", "postgres", "all"), 0)
         self.fresh = folder / "fresh"
         self._chance = random.Random(SEED)
@@ -134,7 +104,7 @@ class Faults:
             await Collections.open(vault)
             for folder in (*(editor.folder / "device" for editor in self.editors[1:]), self.fresh):
                 async with Device.open(folder) as other:
-                    await _join(vault.invite, other)
+                    await join(vault, other)
 
     async def _progress(self, part: float) -> None:
         """Wait for such a part of all verdicts."""
@@ -142,7 +112,7 @@ class Faults:
         with trio.move_on_after(STEP_S_MAX) as limit:
             while self.acked() < acked:
                 for editor in self.editors:
-                    editor.check()
+                    editor.done()
                 await trio.sleep(LOOK_S)
         if limit.cancelled_caught:
             raise StoryError(f"Only {self.acked()} of {acked} records were acknowledged within {STEP_S_MAX:.0f} s.")
@@ -233,14 +203,6 @@ class Faults:
         acked, unknown = self.acked(), self.place.counted("unknown_outcomes")
         seconds = time.monotonic() - self._began
         print(f"{seconds:6.1f} s: {what}; {acked:,} acknowledged, {unknown} outcomes unknown", flush=True)
-
-
-async def _join(invite: Callable[[], Awaitable[Any]], other: Device) -> None:
-    with trio.fail_after(STEP_S_MAX):
-        pending = await invite()
-        async with open_nursery() as nursery:
-            nursery.start_soon(pending.joined)
-            await other.join(pending.link)
 
 
 async def _segments(database: Any) -> list[Any]:

@@ -13,9 +13,9 @@ import trio
 
 from sealwire_client import Device, Vault
 from sealwire_client.collection import Collection
-from sealwire_client.link import LinkState
 from sealwire_client.policies import latest, merge
 from tests.faults import acks
+from tests.faults.devices import stay_online
 
 VAULT: Final = "faults"
 DEVICES: Final = 3
@@ -35,7 +35,6 @@ PENDING_MAX: Final = 1_500
 """Writes without a verdict: more would only make a killed device's start slower."""
 
 LOOK_SECONDS: Final = 0.02
-WAKE_SECONDS: Final = 0.3
 
 
 @dataclass
@@ -137,14 +136,6 @@ async def main(folder: Path, origin: str, number: int) -> None:
                 rounds.write(b".")
                 while (await vault.status()).pending > PENDING_MAX:  # noqa: ASYNC110 - nothing tells of it
                     await trio.sleep(LOOK_SECONDS)
-
-
-async def stay_online(device: Device, origin: str) -> None:
-    """As an app that its person looks at: try again at once, not in seconds."""
-    while True:
-        await trio.sleep(WAKE_SECONDS)
-        if device.link(origin).state is not LinkState.ONLINE:
-            device.wake()
 
 
 if __name__ == "__main__":
