@@ -15,13 +15,16 @@ from sealwire_client.replica import (
     STRICT,
     Change,
     Collection,
+    NeedsNewerAppError,
     Replica,
     Said,
     SealedGroup,
+    Seen,
     StoredBatch,
     Taken,
     TakenEdit,
     TakenGroup,
+    sealed_bytes,
 )
 from sealwire_client.stream import StreamSync
 from sealwire_protocol.conditions import encode_condition
@@ -35,15 +38,13 @@ TOO_LARGE_FOR_RELAY: Final = "the transaction is larger than this relay takes at
 
 
 class StrictWrite(NamedTuple):
-    """A write that waits for its verdict. `seen`: the rank of what its app had read (None: nothing was there);
-    `blind`: it had read nothing, and replaces whatever is there."""
+    """A write that waits for its verdict. `seen`: what its app was shown before, on condition of which it is made."""
 
     collection: Collection
     key: str
     value: bytes | None
     raw: bool
-    seen: bytes | None
-    blind: bool
+    seen: Seen
 
 
 class Sealed(NamedTuple):
@@ -53,10 +54,8 @@ class Sealed(NamedTuple):
     changes: Sequence[tuple[Collection, Sequence[Change]]]
 
 
-class Overtaken(NamedTuple):
-    """Strict writes that were not sent, because what their app had read is not what the log says any more."""
-
-    keys: tuple[tuple[int, str], ...]
+class OvertakenError(Exception):
+    """Strict writes were not sent, because what their app was shown is not what the log says any more."""
 
 
 class Batcher:
@@ -73,12 +72,15 @@ class Batcher:
                 taken = replica.outbox.edits.take(self._vault, tops, records_max, bytes_max)
                 if taken is None:
                     return Sealed(None, changes)
-                if taken.flags & ATOMIC and sum(len(group.edits) for group in taken.groups) > records_max:
-                    replica.outbox.aside.put_edit(taken.groups[0].edits[0].n, TOO_LARGE_FOR_RELAY)
-                    continue
                 groups = [self._prepared(replica, group, changes) for group in taken.groups]
                 ready = [group for group in groups if group is not None]
-                if len(ready) == len(groups) and self._store(replica, taken, ready):
+                if len(ready) < len(groups):
+                    continue  # what is left of them
+                if exceeds([edit for group, _ in ready for edit in group.edits], records_max, bytes_max):
+                    if taken.flags & ATOMIC:
+                        replica.outbox.aside.put_edit(taken.groups[0].edits[0].n, TOO_LARGE_FOR_RELAY)
+                    continue  # the values have grown: fewer fit
+                if self._store(replica, taken, ready):
                     return Sealed(replica.outbox.sent.unanswered(self._vault, taken.number - 1, 1)[0], changes)
 
     def _store(self, replica: Replica, taken: Taken, ready: Sequence[tuple[TakenGroup, Sequence[bytes]]]) -> bool:
@@ -148,25 +150,21 @@ class Batcher:
 
     # --- strict writes
 
-    def strict(
-        self, replica: Replica, writes: Sequence[StrictWrite], tops: dict[int, int]
-    ) -> StoredBatch | Overtaken | None:
-        """Seal and store strict writes as one atomic batch. None if edits of their keys must be sent before."""
+    def strict(self, replica: Replica, writes: Sequence[StrictWrite], tops: dict[int, int]) -> StoredBatch | None:
+        """Seal and store strict writes as one atomic batch. None if edits of their keys must be sent before.
+
+        Raises OvertakenError, NeedsNewerAppError, ValueTooLargeError; nothing was stored then.
+        """
         edits = replica.outbox.edits
         if any(edits.is_claimed(write.collection.number, write.key) for write in writes):
             return None
-        overtaken: list[tuple[int, str]] = []
         groups: dict[StreamId, tuple[list[TakenEdit], list[bytes]]] = {}
         for write in writes:
             said = replica.claims.said(write.collection, write.key)
-            if not write.blind and said.rank != write.seen:
-                overtaken.append((write.collection.number, write.key))
             taken, conditions = groups.setdefault(write.collection.stream, ([], []))
-            taken.append(TakenEdit(STRICT, write.key, write.value, write.raw))
+            taken.append(self._decided(replica, write, said))
             if write.collection.kind is StreamKind.GUARDED:
                 conditions.append(encode_condition(said.condition))
-        if overtaken:
-            return Overtaken(tuple(overtaken))
         with replica.transaction():
             ready = []
             for stream, (taken, conditions) in groups.items():
@@ -174,5 +172,28 @@ class Batcher:
                 ready.append((edits.group(number, taken, tops[number]), conditions))
             batch = Taken(self._vault, edits.next_batch(self._vault), tuple(group for group, _ in ready), ATOMIC)
             if not self._store(replica, batch, ready):
-                return Overtaken(tuple((write.collection.number, write.key) for write in writes))
+                raise OvertakenError
         return replica.outbox.sent.unanswered(self._vault, batch.number - 1, 1)[0]
+
+    @staticmethod
+    def _decided(replica: Replica, write: StrictWrite, said: Said) -> TakenEdit:
+        """A strict write as it is to be sealed, with what its value holds there that this app does not know."""
+        collection, seen, value, raw = write.collection, write.seen, write.value, write.raw
+        if said.newer:
+            raise NeedsNewerAppError(write.key, collection.name)
+        # What was shown and was not in the log yet is there now, under a rank that nobody could know.
+        same = said.value == replica.claims.seen(collection, seen) if seen.local else said.rank == seen.rank
+        if not same:
+            raise OvertakenError
+        if value is not None and said.value is not None:
+            carried = collection.values.carry(value, said.value)
+            sealing.check_fits(write.key, carried)
+            value, raw = carried, raw or carried != value
+        return TakenEdit(STRICT, write.key, value, raw)
+
+
+def exceeds(edits: Sequence[TakenEdit | StrictWrite], records_max: int, bytes_max: int) -> bool:
+    """True if these are more than one push may hold. A single one always may."""
+    if len(edits) == 1:
+        return False
+    return len(edits) > records_max or sum(sealed_bytes(edit.key, edit.value) for edit in edits) > bytes_max

@@ -7,6 +7,7 @@ import re
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import trio
@@ -14,7 +15,7 @@ import trio
 from sealwire_client import sealing
 from sealwire_client.encoding import EncodingError, Schema
 from sealwire_client.policies import Policy
-from sealwire_client.replica import ALONE, Change, Edit, Mark, NeedsNewerAppError, Reader, Replica, Row, Runner
+from sealwire_client.replica import ALONE, Change, Edit, Mark, NeedsNewerAppError, Reader, Replica, Row, Runner, Seen
 from sealwire_client.replica import Collection as Held
 from sealwire_client.sync import VaultSync
 from sealwire_client.tallies import Addition, counted
@@ -29,6 +30,8 @@ EDITS_TOGETHER_MAX: Final = 20_000
 CHANGES_WAITING_MAX: Final = 1_000
 """Changes kept for a listener that is slow; beyond it the listener is told to look at everything afresh."""
 
+
+_NOTHING_SEEN: Final[Mapping[tuple[str, str], Seen]] = MappingProxyType({})
 
 _HALF: Final = re.compile("[\ud800-\udfff]")
 
@@ -149,11 +152,11 @@ class Collection(Generic[T]):
         transaction = current()
         if transaction is not None:
             transaction.check_owner(self._sync)
-            transaction.edit(self, edits)
+            self._edit_within(transaction, edits)
             return PutOff(transaction)
         if self.is_strict:
             alone: Transaction[Collection[T]] = Transaction(self._sync)
-            alone.edit(self, edits)
+            self._edit_within(alone, edits)
             await self._sync.strict(alone.strict_writes())
             return Write(self._sync, ())
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -163,6 +166,18 @@ class Collection(Generic[T]):
         tell(made)
         self._sync.edited()
         return Write(self._sync, made.marks)
+
+    def _edit_within(self, transaction: "Transaction[Collection[Any]]", edits: Sequence[Edit | Addition]) -> None:
+        for edit in edits:
+            if isinstance(edit, Edit) and transaction.edited(self.name, edit.key) is None:
+                self._seen(transaction, edit.key)
+        transaction.edit(self, edits)
+
+    def _seen(self, transaction: "Transaction[Collection[Any]]", key: str) -> Seen:
+        """What is shown now; what a transaction was shown first counts for its edits."""
+        seen = self._reader.seen(self.held, key)
+        transaction.seen.setdefault((self.name, key), seen)
+        return seen
 
     # --- reading
 
@@ -209,9 +224,7 @@ class Collection(Generic[T]):
         edit = transaction.edited(self.name, key)
         if isinstance(edit, Edit):
             return edit.row
-        seen = self._reader.seen(self.held, key)
-        transaction.saw(self.name, key, seen.rank)
-        return seen.row
+        return self._seen(transaction, key).row
 
     def tally(self, key: str) -> int:
         """What this device has added to a counter: see `Counters.mine`."""
@@ -265,8 +278,10 @@ def make(
     *,
     together: bool = False,
     marked: bool = True,
+    seen: Mapping[tuple[str, str], Seen] = _NOTHING_SEEN,
 ) -> Made:
-    """Make edits in one transaction, in the writer's thread. `together`: they are pushed as one, too.
+    """Make edits in one transaction, in the writer's thread. `together`: they are pushed as one, too. `seen`: what
+    edits are based on, by collection and key, if not on what is shown now.
 
     Raises TransactionError if they are too much for that, and EncodingError if a counter takes no more.
     """
@@ -280,7 +295,8 @@ def make(
             many = watched and len(edits) > CHANGES_WAITING_MAX
             keys = [edit.key for edit in edits]
             before = replica.entries.look(held.table, keys if watched and not many else [])
-            replica.edit(held, edits, tx)
+            shown = {key: seen[held.name, key] for key in keys if (held.name, key) in seen} if seen else {}
+            replica.edit(held, edits, tx, shown)
             if watched:
                 changed = None if many else before.changes_to(replica.entries.look(held.table, keys))
                 made.changes.append((collection, changed))

@@ -10,15 +10,26 @@ from typing import Final
 
 import trio
 
-from sealwire_client.batching import Batcher, Overtaken, Sealed, StrictWrite
+from sealwire_client.batching import TOO_LARGE_FOR_RELAY, Batcher, OvertakenError, Sealed, StrictWrite, exceeds
 from sealwire_client.link import Link
-from sealwire_client.replica import CONFLICT, Answered, Change, Collection, HeldVault, Replica, Runner, StoredBatch
+from sealwire_client.replica import (
+    CONFLICT,
+    Answered,
+    Change,
+    Collection,
+    HeldVault,
+    NeedsNewerAppError,
+    Replica,
+    Runner,
+    StoredBatch,
+)
+from sealwire_client.sealing import ValueTooLargeError
 from sealwire_client.stream import StreamSync
 from sealwire_protocol.client_session import ClientSession
 from sealwire_protocol.errors import Outcome
 from sealwire_protocol.events import Submit
 from sealwire_protocol.ids import StreamId
-from sealwire_protocol.limits import PUSH_WINDOW
+from sealwire_protocol.limits import PUSH_WINDOW, Limits
 from sealwire_protocol.messages import Push, Pushed
 
 _log = logging.getLogger("sealwire.sending")
@@ -33,7 +44,7 @@ class OfflineError(StrictError):
 
 
 class ConflictError(StrictError):
-    """Another device's write came first: what this one was based on has changed. Nothing was written."""
+    """Another write came first: what this one was based on has changed. Nothing was written."""
 
 
 class StrictRequest:
@@ -41,13 +52,14 @@ class StrictRequest:
 
     def __init__(self, writes: Sequence[StrictWrite]) -> None:
         self.writes = writes
-        self.sent = False
-        self.error: StrictError | None = None
+        self.abandoned = False
+        """Nobody waits for the verdict any more."""
+        self.error: Exception | None = None
         self.reached: dict[StreamId, int] = {}
         """Seqs that the cursors must pass before the writes, or those that came first, can be read here."""
         self.done = trio.Event()
 
-    def end(self, error: StrictError | None = None) -> None:
+    def end(self, error: Exception | None = None) -> None:
         """The verdict is there."""
         self.error = error
         self.done.set()
@@ -77,6 +89,7 @@ class Sending:
         self._stored_after: int | None = None
         self._requests: list[StrictRequest] = []
         self._strict: dict[int, StrictRequest] = {}
+        self._connections = 0
 
     def move(self, link: Link) -> None:
         """Send through another connection from now on."""
@@ -94,8 +107,9 @@ class Sending:
     def offline(self) -> None:
         """Strict writes that were not sent are not made; those that were are sent again, and have a verdict then."""
         for request in self._requests:
-            request.end(OfflineError(f"the connection to the relay was lost: {request.names} was not written"))
+            request.end(_offline(request))
         self._requests.clear()
+        self._connections += 1
 
     def ask(self, request: StrictRequest) -> None:
         """Send strict writes as soon as it is their turn."""
@@ -103,6 +117,7 @@ class Sending:
 
     def withdraw(self, request: StrictRequest) -> None:
         """Nobody waits for these any more: do not send them, unless it has begun."""
+        request.abandoned = True
         if request in self._requests:
             self._requests.remove(request)
 
@@ -110,6 +125,14 @@ class Sending:
     def wanted(self) -> set[StreamId]:
         """Streams to which strict writes wait to be sent."""
         return {write.collection.stream for request in self._requests for write in request.writes}
+
+    def give_up(self, why: Mapping[str, str]) -> None:
+        """Strict writes to collections that cannot be written now are not made; `why`, by the collection's name."""
+        for request in list(self._requests):
+            name = next((write.collection.name for write in request.writes if write.collection.name in why), None)
+            if name is not None:
+                self._requests.remove(request)
+                request.end(StrictError(f"{request.names} was not written, because {name} cannot be: {why[name]}"))
 
     async def send(self, busy: Callable[[], bool]) -> None:
         """Send what has no verdict, in order, then seal and send what is new, as far as the window allows.
@@ -143,29 +166,48 @@ class Sending:
         self._stored_after = stored[-1].number if len(stored) == PUSH_WINDOW else None
 
     async def _next(self, session: ClientSession, tops: dict[int, int]) -> StoredBatch | None:
-        batch = await self._next_strict(tops)
+        limits = session.limits
+        batch = await self._next_strict(tops, limits)
         if batch is not None:
             return batch
-        limits = session.limits
-        sealed: Sealed = await self._writer.run(self._batcher.next, tops, limits.push_records, limits.segment_bytes)
-        for collection, changes in sealed.changes:
-            self._tell(collection, changes)
+        with trio.CancelScope(shield=True):  # whoever watches learns of what was merged
+            sealed: Sealed = await self._writer.run(self._batcher.next, tops, limits.push_records, limits.segment_bytes)
+            for collection, changes in sealed.changes:
+                self._tell(collection, changes)
         return sealed.batch
 
-    async def _next_strict(self, tops: dict[int, int]) -> StoredBatch | None:
+    async def _next_strict(self, tops: dict[int, int], limits: Limits) -> StoredBatch | None:
         for request in list(self._requests):
             if not all(write.collection.number in tops for write in request.writes):
                 continue
-            found = await self._writer.run(self._batcher.strict, request.writes, tops)
-            if found is None:
-                continue  # edits of these keys go first
-            self.withdraw(request)
-            if isinstance(found, Overtaken):
-                request.end(_conflict(request))
+            if exceeds(request.writes, limits.push_records, limits.segment_bytes):
+                self._requests.remove(request)
+                request.end(StrictError(f"{request.names} was not written: {TOO_LARGE_FOR_RELAY}; make several"))
                 continue
-            request.sent = True
-            self._strict[found.number] = request
-            return found
+            with trio.CancelScope(shield=True):  # what is stored is sent, so its verdict must find the request
+                batch = await self._store_strict(request, tops)
+            if batch is not None:
+                return batch
+        return None
+
+    async def _store_strict(self, request: StrictRequest, tops: dict[int, int]) -> StoredBatch | None:
+        """Store a request's batch if it may be made. None: it has ended, or edits of its keys go first."""
+        at, connections = self._requests.index(request), self._connections
+        self._requests.remove(request)
+        try:
+            batch = await self._writer.run(self._batcher.strict, request.writes, tops)
+        except OvertakenError:
+            request.end(_conflict(request))
+        except (NeedsNewerAppError, ValueTooLargeError) as error:
+            request.end(error)
+        else:
+            if batch is not None:
+                self._strict[batch.number] = request
+                return batch
+            if connections != self._connections:
+                request.end(_offline(request))
+            elif not request.abandoned:
+                self._requests.insert(at, request)
         return None
 
     def _submit(self, session: ClientSession, batch: StoredBatch) -> None:
@@ -177,7 +219,9 @@ class Sending:
         self._link.handle(Submit(Push(vault, term, batch.number, batch.flags, batch.groups)))
 
     async def answered(self, message: Pushed) -> Answered | None:
-        """Take in a verdict, durably. Raises RemoteFault if it does not fit the batch."""
+        """Take in a verdict, durably. Not to be cancelled: who waits for it must learn it.
+
+        Raises RemoteFault if it does not fit the batch."""
         vault = self._held.number
         answered = await self._writer.run(
             lambda replica: replica.outbox.answer(
@@ -207,16 +251,23 @@ class Sending:
 
         await self._writer.run(told)
         if message.outcome is Outcome.DONE:
-            request.reached = {stream: seq for stream, seq in answered.winners if seq}
+            for stream, seq in answered.winners:
+                request.reached[stream] = max(request.reached.get(stream, 0), seq)
             request.end(_conflict(request))
+        elif message.outcome is Outcome.STALE_NUMBER:
+            request.end(StrictError(f"this device's folder was restored: read whether {request.names} was written"))
         else:
             why = message.outcome.name.lower().replace("_", " ")
             request.end(StrictError(f"the relay refused {request.names} ({why}): it was not written"))
 
 
+def _offline(request: StrictRequest) -> OfflineError:
+    return OfflineError(f"the connection to the relay was lost: {request.names} was not written")
+
+
 def _conflict(request: StrictRequest) -> ConflictError:
     return ConflictError(
-        f"another device's write came first: {request.names} was not written; read what is there now, and decide anew"
+        f"another write came first: {request.names} was not written; read what is there now, and decide anew"
     )
 
 

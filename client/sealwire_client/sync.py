@@ -34,7 +34,7 @@ from sealwire_client.replica import (
     Runner,
     Waiting,
 )
-from sealwire_client.sending import WHY_REFUSED, OfflineError, Sending, StrictError, StrictRequest, explained
+from sealwire_client.sending import WHY_REFUSED, OfflineError, Sending, StrictRequest, explained
 from sealwire_client.stream import StreamSync
 from sealwire_client.transport import TransportError
 from sealwire_protocol.errors import Action, FaultCode, Outcome, RemoteFault, may_come_back
@@ -213,12 +213,10 @@ class VaultSync:
     async def strict(self, writes: Sequence[StrictWrite]) -> None:
         """Make strict writes, all or none, and wait until they can be read here.
 
-        Raises OfflineError at once if there is no connection to the relay, ConflictError if another device's came
-        first (by then its write can be read), StrictError if the relay refuses for another reason. Cancelled, it leaves
-        open whether they are made.
+        Raises OfflineError at once if there is no connection to the relay, ConflictError if another write came
+        first (by then it can be read), NeedsNewerAppError, ValueTooLargeError (with what a newer app wrote beside it),
+        or StrictError if it cannot be made otherwise. Cancelled, it leaves open whether they are made.
         """
-        for name in {write.collection.name for write in writes} & self.progress.lasting.keys():
-            raise StrictError(f"nothing can be written to {name} now: {self.progress.lasting[name]}")
         request = StrictRequest(writes)
         if not self._online.is_set():
             raise OfflineError(f"there is no connection to the relay: {request.names} was not written")
@@ -399,6 +397,7 @@ class VaultSync:
             self._enrols = await self._enrol()
             if not self._enrols:
                 await self._create_streams()
+            self._sending.give_up(self.progress.lasting)
             await self._sending.send(lambda: self._enrols or bool(self._inbox))
             self._stir()
             await self._wake.wait()
@@ -483,7 +482,8 @@ class VaultSync:
         _log.error("%s", why)
 
     async def _take_verdict(self, message: Pushed) -> None:
-        answered = await self._sending.answered(message)
+        with trio.CancelScope(shield=True):
+            answered = await self._sending.answered(message)
         if message.outcome is not Outcome.DONE:
             self.progress.passing = WHY_REFUSED[message.outcome]
             _log.warning("batch %d was refused: %s", message.batch, self.progress.passing)
@@ -496,6 +496,8 @@ class VaultSync:
             # The relay holds nothing of what was to be replaced: it may have lost history, which it tells when asked.
             gone = [stream for stream, seq in answered.winners if not seq and stream in self._streams]
             if gone:
+                for stream in gone:
+                    self._streams[stream].told = False
                 self._unheard += gone
                 self._wake.set()
         await self.waiting()

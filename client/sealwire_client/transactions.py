@@ -1,8 +1,8 @@
 """Transactions: edits of several entries, and of several collections of one vault, made and pushed as one.
 
 Inside the block of `vault.transaction()` every edit of this task is put off until its end. Then all of them are made
-in one local commit and pushed as one: the relay takes all or none. Where a strict collection takes part, all of it is
-strict, on condition of what the block has read.
+in one local commit and pushed as one: the relay takes all or none. Each edit is based on what the block was shown of
+its entry first. Where a strict collection takes part, all of it is strict, on condition of that.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +12,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from sealwire_client.batching import StrictWrite
 from sealwire_client.replica import Collection as Held
-from sealwire_client.replica import Edit, sealed_bytes
+from sealwire_client.replica import Edit, Seen, sealed_bytes
 from sealwire_client.tallies import Addition
 from sealwire_client.writes import Standing, Write
 from sealwire_protocol.limits import PUSH_GROUPS_MAX, PUSH_RECORDS_MAX, SEGMENT_BYTES_MAX
@@ -50,7 +50,8 @@ class Transaction(Generic[C]):
     def __init__(self, owner: object) -> None:
         self._owner, self._open = owner, True
         self._edits: dict[str, tuple[C, dict[str, Edit | Addition]]] = {}
-        self._seen: dict[tuple[str, str], bytes | None] = {}
+        self.seen: dict[tuple[str, str], Seen] = {}
+        """What the block was shown of each entry that it has read or edited, by collection and key."""
         self._made: Write | None = None
 
     @property
@@ -89,10 +90,6 @@ class Transaction(Generic[C]):
         """The edit of a key made in this block, if there is one."""
         return self._edits[collection][1].get(key) if collection in self._edits else None
 
-    def saw(self, collection: str, key: str, rank: bytes | None) -> None:
-        """What the block reads first counts: its edits are based on that."""
-        self._seen.setdefault((collection, key), rank)
-
     # --- for the vault
 
     @property
@@ -109,7 +106,7 @@ class Transaction(Generic[C]):
         return parts
 
     def strict_writes(self) -> list[StrictWrite]:
-        """The edits as strict writes, on condition of what the block has read. Raises TransactionError."""
+        """The edits as strict writes, on condition of what the block was shown. Raises TransactionError."""
         writes = []
         for collection, edits in self.parts:
             for edit in edits:
@@ -118,9 +115,8 @@ class Transaction(Generic[C]):
                         f"{collection.name} counts, and what is added to a counter waits for nobody: a transaction with"
                         " a strict collection cannot hold it; nothing was written"
                     )
-                name = (collection.name, edit.key)
-                seen, blind = self._seen.get(name), name not in self._seen
-                writes.append(StrictWrite(collection.held, edit.key, edit.value, edit.raw, seen, blind))
+                seen = self.seen[collection.name, edit.key]
+                writes.append(StrictWrite(collection.held, edit.key, edit.value, edit.raw, seen))
         check_bytes(writes)
         return writes
 

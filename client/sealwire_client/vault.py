@@ -197,7 +197,8 @@ class Vault:
             return
         await trio.lowlevel.checkpoint_if_cancelled()
         with trio.CancelScope(shield=True):  # what is made is told and sent
-            made = await self._writer.run(make, parts, together=sum(len(edits) for _, edits in parts) > 1)
+            together = sum(len(edits) for _, edits in parts) > 1
+            made = await self._writer.run(make, parts, together=together, seen=transaction.seen)
         tell(made)
         self._sync.edited()
         transaction.made(Write(self._sync, made.marks))

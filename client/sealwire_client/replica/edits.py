@@ -1,11 +1,13 @@
 """Edits that wait to be sealed: of each key one that stands alone, and one of each transaction."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from sealwire_client.replica.claims import Claims
 from sealwire_client.replica.database import Database
 from sealwire_client.replica.entries import Change, Collection, Edit, Entries
+from sealwire_client.replica.reading import Seen
 from sealwire_protocol.ids import StreamId
 from sealwire_protocol.limits import PUSH_GROUPS_MAX, PUSH_RECORDS_MAX, SEGMENT_BYTES_MAX
 from sealwire_protocol.messages import ATOMIC, StreamKind
@@ -23,6 +25,8 @@ own n: it stands alone, and an edit of a transaction has come after it, so that 
 
 STRICT: Final = -1
 """The n of a sent write that never was a waiting edit: it shows nothing before its verdict, and is not tried again."""
+
+NOTHING_SEEN: Final[Mapping[str, Seen]] = MappingProxyType({})
 
 
 class TakenEdit(NamedTuple):
@@ -108,19 +112,30 @@ class Edits:
         found = self._database.connection.execute("SELECT seq FROM sqlite_sequence WHERE name = '_edit'").fetchone()
         return (found[0] if found else 0) + 1
 
-    def add(self, collection: Collection, edits: Sequence[Edit], tx: int = ALONE) -> None:
+    def add(
+        self, collection: Collection, edits: Sequence[Edit], tx: int = ALONE, seen: Mapping[str, Seen] = NOTHING_SEEN
+    ) -> None:
         """Put edits among the waiting ones, before they are shown. One that stands alone takes the place of the newest
-        of its key if that stands alone too, and any takes the place of one that is stuck."""
+        of its key if that stands alone too, and any takes the place of one that is stuck.
+
+        `seen`: what edits are based on, by key, if not on what is shown now. One whose entry has changed since takes no
+        other's place, so that the two are merged when it is sealed.
+        """
         number, execute = collection.number, self._database.connection.execute
         executemany = self._database.connection.executemany
         names = [(number, edit.key) for edit in edits]
         stuck = execute("SELECT EXISTS (SELECT 1 FROM _stuck WHERE collection = ?)", (number,)).fetchone()[0]
         if collection.kind is StreamKind.GUARDED:
-            rows = [(*self._row(collection, edit, tx), self._base(collection, edit.key, tx, stuck)) for edit in edits]
+            moved = self._moved(collection, seen)
+            bases = [
+                moved[edit.key] if edit.key in moved else self._base(collection, edit.key, tx, stuck) for edit in edits
+            ]
+            rows = [(*self._row(collection, edit, tx), base) for edit, base in zip(edits, bases, strict=True)]
+            closed = names if tx != ALONE else [(number, key) for key in moved]
         else:
+            closed = names if tx != ALONE else []
             rows = [(*self._row(collection, edit, tx), None) for edit in edits]
-        if tx != ALONE:
-            executemany(f"UPDATE _edit SET tx = -n WHERE collection = ? AND key = ? AND tx = {ALONE}", names)
+        executemany(f"UPDATE _edit SET tx = -n WHERE collection = ? AND key = ? AND tx = {ALONE}", closed)
         executemany(_ADD.format(before=_BEFORE_STUCK if stuck else _BEFORE), rows)
         if stuck:
             executemany("DELETE FROM _stuck WHERE collection = ? AND key = ?", names)
@@ -128,6 +143,11 @@ class Edits:
     @staticmethod
     def _row(collection: Collection, edit: Edit, tx: int) -> tuple[int, int, str, bytes | None, bool, int]:
         return collection.vault, collection.number, edit.key, edit.value, edit.raw, tx
+
+    def _moved(self, collection: Collection, seen: Mapping[str, Seen]) -> dict[str, bytes | None]:
+        """The values that were seen of keys that show another one now."""
+        then = {key: self._claims.seen(collection, value) for key, value in seen.items()}
+        return {key: value for key, value in then.items() if self._claims.shown(collection, key).value != value}
 
     def _base(self, collection: Collection, key: str, tx: int, stuck: bool) -> bytes | None:
         """The value before the first edit that this one takes the place of; else what is shown now."""
