@@ -247,7 +247,7 @@ class Sending:
 
         def told(replica: Replica) -> None:
             for write in request.writes:
-                replica.outbox.aside.discard(write.collection, write.key)
+                replica.outbox.aside.forget_strict(write.collection, write.key)
 
         await self._writer.run(told)
         if message.outcome is Outcome.DONE:

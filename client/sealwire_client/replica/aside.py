@@ -35,11 +35,14 @@ class Aside:
         self._database, self._entries = database, entries
 
     def put(self, write: Refusing, reason: str) -> bool:
-        """Keep a refused write. False if a newer edit of its key waits, which then stands for both."""
+        """Keep a refused write. False if a newer edit of its key waits, which then stands for both.
+
+        Of a key one is kept; a strict write, whose app has to look again in any case, takes no edit's place."""
         if self._inherited(write):
             return False
+        instead = "IGNORE" if write.edit.n == STRICT else "REPLACE"
         self._database.connection.execute(
-            "INSERT OR REPLACE INTO _stuck (collection, reason, n, key, value, raw, tx, since, base)"
+            f"INSERT OR {instead} INTO _stuck (collection, reason, n, key, value, raw, tx, since, base)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (write.collection, reason, *write.edit[:-1]),
         )
@@ -71,6 +74,12 @@ class Aside:
             edit = TakenEdit(*columns)
             execute("DELETE FROM _edit WHERE n = ?", (edit.n,))
             self.put(Refusing(0, 0, collection, None, edit), reason)
+
+    def forget_strict(self, collection: Collection, key: str) -> None:
+        """Forget a strict write whose app is told that it was refused."""
+        self._database.connection.execute(
+            f"DELETE FROM _stuck WHERE collection = ? AND key = ? AND n = {STRICT}", (collection.number, key)
+        )
 
     def all(self, collection: Collection) -> list[Stuck]:
         """The stuck writes of a collection, by key."""
@@ -148,6 +157,8 @@ class Aside:
             )
         before = entries.look(collection.table, [key])
         execute("DELETE FROM _stuck WHERE collection = ? AND key = ?", (number, key))
+        if n == STRICT:
+            return Discarded(collection, key, since, n, [])  # it showed nothing
         last = execute(
             f"SELECT value FROM _sent WHERE collection = ? AND key = ? AND n <> {STRICT} ORDER BY batch DESC LIMIT 1",
             (number, key),

@@ -259,8 +259,9 @@ class Edits:
         before = entries.look(table, [edit.key])
         execute("DELETE FROM _edit WHERE n = ?", (edit.n,))
         left = execute(
-            "SELECT EXISTS (SELECT 1 FROM _edit WHERE collection = ?1 AND key = ?2) OR EXISTS (SELECT 1 FROM _sent"
-            " WHERE collection = ?1 AND key = ?2) OR EXISTS (SELECT 1 FROM _stuck WHERE collection = ?1 AND key = ?2)",
+            "SELECT EXISTS (SELECT 1 FROM _edit WHERE collection = ?1 AND key = ?2)"
+            " OR EXISTS (SELECT 1 FROM _sent WHERE collection = ?1 AND key = ?2)"
+            f" OR EXISTS (SELECT 1 FROM _stuck WHERE collection = ?1 AND key = ?2 AND n <> {STRICT})",
             (collection.number, edit.key),
         )
         if not left.fetchone()[0]:

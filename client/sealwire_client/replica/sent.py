@@ -295,10 +295,12 @@ class Sent:
         return before.changes_to(entries.look(table, [key]))
 
     def claimed(self, collection: int, key: str) -> bool:
-        """True if this device has anything of the key that is not in the log."""
+        """True if this device has anything of the key that is not in the log; but a stuck strict write, which shows
+        nothing, is none."""
         found = self._database.connection.execute(
-            "SELECT EXISTS (SELECT 1 FROM _edit WHERE collection = ?1 AND key = ?2) OR EXISTS (SELECT 1 FROM _sent"
-            " WHERE collection = ?1 AND key = ?2) OR EXISTS (SELECT 1 FROM _stuck WHERE collection = ?1 AND key = ?2)",
+            "SELECT EXISTS (SELECT 1 FROM _edit WHERE collection = ?1 AND key = ?2)"
+            " OR EXISTS (SELECT 1 FROM _sent WHERE collection = ?1 AND key = ?2)"
+            f" OR EXISTS (SELECT 1 FROM _stuck WHERE collection = ?1 AND key = ?2 AND n <> {STRICT})",
             (collection, key),
         )
         return bool(found.fetchone()[0])

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from sealwire_client.replica import Kind, Place, ReplicaMisuse, Stuck
-from sealwire_protocol.errors import Outcome
-from sealwire_protocol.messages import ATOMIC, StreamKind
-from tests.client.replica.support import Todos, opened, record
+from sealwire_client.replica import STRICT, Kind, Place, ReplicaMisuse, Stuck, Taken, TakenEdit
+from sealwire_protocol.errors import Outcome, Refusal
+from sealwire_protocol.messages import ATOMIC, Refused, StreamKind
+from tests.client.replica.support import Todos, edit, opened, record
 
 
 @pytest.fixture
@@ -100,3 +100,58 @@ def test_an_edit_is_not_based_on_a_strict_write_that_was_refused(g: Todos) -> No
     )
     g.edit("k", "mine")
     assert g.waiting() == [("k", "mine", "theirs")]
+
+
+# --- strict writes, which show nothing
+
+
+def strict(g: Todos, key: str, title: str) -> int:
+    """Send a strict write. Returns the number of its batch."""
+    edits = g.replica.outbox.edits
+    told = edit(key, title)
+    group = edits.group(g.todos.number, [TakenEdit(STRICT, key, told.value, False)], 0)
+    taken = Taken(g.todos.vault, edits.next_batch(g.todos.vault), (group,), ATOMIC)
+    assert g.store(taken)
+    return taken.number
+
+
+CONFLICT = Refused(0, 0, Refusal.CONFLICT, 1, b"")
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_an_edit_made_while_a_strict_write_is_on_its_way_shows_whatever_becomes_of_that(g: Todos, known: bool) -> None:
+    """Else its row would show the log's former value for good, under the rank of the edit."""
+    g.deliver(0, record(1, "k", "theirs", 1))
+    number = strict(g, "k", "strict")
+    g.edit("k", "mine")
+    g.answer(number, refused=[CONFLICT])
+    if known:
+        g.replica.outbox.aside.forget_strict(g.todos, "k")
+    else:
+        assert g.replica.outbox.aside.discard(g.todos, "k")[0].changes == []
+    assert (g.shown(), g.stuck()) == ({"k": "mine"}, [])
+    g.answer(g.send(), 2, 1)
+    g.deliver(1, g.own(2, "k", "mine", 3))
+    assert (g.shown(), g.confirmed("k")) == ({"k": "mine"}, 3)
+
+
+def test_a_strict_write_that_is_refused_takes_no_stuck_edit_s_place(g: Todos) -> None:
+    g.deliver(0, record(1, "k", "theirs", 1))
+    g.edit("k", "mine")
+    assert g.put_aside("k", "too large")
+    g.answer(strict(g, "k", "strict"), refused=[CONFLICT])
+    g.replica.outbox.aside.forget_strict(g.todos, "k")
+    assert (g.stuck(), g.shown()) == ([("k", "mine")], {"k": "mine"})
+    assert g.replica.outbox.aside.retry(g.todos, "k")
+    assert g.waiting() == [("k", "mine", "theirs")]
+
+
+def test_a_strict_write_that_is_stuck_holds_up_nothing_that_others_write(g: Todos) -> None:
+    g.deliver(0, record(1, "k", "theirs", 1))
+    number = strict(g, "k", "strict")
+    g.edit("k", "mine")
+    g.answer(number, refused=[CONFLICT])
+    g.answer(g.send(), 2, 1)
+    g.deliver(1, g.own(2, "k", "mine", 3))
+    g.deliver(2, record(3, "k", "theirs again", 4))
+    assert (g.shown(), g.stuck()) == ({"k": "theirs again"}, [("k", "strict")])
