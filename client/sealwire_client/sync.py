@@ -455,6 +455,8 @@ class VaultSync:
         def remember(replica: Replica) -> int:
             with replica.transaction():
                 for state, stream in told:
+                    if state.kind not in (StreamKind.ABSENT, stream.collection.kind):
+                        replica.vaults.settle_kind(stream.collection.number, state.kind)
                     if stream.lost is None:
                         replica.positions.told(stream.collection.number, state.terms, state.head, state.floor)
                 return replica.outbox.edits.next_batch(self.held.number)

@@ -118,6 +118,10 @@ class Vault:
         """The names of its collections that hold something on this device, or did, in order."""
         return await self._writer.run(lambda replica: replica.vaults.collections(self._held.number))
 
+    async def policy_of(self, collection: str) -> str | None:
+        """The name of the policy that a collection was opened with last on this device; None if it never was."""
+        return await self._writer.run(lambda replica: replica.vaults.policy_of(self._held.number, collection))
+
     async def known(self) -> None:
         """Wait until the relay has the vault, and has told this device of all members."""
         await self._sync.until(lambda sync: sync.knows_members)

@@ -11,6 +11,7 @@ from sealwire_client.cli.failures import ExitCode, Failure, OutputClosed, explai
 from sealwire_client.cli.members import init, invite, join
 from sealwire_client.cli.output import Output, say, visible
 from sealwire_client.cli.status import status
+from sealwire_client.cli.stuck import stuck
 from sealwire_client.cli.watch import watch
 from sealwire_protocol import __version__
 
@@ -76,5 +77,5 @@ def main() -> None:
     """
 
 
-for _command in (init, invite, join, put, delete, get, ls, watch, status):
+for _command in (init, invite, join, put, delete, get, ls, watch, status, stuck):
     main.add_command(_command)

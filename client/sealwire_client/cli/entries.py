@@ -41,6 +41,11 @@ fresh_option = click.option(
     metavar="FILE",
     help='Put many entries: each line of FILE (- for stdin) is {"key": …, "value": …}.',
 )
+@click.option(
+    "--policy",
+    type=click.Choice(["latest", "merge", "strict"]),
+    help="What becomes of two edits of one entry, for a collection that is new; else the one it has, else latest.",
+)
 @options.vault
 @options.wait(5, "Longest wait for the relay's confirmation while nothing moves; 0: do not wait.")
 @options.folder_and_json
@@ -50,6 +55,7 @@ def put(
     value: tuple[str, ...],
     text: bool,
     source: str | None,
+    policy: str | None,
     vault: str | None,
     wait: float,
     folder: Path | None,
@@ -67,13 +73,13 @@ def put(
             raise usage("--file brings keys and values with it; leave out KEY, VALUE and --text")
         fd = _open(source)
         found = place.existing(folder)
-        running.run(lambda: _put_lines(found, vault, collection, fd, wait, output))
+        running.run(lambda: _put_lines(found, vault, collection, policy, fd, wait, output))
         return
     if key is None or not value:
         raise usage("A KEY and a VALUE are needed, or --file with many of them; nothing was saved")
     entry = values.checked(key, "KEY"), values.typed(value, text)
     found = place.existing(folder)
-    running.run(lambda: _put(found, vault, collection, entry, wait, output))
+    running.run(lambda: _put(found, vault, collection, policy, entry, wait, output))
 
 
 def _open(source: str) -> int:
@@ -86,14 +92,19 @@ def _open(source: str) -> int:
 
 
 async def _put(
-    place: Place, name: str | None, collection: str, entry: tuple[str, values.Value], wait: float, output: Output
+    place: Place,
+    name: str | None,
+    collection: str,
+    policy: str | None,
+    entry: tuple[str, values.Value],
+    wait: float,
+    output: Output,
 ) -> None:
     from sealwire_client.cli import session
 
     async with session.opened(place) as device:
         vault = session.chosen(device, place, name)
-        await session.open_known(vault)
-        entries = await session.entries(vault, collection)
+        entries = await session.writable(device, vault, collection, policy, wait)
         stuck = (await vault.status()).stuck
         await entries.put(*entry)
         status = await _sent(vault, wait, output)
@@ -101,14 +112,15 @@ async def _put(
         _tell_saved(fields, "saved", status, stuck, vault.origin, wait, output)
 
 
-async def _put_lines(place: Place, name: str | None, collection: str, fd: int, wait: float, output: Output) -> None:
+async def _put_lines(
+    place: Place, name: str | None, collection: str, policy: str | None, fd: int, wait: float, output: Output
+) -> None:
     from sealwire_client.cli import session
     from sealwire_client.cli.lines import batches
 
     async with session.opened(place) as device:
         vault = session.chosen(device, place, name)
-        await session.open_known(vault)
-        entries = await session.entries(vault, collection)
+        entries = await session.writable(device, vault, collection, policy, wait)
         stuck, count = (await vault.status()).stuck, 0
         with Bar("Saving", output) as bar:
             async with aclosing(batches(fd)) as read:
@@ -207,7 +219,7 @@ async def _delete(place: Place, name: str | None, collection: str, key: str, wai
                 " fetches it if another device has it",
                 "no_collection",
             )
-        entries = await session.entries(vault, collection)
+        entries = await session.writable(device, vault, collection, None, wait)
         if key not in entries:
             raise Failure(
                 f"There is no entry {visible(key)!r} in collection {collection} on this device: nothing was deleted",

@@ -72,6 +72,7 @@ def _of_the_device(error: BaseException) -> Failure | None:
     from sealwire_client.keystore import KeystoreError, PassphraseError
     from sealwire_client.replica import ReplicaError, ReplicaFullError, ReplicaInUseError
     from sealwire_client.sealing import ValueTooLargeError
+    from sealwire_client.transactions import TransactionError
 
     told = str(error)
     match error:
@@ -85,6 +86,8 @@ def _of_the_device(error: BaseException) -> Failure | None:
             return Failure(told, "keystore")
         case ReplicaError():
             return Failure(told, "replica")
+        case TransactionError():
+            return Failure(told, "too_large")
         case ValueTooLargeError():
             return Failure(f"{told}; nothing of it was saved", "too_large")
         case EncodingError() | NameTooLongError():
@@ -98,6 +101,7 @@ def _of_the_device(error: BaseException) -> Failure | None:
 def _of_the_relay(error: BaseException) -> Failure | None:
     from sealwire_client.invites import InviteError
     from sealwire_client.link import RelayRefusedError
+    from sealwire_client.sending import ConflictError, StrictError
     from sealwire_client.transport import InsecureOriginError, TransportError
     from sealwire_client.vault import InviteExpiredError
     from sealwire_protocol.errors import FaultCode, LocalMisuse
@@ -111,7 +115,9 @@ def _of_the_relay(error: BaseException) -> Failure | None:
             return Failure(told, "invite")
         case RelayRefusedError():
             return Failure(f"The relay refused: {told}", "relay_refused", ExitCode.RELAY)
-        case TransportError():
+        case ConflictError():
+            return Failure(told, "conflict")
+        case TransportError() | StrictError():
             return relay_missing(told)
         case InsecureOriginError() | LocalMisuse():
             return usage(told)

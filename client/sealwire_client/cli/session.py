@@ -12,7 +12,7 @@ from sealwire_client.cli.output import Bar
 from sealwire_client.cli.place import Place
 from sealwire_client.collection import Collection
 from sealwire_client.device import Device
-from sealwire_client.policies import latest
+from sealwire_client.policies import latest, merge, strict
 from sealwire_client.replica import ColumnsChangedError, Replica, ReplicaInUseError
 from sealwire_client.vault import Status, Vault
 from sealwire_protocol.ids import VaultId
@@ -84,10 +84,18 @@ def chosen(device: Device, place: Place, name: str | None) -> Vault:
         ) from None
 
 
-async def entries(vault: Vault, name: str) -> Entries:
-    """A collection of the command line: dicts, of which the latest wins."""
+POLICIES: Final = {"latest": latest, "merge": merge, "strict": strict}
+"""What the command line can do about conflicts."""
+
+
+async def entries(vault: Vault, name: str, wanted: str | None = None) -> Entries:
+    """A collection of the command line: dicts. Its policy: the one `wanted`, else the one that it has here, else the
+    latest wins."""
+    policy = wanted or await vault.policy_of(name) or "latest"
     try:
-        return await vault.collection(name, dict, policy=latest())
+        if policy in POLICIES:
+            return await vault.collection(name, dict, policy=POLICIES[policy]())
+        raise ColumnsChangedError(policy)
     except ColumnsChangedError as error:
         raise Failure(
             f"Collection {name} belongs to an app, which gives its values fields of their own; the command line leaves"
@@ -96,12 +104,22 @@ async def entries(vault: Vault, name: str) -> Entries:
         ) from error
 
 
+async def writable(device: Device, vault: Vault, name: str, policy: str | None, seconds: float) -> Entries:
+    """A collection to be written to, with everything else that waits on its way. If it is strict, its relay is waited
+    for. Raises Failure."""
+    found = await entries(vault, name, policy)
+    await open_known(vault)
+    if found.is_strict:
+        await reach(device, vault.origin, seconds, f"collection {name} is strict, so nothing was written")
+    return found
+
+
 async def open_known(vault: Vault) -> list[str]:
     """Open every collection that holds something here, so that all of what waits is sent. Returns their names."""
     names = await vault.collections()
     for name in names:
-        with suppress(ColumnsChangedError):
-            await vault.collection(name, dict, policy=latest())
+        with suppress(Failure):
+            await entries(vault, name)
     return names
 
 

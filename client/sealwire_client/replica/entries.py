@@ -240,8 +240,15 @@ class Entries:
                 number = int(table.name[2:])
             else:
                 number, kept, opened, known_kind, known_stream, known_policy = found
-                if (known_kind, known_stream) != (kind, stream):
-                    raise ReplicaMisuse(f"collection {name} was made as another kind of stream; it cannot be changed")
+                if known_stream != stream:
+                    raise ReplicaMisuse(
+                        f"collection {name} is another stream here than its keys say; it was not opened"
+                    )
+                if known_kind != kind:
+                    raise ReplicaMisuse(
+                        f"collection {name} is {StreamKind(known_kind).name.lower()}, and policy {policy} is for"
+                        " another kind, which cannot be changed; open it with the policy that its maker chose"
+                    )
                 if known_policy != policy:
                     connection.execute("UPDATE _collection SET policy = ? WHERE id = ?", (policy, number))
                 held = [Column(*column) for column in json.loads(kept)]

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from sealwire_client.replica.database import Database
 from sealwire_client.replica.errors import ReplicaMisuse
 from sealwire_protocol.ids import Author, VaultId
+from sealwire_protocol.messages import StreamKind
 
 
 class HeldVault(NamedTuple):
@@ -105,6 +106,23 @@ class Vaults:
         """The membership links in order; the first has seq 1."""
         found = self._database.connection.execute("SELECT raw FROM _link WHERE vault = ? ORDER BY seq", (vault,))
         return [row[0] for row in found]
+
+    def settle_kind(self, collection: int, kind: StreamKind) -> None:
+        """A collection was made here while another device made it as another kind of stream: that one counts when it is
+        opened next. Not once it was in step, or has sent anything: then the relay is mistaken."""
+        policy = "merge" if kind is StreamKind.GUARDED else "latest"
+        self._database.connection.execute(
+            "UPDATE _collection SET kind = ?1, policy = ?2 WHERE id = ?3 AND cursor_seq = 0"
+            " AND NOT EXISTS (SELECT 1 FROM _sent WHERE collection = ?3)",
+            (int(kind), policy, collection),
+        )
+
+    def policy_of(self, vault: int, name: str) -> str | None:
+        """The policy that a collection was opened with last; None if there is no such collection."""
+        found = self._database.connection.execute(
+            "SELECT policy FROM _collection WHERE vault = ? AND name = ?", (vault, name)
+        ).fetchone()
+        return found[0] if found else None
 
     def collections(self, vault: int) -> list[str]:
         """The names of a vault's collections in which anything was ever edited or received, in order."""

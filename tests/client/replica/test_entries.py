@@ -207,7 +207,7 @@ def test_names_that_sql_could_not_say_are_refused(a: Todos, name: str, columns: 
 
 
 def test_a_collection_cannot_change_its_kind(a: Todos) -> None:
-    with pytest.raises(ReplicaMisuse, match="another kind"):
+    with pytest.raises(ReplicaMisuse, match="is for another kind"):
         a.replica.entries.open(1, "todos", a.todos.stream, StreamKind.GUARDED, "strict", COLUMNS, JsonValues())
 
 
