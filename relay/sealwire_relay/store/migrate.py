@@ -76,9 +76,10 @@ def _newer(what: str) -> SchemaError:
 async def migrate(dsn: str, report: Callable[[str], None], phase: Phase) -> None:
     """Apply what is missing of a phase, in order, each in a transaction. Does nothing when nothing is missing.
 
-    Safe when several processes do it at once. `report` gets one line for each migration applied. Raises SchemaError
-    if the database was migrated by a newer relay, or if POST comes before PRE is done; StoreDownError and its kin
-    if the database fails. Cancelled, it leaves whole migrations behind.
+    Safe when several processes do it at once. `report` gets one line for each migration applied. What a newer relay
+    has added is no hindrance, so that this one may be started again beside it. Raises SchemaError if a newer one has
+    taken away what this one needs, or if POST comes before PRE is done; StoreDownError and its kin if the database
+    fails. Cancelled, it leaves whole migrations behind.
     """
     with translated():
         connection = await asyncpg.connect(
@@ -109,7 +110,7 @@ async def _next(connection: Connection, phase: Phase) -> Migration | None:
     """Apply the next migration of a phase, if there is one."""
     async with connection.transaction():
         state = await _lock(connection)
-        if state[Phase.PRE] > latest(Phase.PRE) or state[Phase.POST] > latest(Phase.POST):
+        if state[Phase.POST] > latest(Phase.POST):
             raise _newer("migrates")
         if phase is Phase.POST and state[Phase.PRE] < latest(Phase.PRE):
             raise SchemaError(
