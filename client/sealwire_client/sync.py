@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from sealwire_client import keyring, sealing
+from sealwire_client import keyring, sealing, tallies
 from sealwire_client.batching import Batcher, StrictWrite
 from sealwire_client.enrolment import Enrolment
 from sealwire_client.identity import DeviceIdentity
@@ -177,7 +177,7 @@ class VaultSync:
 
     async def discard(self, collection: Collection, key: str) -> bool:
         """Give up a stuck write for good, with all of its transaction. False if there is none of this key."""
-        gone = await self._writer.run(lambda replica: replica.outbox.aside.discard(collection, key))
+        gone = await self._writer.run(tallies.discard, collection, key)
         for each in gone:
             self._discarded.setdefault((each.collection.number, each.key), []).append((each.since, each.n))
             self._tell(each.collection, each.changes)

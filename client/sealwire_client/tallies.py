@@ -7,7 +7,7 @@ relay a record may hold an older state of this device than it has sent, so its o
 from typing import Final, NamedTuple
 
 from sealwire_client import counting
-from sealwire_client.replica import Collection, Edit, Replica
+from sealwire_client.replica import Collection, Discarded, Edit, Replica
 
 POLICY: Final = "counter"
 """The policy of collections that count."""
@@ -35,33 +35,57 @@ def counted(replica: Replica, collection: Collection, addition: Addition) -> Edi
     return Edit(addition.key, row, value, kept is not None)
 
 
+def discard(replica: Replica, collection: Collection, key: str) -> list[Discarded]:
+    """Give up a stuck write, see `Aside.discard`, and what it was to add: the next addition must not bring it back."""
+    with replica.transaction() as connection:
+        gone = replica.outbox.aside.discard(collection, key)
+        for each in gone:
+            if each.collection.policy != POLICY:
+                continue
+            author = replica.vaults.author(each.collection.vault)
+            before, after = (counting.of_author(value, author).subtotal for value in (each.base, each.value))
+            # The count stays: whatever is added next must be greater than all that ever had a value.
+            connection.execute(
+                "UPDATE _counted SET subtotal = subtotal - ? WHERE collection = ? AND key = ? AND author = ?",
+                (after - before, each.collection.number, each.key, author),
+            )
+    return gone
+
+
 def move(replica: Replica, vault: int, before: int, now: int) -> None:
     """Let this device, enrolled anew, add as another author what it had not sent. Within the caller's transaction.
 
-    No write of the vault is on its way then, so all that was not sent waits among the edits; their values, and the
-    values before them, hold the device's whole tally each, of which the least is what the log has.
+    No write of the vault is on its way then, so all that was not sent waits among the edits, or is stuck.
     """
-    connection = replica.database.connection
-    keys = connection.execute(
-        "SELECT DISTINCT e.collection, e.key FROM _edit AS e JOIN _collection AS c ON c.id = e.collection"
-        " WHERE e.vault = ? AND c.policy = ?",
-        (vault, POLICY),
-    ).fetchall()
-    for names in keys:
-        edits = connection.execute(
-            "SELECT n, value, base FROM _edit WHERE collection = ? AND key = ? ORDER BY n", names
+    for room in ("_edit", "_stuck"):
+        keys = replica.database.connection.execute(
+            f"SELECT DISTINCT e.collection, e.key FROM {room} AS e JOIN _collection AS c ON c.id = e.collection"
+            " WHERE c.vault = ? AND c.policy = ?",
+            (vault, POLICY),
         ).fetchall()
-        sent = min((base for _, _, base in edits), key=lambda base: counting.of_author(base, before))
-        left = counting.of_author(sent, before)
-        for n, value, base in edits:
-            value = counting.moved(sent, value, before, now)
-            base = base if base is None else counting.moved(sent, base, before, now)
-            connection.execute("UPDATE _edit SET value = ?, base = ? WHERE n = ?", (value, base, n))
-        added = counting.of_author(value, now)
-        for author, part in ((before, left), (now, added)):
-            connection.execute(
-                "INSERT OR REPLACE INTO _counted (collection, key, author, count, subtotal) VALUES (?, ?, ?, ?, ?)",
-                (*names, author, part.count, part.subtotal),
-            )
-        table = replica.entries.stored_table(names[0])
-        connection.execute(f"UPDATE {table.name} SET _raw = ? WHERE key = ?", (value, names[1]))
+        for number, key in keys:
+            _move(replica, room, (number, key), before, now)
+
+
+def _move(replica: Replica, room: str, names: tuple[int, str], before: int, now: int) -> None:
+    """Do so with one key's edits, all of which are in one room. Their values, and the values before them, hold the
+    device's whole tally each, of which the least is what the log has."""
+    execute = replica.database.connection.execute
+    edits = execute(f"SELECT n, value, base FROM {room} WHERE collection = ? AND key = ? ORDER BY n", names).fetchall()
+    sent = min((base for _, _, base in edits), key=lambda base: counting.of_author(base, before))
+    left = counting.of_author(sent, before)
+    for n, value, base in edits:
+        value = counting.moved(sent, value, before, now)
+        base = base if base is None else counting.moved(sent, base, before, now)
+        execute(
+            f"UPDATE {room} SET value = ?, base = ? WHERE n = ? AND collection = ? AND key = ?",
+            (value, base, n, *names),
+        )
+    added = counting.of_author(value, now)
+    for author, part in ((before, left), (now, added)):
+        execute(
+            "INSERT OR REPLACE INTO _counted (collection, key, author, count, subtotal) VALUES (?, ?, ?, ?, ?)",
+            (*names, author, part.count, part.subtotal),
+        )
+    table = replica.entries.stored_table(names[0])
+    execute(f"UPDATE {table.name} SET _raw = ? WHERE key = ?", (value, names[1]))

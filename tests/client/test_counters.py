@@ -7,10 +7,16 @@ from pathlib import Path
 import pytest
 import trio
 
-from sealwire_client import EncodingError, TransactionError
+from sealwire_client import EncodingError, TransactionError, counting, tallies
+from sealwire_client.counting import CounterSchema
 from sealwire_client.policies import strict
+from sealwire_client.replica import Place, Replica
+from sealwire_client.tallies import Addition
 from sealwire_client.testing import MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
+from sealwire_protocol.ids import Author, StreamId, VaultId
+from sealwire_protocol.membership import Role
+from sealwire_protocol.messages import StreamKind
 from tests.client.party import founded, in_step, joined
 from tests.support.virtual import virtual
 
@@ -184,3 +190,45 @@ async def test_both_copies_of_a_folder_count_all_that_each_adds(
         # The 30 was unsent when the folder was copied: neither copy can know that the other sends it too.
         assert dict(hits.items()) == {"page": 2 + 30 + 30 + 100 + 4000, "other": 1}
         assert (hits.mine("page"), same.mine("page")) == (2 + 30 + 100, 2 + 30 + 4000)
+
+
+@virtual
+async def test_what_was_given_up_is_not_added_later(open_device: OpenDevice) -> None:
+    async with open_device("a") as a, open_device("reader") as reader:
+        home = await founded(a)
+        invite = await home.vault.invite(role=Role.READER)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(invite.joined)
+            vault = await reader.join(invite.link)
+        hits, same = await home.vault.counters("hits"), await vault.counters("hits")
+        await hits.add("page", 1)
+        for each in (home.vault, vault):
+            await each.synced()
+        written = await same.add("page", 500)
+        assert (await written.durable()).place is Place.REFUSED
+        assert (same.get("page"), same.mine("page")) == (501, 500)
+        assert await vault.discard("hits", "page")
+        assert (same.get("page"), same.mine("page")) == (1, 0)
+        await same.add("page", 2)
+        assert (same.get("page"), same.mine("page")) == (3, 2)
+
+
+def test_what_is_stuck_moves_to_the_new_author_too(tmp_path: Path) -> None:
+    """Else it would be sent again as the former one's, of whom another copy may have sent something else by now."""
+    replica = Replica(tmp_path)
+    held = replica.vaults.add(VaultId(bytes(16)), "home", "wss://relay.example.org", Author(3))
+    schema = CounterSchema()
+    hits = replica.entries.open(
+        held.number, "hits", StreamId(bytes(8)), StreamKind.GUARDED, tallies.POLICY, schema.columns, schema
+    )
+    with replica.transaction():
+        replica.edit(hits, [tallies.counted(replica, hits, Addition("page", 5))])
+        replica.outbox.aside.put_edit(replica.outbox.edits.marks(hits.number, ["page"])[0].n, "too large")
+        replica.vaults.enrol(held.number, Author(7))
+        tallies.move(replica, held.number, 3, 7)
+        replica.outbox.aside.retry(hits, "page")
+        replica.edit(hits, [tallies.counted(replica, hits, Addition("page", 2))])
+    value = replica.claims.shown(hits, "page").value
+    replica.close()
+    assert (counting.total(value), counting.of_author(value, 3)) == (7, counting.NOTHING)
+    assert counting.of_author(value, 7) == counting.Part(2, 7)

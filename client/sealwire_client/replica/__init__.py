@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sealwire_client.replica.aside import Stuck
+from sealwire_client.replica.aside import Discarded, Stuck
 from sealwire_client.replica.claims import Claims, Said
 from sealwire_client.replica.database import Database
 from sealwire_client.replica.edits import ALONE, NOTHING_SEEN, STRICT, Mark, Taken, TakenEdit, TakenGroup, sealed_bytes
@@ -153,6 +153,7 @@ __all__ = [
     "Column",
     "ColumnsChangedError",
     "Delivery",
+    "Discarded",
     "Edit",
     "EditStanding",
     "Encoder",

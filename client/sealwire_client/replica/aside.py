@@ -19,12 +19,14 @@ class Stuck(NamedTuple):
 
 
 class Discarded(NamedTuple):
-    """A write that was given up: it stood for the edits of its key from `since` to `n`."""
+    """A write that was given up: it stood for the edits of its key from `since` to `n`, and made `value` of `base`."""
 
     collection: Collection
     key: str
     since: int
     n: int
+    value: bytes | None
+    base: bytes | None
     changes: list[Change]
 
 
@@ -141,13 +143,14 @@ class Aside:
         """
         with self._database.transaction() as connection:
             found = connection.execute(
-                "SELECT collection, key, coalesce(since, n), n FROM _stuck WHERE (collection = ?1 AND key = ?2)"
+                "SELECT collection, key, coalesce(since, n), n, value, base FROM _stuck"
+                " WHERE (collection = ?1 AND key = ?2)"
                 " OR (tx > 0 AND tx = (SELECT tx FROM _stuck WHERE collection = ?1 AND key = ?2)) ORDER BY n",
                 (collection.number, key),
             ).fetchall()
             return [self._discard(number, *write) for number, *write in found]
 
-    def _discard(self, number: int, key: str, since: int, n: int) -> Discarded:
+    def _discard(self, number: int, key: str, since: int, n: int, value: bytes | None, base: bytes | None) -> Discarded:
         entries, execute = self._entries, self._database.connection.execute
         collection = entries.opened.get(number)
         if collection is None:
@@ -158,7 +161,7 @@ class Aside:
         before = entries.look(collection.table, [key])
         execute("DELETE FROM _stuck WHERE collection = ? AND key = ?", (number, key))
         if n == STRICT:
-            return Discarded(collection, key, since, n, [])  # it showed nothing
+            return Discarded(collection, key, since, n, value, base, [])  # it showed nothing
         last = execute(
             f"SELECT value FROM _sent WHERE collection = ? AND key = ? AND n <> {STRICT} ORDER BY batch DESC LIMIT 1",
             (number, key),
@@ -166,7 +169,9 @@ class Aside:
         if last is None:
             entries.settle(collection.table, key)
         else:
-            value = last[0]
-            row, kept = (None, None) if value is None else collection.read(value)
-            entries.show(collection, [Edit(key, row, value, kept is not None)])
-        return Discarded(collection, key, since, n, before.changes_to(entries.look(collection.table, [key])))
+            shown = last[0]
+            row, kept = (None, None) if shown is None else collection.read(shown)
+            entries.show(collection, [Edit(key, row, shown, kept is not None)])
+        return Discarded(
+            collection, key, since, n, value, base, before.changes_to(entries.look(collection.table, [key]))
+        )
