@@ -33,7 +33,7 @@ from sealwire_protocol.messages import ATOMIC, StreamKind
 from sealwire_protocol.segment import TOMBSTONE
 
 NEEDS_NEWER_APP: Final = "the entry holds a value that needs a newer app; update this one, then retry"
-CANNOT_READ_WINNER: Final = "the relay holds a newer record of this entry that this device cannot read"
+CANNOT_READ_WINNER: Final = "the relay says that another write came first, and has none that this device can read"
 TOO_LARGE_FOR_RELAY: Final = "the transaction is larger than this relay takes at once"
 
 
