@@ -221,7 +221,11 @@ class Draft:
             if index not in guarded and (head.kind is not StreamKind.OPEN or group.conditions):
                 return Outcome.MALFORMED
             _, top = self._heads.get(group.stream, (head.head, head.top))
-            if found.author != pusher.author or found.top > top + VERSION_STEP_MAX:
+            if found.author != pusher.author:
+                return Outcome.MALFORMED
+            if found.top > top + VERSION_STEP_MAX:
+                # Another process may have raised the top: this is so only as long as the head is the one known here.
+                self._heads.setdefault(group.stream, (head.head, head.top))
                 return Outcome.MALFORMED
             if found.epoch != state.epoch or found.key_id != state.key_id:
                 return Outcome.EPOCH_STALE

@@ -10,7 +10,7 @@ from sealwire_protocol.conditions import NOTHING, Current
 from sealwire_protocol.errors import FaultCode, Outcome, Refusal, RemoteFault
 from sealwire_protocol.events import Answer, Refuse
 from sealwire_protocol.ids import Author, Term, VaultId
-from sealwire_protocol.limits import PUSH_RECORDS_MAX, SEGMENT_BYTES_MAX
+from sealwire_protocol.limits import PUSH_RECORDS_MAX, SEGMENT_BYTES_MAX, VERSION_STEP_MAX
 from sealwire_protocol.membership import Role
 from sealwire_protocol.messages import ATOMIC, Group, Push, Pushed, Refused, StreamKind
 from sealwire_protocol.segment import encode_segment, read_segment
@@ -213,6 +213,19 @@ def test_a_refused_push_writes_its_verdict_alone_and_uses_up_its_number() -> Non
     assert kept == Pushed(VAULT, 1, Outcome.MALFORMED, (), ())
     assert draft.committed(write) == []
     assert known.pushers[ANNA].last_batch == 1
+
+
+def test_a_version_too_high_is_refused_on_condition_of_the_head_that_was_looked_at() -> None:
+    """Another relay process may have raised the top since: the refusal would set aside what is right."""
+    known = view(head=10)
+    draft = Draft(VAULT, known, TERM)
+    verdict = decide(draft, pushed(1, group(TODOS, record(version=10 + VERSION_STEP_MAX + 1))))
+    assert verdict == Pushed(VAULT, 1, Outcome.MALFORMED, (), ())
+    write = draft.write()
+    assert write is not None
+    assert write.streams == (StreamWrite(TODOS, 10, 10, 10, (), ()),)
+    assert draft.committed(write) == []
+    assert (known.heads[TODOS].head, known.heads[TODOS].top) == (10, 10)
 
 
 def test_as_many_outcomes_are_kept_as_the_store_keeps() -> None:
