@@ -233,6 +233,7 @@ class Sending:
         for stream, seq in answered.winners:
             known = self._streams.get(stream)  # none: a write of an earlier run, whose collection is not open yet
             if known is not None:
+                known.won = max(known.won, seq)
                 known.head = max(known.head, seq)
         request = self._strict.pop(message.batch, None)
         if request is not None:

@@ -45,6 +45,8 @@ class StreamSync:
     exists: bool = False
     top: int = 0
     head: int = 0
+    won: int = 0
+    """The greatest seq of a record that came before a write of this device's, as told under the present term."""
     cursor: int = 0
     lost: str | None = None
     refused: bool = False

@@ -39,7 +39,7 @@ from sealwire_client.stream import StreamSync
 from sealwire_client.transport import TransportError
 from sealwire_protocol.errors import Action, FaultCode, Outcome, RemoteFault, may_come_back
 from sealwire_protocol.events import Listen
-from sealwire_protocol.ids import MEMBERSHIP, START, Position, StreamId
+from sealwire_protocol.ids import MEMBERSHIP, NO_TERM, START, Position, StreamId
 from sealwire_protocol.limits import SUBSCRIBE_STREAMS_MAX
 from sealwire_protocol.membership import FIRST_AUTHOR, Membership
 from sealwire_protocol.messages import (
@@ -107,6 +107,7 @@ class VaultSync:
         batcher = Batcher(held.number, self._streams, self.keys)
         self._sending = Sending(held, self._streams, batcher, writer, link, changed)
         self._asked_for_vault = False
+        self._term = NO_TERM
         self.refused = False
         self._waiting = Waiting(0, 0, 0, 0, 0)
         self._discarded: dict[tuple[int, str], list[tuple[int, int]]] = {}
@@ -275,7 +276,7 @@ class VaultSync:
         self.progress.lasting.clear()
         self.enrolment.online()
         for stream in self._streams.values():
-            stream.lost, stream.refused = None, False
+            stream.lost, stream.refused, stream.won = None, False, 0
         self._online.set()
 
     def offline(self) -> None:
@@ -463,6 +464,10 @@ class VaultSync:
 
         if message.last_batch >= await self._writer.run(remember):
             self.enrolment.notice("the relay has batches of this device that it did not send: its folder was restored")
+        if message.term != self._term:
+            self._term = message.term
+            for stream in self._streams.values():
+                stream.won = 0
         for state in message.streams:
             if state.stream == MEMBERSHIP:
                 self.members.told = state.head
@@ -470,7 +475,8 @@ class VaultSync:
             stream.told, stream.exists = True, state.kind is not StreamKind.ABSENT
             if state.kind not in (StreamKind.ABSENT, stream.collection.kind):
                 self._refuse_kind(stream, state.kind)
-            stream.top, stream.head = state.top, max(state.head, stream.cursor)
+            # It may be told from a view of the log that is older than a verdict which came before.
+            stream.top, stream.head = state.top, max(state.head, stream.won, stream.cursor)
         self.progress.passing, self.refused = None, False
         await self.waiting()
 

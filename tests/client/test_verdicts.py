@@ -1,7 +1,7 @@
 """Verdicts that come when nobody expects them any more: the app was started again meanwhile."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -10,8 +10,8 @@ from sealwire_client.policies import merge
 from sealwire_client.testing import MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
 from sealwire_client.vault import Vault
-from sealwire_protocol.messages import Pushed
-from tests.client.party import party
+from sealwire_protocol.messages import Deliver, Message, Pushed, Subscribed
+from tests.client.party import Guest, party
 from tests.support.virtual import virtual
 
 
@@ -62,3 +62,47 @@ async def test_a_refusal_that_comes_after_a_restart_waits_for_its_collection(
         for guest in (a, b, a, b):
             await guest.vault.synced()
         assert [held.get("x") for held in cards] == [Card("a's", "b's")] * 2
+
+
+@virtual
+async def test_a_refused_edit_waits_for_the_winner_though_the_relay_tells_an_older_head_meanwhile(
+    open_device: OpenDevice, memory_relay: MemoryRelay
+) -> None:
+    """A SUBSCRIBE may be answered from a view of the log that is older than a verdict sent before that answer."""
+    async with party(open_device) as guests:
+        cards = [await cards_of(guest.vault) for guest in guests]
+        await cards[0].put("x", Card())
+        await agree(guests)
+        stream = cards[0].held.stream
+        older: list[Subscribed] = []
+        silent = False
+
+        def alter(message: Message) -> list[Message]:
+            if isinstance(message, Subscribed):
+                streams = tuple(state for state in message.streams if state.stream == stream)
+                older.append(replace(message, last_batch=0, streams=streams))
+            if isinstance(message, Deliver) and message.stream == stream and silent:
+                return []
+            return [message, *older[-1:]] if isinstance(message, Pushed) and message.refused else [message]
+
+        memory_relay.alter = alter
+        for guest in guests:  # so that each is told the head as it is now
+            await trio.sleep(2)
+            guest.device.wake()
+        await agree(guests)
+        silent = True
+        await cards[1].put("x", Card(back="b's"))
+        await trio.sleep(5)
+        await cards[0].put("x", Card(front="a's"))
+        await trio.sleep(5)
+        assert (await guests[0].vault.status()).stuck == 0
+        silent = False
+        await cards[1].put("y", Card())
+        await agree(guests)
+        assert [held.get("x") for held in cards] == [Card("a's", "b's")] * 2
+
+
+async def agree(guests: Sequence[Guest]) -> None:
+    """Wait until everything was sent and received."""
+    for guest in (*guests, *guests):
+        await guest.vault.synced()
