@@ -20,6 +20,7 @@ from sealwire_client.replica import (
     HeldVault,
     NeedsNewerAppError,
     Replica,
+    ReplicaError,
     Runner,
     StoredBatch,
 )
@@ -200,6 +201,9 @@ class Sending:
             request.end(_conflict(request))
         except (NeedsNewerAppError, ValueTooLargeError) as error:
             request.end(error)
+        except ReplicaError as error:
+            request.end(error)  # the disk is full, or cannot be read
+            raise
         else:
             if batch is not None:
                 self._strict[batch.number] = request
@@ -250,16 +254,18 @@ class Sending:
             for write in request.writes:
                 replica.outbox.aside.forget_strict(write.collection, write.key)
 
-        await self._writer.run(told)
+        error = StrictError(f"this device's folder was restored: read whether {request.names} was written")
         if message.outcome is Outcome.DONE:
+            error = _conflict(request)
             for stream, seq in answered.winners:
                 request.reached[stream] = max(request.reached.get(stream, 0), seq)
-            request.end(_conflict(request))
-        elif message.outcome is Outcome.STALE_NUMBER:
-            request.end(StrictError(f"this device's folder was restored: read whether {request.names} was written"))
-        else:
+        elif message.outcome is not Outcome.STALE_NUMBER:
             why = message.outcome.name.lower().replace("_", " ")
-            request.end(StrictError(f"the relay refused {request.names} ({why}): it was not written"))
+            error = StrictError(f"the relay refused {request.names} ({why}): it was not written")
+        try:
+            await self._writer.run(told)
+        finally:
+            request.end(error)
 
 
 def _offline(request: StrictRequest) -> OfflineError:

@@ -398,10 +398,16 @@ class VaultSync:
             self._enrols = await self._enrol()
             if not self._enrols:
                 await self._create_streams()
-            self._sending.give_up(self.progress.lasting)
+            self._sending.give_up(self._unwritable())
             await self._sending.send(lambda: self._enrols or bool(self._inbox))
             self._stir()
             await self._wake.wait()
+
+    def _unwritable(self) -> dict[str, str]:
+        """Why collections cannot be written now, by name, of those that cannot be."""
+        why = self.progress.passing or "the relay refuses this device"
+        refused = {stream.collection.name: why for stream in self._streams.values()} if self.refused else {}
+        return {**refused, **self.progress.lasting}
 
     async def _enrol(self) -> bool:
         """Go on to new keys, if they are needed. True: nothing may be sealed under the old ones."""

@@ -7,8 +7,10 @@ import pytest
 import trio
 import trio.testing
 
+from sealwire_client.batching import Batcher
 from sealwire_client.policies import latest, strict
-from sealwire_client.replica import Change, Kind, NeedsNewerAppError, Place, ReplicaMisuse
+from sealwire_client.replica import Change, Kind, NeedsNewerAppError, Place, ReplicaFullError, ReplicaMisuse
+from sealwire_client.replica.aside import Aside
 from sealwire_client.sending import ConflictError, OfflineError, StrictError
 from sealwire_client.testing import MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
@@ -16,7 +18,7 @@ from sealwire_protocol.errors import Outcome
 from sealwire_protocol.messages import Pushed
 from tests.client.guarded import Account, Card, Seat, agree, altering, seated, table
 from tests.client.late import late_writer
-from tests.client.party import appended_twice, cut_off, notes_of, records, returned
+from tests.client.party import appended_twice, cut_off, notes_of, records, returned, told
 from tests.support.virtual import virtual
 
 
@@ -458,3 +460,41 @@ async def test_a_value_that_needs_a_newer_app_is_not_replaced(open_device: OpenD
         with pytest.raises(NeedsNewerAppError):
             await older.delete("a")
         await newer.put("a", Spelt("two"))
+
+
+@virtual
+async def test_a_full_disk_makes_nobody_wait(
+    open_device: OpenDevice, memory_relay: MemoryRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with table(open_device, 1) as (a,):
+        await a.accounts.put("a", Account(0))
+
+        def full(*_: object) -> None:
+            raise ReplicaFullError("the disk is full")
+
+        with monkeypatch.context() as patched, trio.fail_after(60):
+            patched.setattr(Batcher, "strict", full)
+            with pytest.raises(ReplicaFullError):
+                await a.accounts.put("a", Account(1))
+        await agree([a])
+        assert a.accounts.get("a") == Account(0)
+        altering(memory_relay, lambda told: Pushed(told.vault, told.batch, Outcome.QUOTA, (), ()))
+        with monkeypatch.context() as patched, trio.fail_after(60):
+            patched.setattr(Aside, "forget_strict", full)
+            with pytest.raises(StrictError, match="quota"):
+                await a.accounts.put("b", Account(1))
+
+
+@virtual
+async def test_a_relay_that_does_not_know_the_vault_any_more_makes_nobody_wait(
+    open_device: OpenDevice, memory_relay: MemoryRelay
+) -> None:
+    async with table(open_device) as seats:
+        _, b = seats
+        await b.accounts.put("a", Account(0))
+        await agree(seats)
+        del memory_relay.log.vaults[b.vault.id]
+        memory_relay.restart()
+        await told(b.guest, "no such vault")
+        with trio.fail_after(60), pytest.raises(StrictError, match="no such vault"):
+            await b.accounts.put("a", Account(1))
