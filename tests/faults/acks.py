@@ -16,7 +16,7 @@ from sealwire_protocol import codec
 from sealwire_protocol.errors import CloseCode, Outcome, Refusal
 from sealwire_protocol.ids import StreamId, Tag
 from sealwire_protocol.messages import Group, Push, Pushed
-from sealwire_protocol.segment import RANK_BYTES, read_segment
+from sealwire_protocol.segment import RANK_BYTES, Record, read_segment
 
 _ROW: Final = Struct(f">8sQ16s{RANK_BYTES}s")
 ROW_BYTES: Final = _ROW.size
@@ -36,6 +36,11 @@ class Noted(NamedTuple):
     seq: int
     tag: Tag
     rank: bytes
+
+
+def packed(stream: StreamId, seq: int, record: Record) -> bytes:
+    """One note."""
+    return _ROW.pack(stream, seq, record.tag, record.rank.pack())
 
 
 def read(path: Path) -> Iterator[Noted]:
@@ -100,6 +105,6 @@ class _Noting:
                 if reason is Refusal.ATOMIC:
                     continue
                 noted = WHOLE_PUSH if not done else CONFLICT if reason is Refusal.CONFLICT else seq
-                rows.append(_ROW.pack(group.stream, noted, record.tag, record.rank.pack()))
+                rows.append(packed(group.stream, noted, record))
                 seq += noted == seq
         os.write(self._file, b"".join(rows))

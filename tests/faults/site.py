@@ -62,11 +62,15 @@ class ServedRelay:
         )
         assert process.stdout is not None
         line = b""
-        with trio.move_on_after(READY_S_MAX):
-            await trio.lowlevel.wait_readable(process.stdout.fileno())
-            line = process.stdout.readline()
+        try:
+            with trio.move_on_after(READY_S_MAX):
+                await trio.lowlevel.wait_readable(process.stdout.fileno())
+                line = process.stdout.readline()
+        except BaseException:
+            _end(process)
+            raise
         if not line:
-            kill_tree(process)
+            _end(process)
             raise StoryError(f"Relay {self.name} did not start; its log ends:{last_words(self._log)}")
         ready: dict[str, Any] = json.loads(line)
         self._process, self._control = process, ready["control"]
@@ -91,7 +95,7 @@ class ServedRelay:
         """Kill -9."""
         process, self._process = self._process, None
         if process is not None:
-            kill_tree(process)
+            _end(process)
             self._before = {name: self.counted(name) for name in COUNTED}
             self._now = dict.fromkeys(COUNTED, 0)
 
@@ -222,6 +226,14 @@ def _reachable(folder: Path) -> Path:
     folder.chmod(0o711)
     (folder / "pg").mkdir(mode=0o700)
     return folder
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Kill -9, and hang up."""
+    kill_tree(process)
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
 
 
 async def _kill_appender(connection: Any, limit_s: float) -> bool:
