@@ -12,11 +12,14 @@ from typing import Any, Final, NamedTuple
 from unittest import mock
 
 from sealwire_client import sending
+from sealwire_client.batching import Batcher
 from sealwire_client.replica import Replica, StoredBatch, edits
 from sealwire_client.replica.edits import Edits
+from sealwire_client.replica.outbox import Outbox
 from sealwire_client.replica.positions import Positions
 from sealwire_client.sending import Sending
 from sealwire_client.sync import VaultSync
+from sealwire_protocol import conditions
 from sealwire_protocol.client_session import CLIENT_MESSAGES, ClientSession, ClientState
 from sealwire_protocol.events import PageRead
 from sealwire_protocol.messages import Deliver
@@ -37,13 +40,19 @@ def rewritten(function: FunctionType, *changes: tuple[str, str]) -> FunctionType
         source = source.replace(old, new)
     made: dict[str, Any] = {}
     exec(compile(source, f"<planted in {function.__qualname__}>", "exec"), function.__globals__, made)
-    planted = made[function.__name__]
+    planted = getattr(made[function.__name__], "__func__", made[function.__name__])
     assert isinstance(planted, FunctionType)
     return planted
 
 
 def _change(owner: type, name: str, *changes: tuple[str, str]) -> Plant:
-    return lambda stack: _put(stack, owner, name, rewritten(vars(owner)[name], *changes))
+    def plant(stack: ExitStack) -> None:
+        found = vars(owner)[name]
+        static = isinstance(found, staticmethod)
+        changed = rewritten(found.__func__ if static else found, *changes)
+        _put(stack, owner, name, staticmethod(changed) if static else changed)
+
+    return plant
 
 
 def _text(module: ModuleType, name: str, *changes: tuple[str, str]) -> Plant:
@@ -147,12 +156,24 @@ def _versions_forgotten(stack: ExitStack) -> None:
     _change(Edits, "group", ("max(seen, top) + 1", "seen + 1"))(stack)
 
 
+def _salt_ignored(stack: ExitStack) -> None:
+    holds: Any = conditions.holds
+    changed = rewritten(
+        holds,
+        ("(version, salt) == (current.version, current.salt)", "version == current.version"),
+        (
+            "(condition.version, condition.salt) == (current.version, current.salt)",
+            "condition.version == current.version",
+        ),
+    )
+    _put(stack, conditions, "holds", changed)
+
+
 class Bug(NamedTuple):
-    """A planted bug. `seeds`: within how many it must be found."""
+    """A planted bug."""
 
     what: str
     plant: Plant
-    seeds: int = 500
 
 
 BUGS: Final[dict[str, Bug]] = {
@@ -192,6 +213,46 @@ BUGS: Final[dict[str, Bug]] = {
             (
                 "self._metrics.unknown_outcomes.inc()\n        return set()",
                 "self._metrics.unknown_outcomes.inc()\n        return {write.vault for write in writes}",
+            ),
+        ),
+    ),
+    "salt_ignored": Bug("a condition is compared by version alone (R5)", _salt_ignored),
+    "refusal_accepted": Bug(
+        "what the relay refused counts as accepted",
+        _change(Outbox, "answer", ("again, stuck = self._conflicted(vault, writes, named)\n", "again, stuck = 0, 0\n")),
+    ),
+    "mine_lost": Bug(
+        "a refused edit forgets what it was based on",
+        _change(Outbox, "_put_back", ("edit.since, edit.base)", "edit.since, edit.value)")),
+    ),
+    "theirs_lost": Bug(
+        "a refused edit is sealed again as it was, over what came first",
+        _change(Batcher, "_prepared", ("self._merged(stream, edit, said) if", "(edit, '') if")),
+    ),
+    "atomic_in_part": Bug(
+        "of an atomic push the relay appends what it can",
+        _change(Draft, "_append", ("bool(admitted.push.flags & ATOMIC)", "False")),
+    ),
+    "transaction_in_parts": Bug(
+        "a transaction is not marked as atomic",
+        _change(Edits, "take", ("together, ATOMIC)", "together, 0)")),
+    ),
+    "strict_blind": Bug(
+        "a strict write is sealed on what is there now, not on what its app has read",
+        _change(Batcher, "_decided", ("else said.rank == seen.rank", "else True")),
+    ),
+    "guards_forgotten": Bug(
+        "what a guarded stream holds is not committed with the records",
+        _change(MemoryStore, "_write", ("log.guards.update(stream.guards)", "pass")),
+    ),
+    "refusals_forgotten": Bug(
+        "the kept outcome of a batch says nothing of what was refused",
+        _change(
+            Draft,
+            "_judge",
+            (
+                "KeptOutcome(push.batch, admitted.digest, codec.encode(answer))",
+                "KeptOutcome(push.batch, admitted.digest, codec.encode(Pushed(self.vault, push.batch, 0, (), ())))",
             ),
         ),
     ),

@@ -5,7 +5,6 @@ What survives a crash is what was committed at that moment, and the keystore's f
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any, Final, TypeVar, cast
@@ -15,12 +14,12 @@ import trio
 from sealwire_client.collection import Collection
 from sealwire_client.device import Device
 from sealwire_client.invites import InviteError
-from sealwire_client.policies import latest
 from sealwire_client.replica import InlineWriter, Replica, Runner
 from sealwire_client.transport import Transport, TransportError
 from sealwire_client.vault import Vault
 from sealwire_protocol import codec
 from sealwire_protocol.errors import Outcome
+from sealwire_protocol.ids import StreamId
 from sealwire_protocol.messages import Push, Pushed
 from tests.simulation import faults
 from tests.simulation.disk import Disk
@@ -28,23 +27,15 @@ from tests.simulation.faults import Faults
 from tests.simulation.history import History, Violation
 from tests.simulation.network import Wire, connected
 from tests.simulation.relay import ORIGIN
+from tests.simulation.things import ACCOUNTS, KINDS, NOTES
 
 T = TypeVar("T")
 
-FIRST: Final = "notes"
-LATE: Final = "late"
 STATEMENTS_MAX: Final = 12
 """SQL statements of one write after which a crash within it may come."""
 
 WRITES_MAX: Final = 50_000
 """Calls of the writers in a run, some ten times as many as it needs: more means that a device runs in circles."""
-
-
-@dataclass(frozen=True)
-class Note:
-    """What the devices keep. Every put has a text of its own."""
-
-    text: str
 
 
 class Killed(BaseException):
@@ -121,12 +112,14 @@ class SimDevice:
         self.folder, self.disk, self.generation = folder / name, Disk(), 0
         self.survives: bytes | None = None
         """From this moment on nothing reaches the disk."""
-        self.alive = self.offline = self.late = False
+        self.alive = self.offline = False
+        self.names = {NOTES, ACCOUNTS}
+        """Collections that its app opens."""
         self.certain = True
         self.replica: Replica | None = None
         self.device: Device | None = None
         self.vault: Vault | None = None
-        self.open: dict[str, Collection[Note]] = {}
+        self.open: dict[str, Collection[Any]] = {}
         self._scopes: set[trio.CancelScope] = set()
         self._wires: list[Wire] = []
         self.ready = False
@@ -202,9 +195,8 @@ class SimDevice:
             else:
                 vault = await self._join(device)
             self.vault = vault
-            await self.open_collection(FIRST)
-            if self.late:
-                await self.open_collection(LATE)
+            for name in KINDS.keys() & self.names:
+                await self.open_collection(name)
             self.ready = True
             self._moved.set()
             self._moved = trio.Event()
@@ -224,7 +216,13 @@ class SimDevice:
     async def open_collection(self, name: str) -> None:
         """Open a collection, which is then kept in step."""
         assert self.vault is not None
-        self.open[name] = await self.vault.collection(name, Note, policy=latest())
+        kind, policy = KINDS[name]
+        self.open[name] = await self.vault.collection(name, kind, policy=policy)
+
+    def stream(self, name: str) -> StreamId:
+        """The stream of a collection."""
+        assert self.vault is not None
+        return self.vault._sync.keys.stream_id(name)
 
     # --- the network
 
@@ -271,7 +269,7 @@ class SimDevice:
         message = codec.decode(data) if data[0] == Pushed.TYPE else None
         if isinstance(message, Pushed):
             if message.outcome is Outcome.DONE:
-                self.history.acked(self.name, message.batch, message.appended)
+                self.history.answered(self.name, message)
             else:
                 self.history.fail(f"no honest write is refused: {self.name}'s batch is {message.outcome.name}")
         if self.faults.strikes(self.name, faults.DEVICE_CRASH_RECEIVING):

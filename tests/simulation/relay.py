@@ -11,13 +11,21 @@ from unittest import mock
 
 import trio
 
+from sealwire_protocol.conditions import Current
 from sealwire_protocol.ids import DeviceKey, StreamId, VaultId
 from sealwire_relay import wheel
 from sealwire_relay.dataplane import DataPlane
 from sealwire_relay.metrics import Metrics
 from sealwire_relay.settings import Settings
 from sealwire_relay.signatures import verify
-from sealwire_relay.store.interface import OutcomeUnknownError, Page, StoreDownError, Subscription, VaultWrite
+from sealwire_relay.store.interface import (
+    GuardName,
+    OutcomeUnknownError,
+    Page,
+    StoreDownError,
+    Subscription,
+    VaultWrite,
+)
 from sealwire_relay.store.memory import MemoryDatabase, MemoryStore
 from tests.simulation import faults
 from tests.simulation.agenda import GRAIN_SECONDS, Agenda
@@ -67,6 +75,13 @@ class FaultyStore(MemoryStore):
         page = await super().read(vault, stream, after, bytes_max)
         await self._travel()
         return page
+
+    async def guards(self, wanted: Sequence[GuardName]) -> dict[GuardName, Current]:
+        """As the store's; takes time on the way back."""
+        await self._wait()
+        held = await super().guards(wanted)
+        await self._travel()
+        return held
 
     async def append(self, writes: Sequence[VaultWrite]) -> list[bool]:
         """As the store's, with what can go wrong before and after the commit."""

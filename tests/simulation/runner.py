@@ -1,17 +1,22 @@
 """The command line: runs seeds on all cores; replays one; plants bugs and says how soon they are found."""
 
 import argparse
-import itertools
 import multiprocessing
 import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from multiprocessing.pool import Pool
+from typing import Final
 
 from tests.simulation import faults
 from tests.simulation.bugs import BUGS, planted
 from tests.simulation.faults import FAULTS_MIN
-from tests.simulation.world import Result, simulate
+from tests.simulation.seed import Result, simulate
+
+SEEDS_MAX: Final = 500
+"""Seeds within which every planted bug must be found."""
 
 
 def with_bug(name: str, seed: int) -> Result:
@@ -20,21 +25,32 @@ def with_bug(name: str, seed: int) -> Result:
         return simulate(seed)
 
 
-def found_within(name: str, seeds: Iterable[int]) -> tuple[int, Result] | None:
-    """How many seeds it took to find a planted bug, and what was found; None: it was not."""
-    for count, seed in enumerate(seeds, 1):
-        result = with_bug(name, seed)
-        if result.violation is not None:
-            return count, result
-    return None
+def _pool() -> AbstractContextManager[Pool]:
+    os.environ["PYTHONHASHSEED"] = "0"  # of the processes that are started: the order of sets is chance too
+    return multiprocessing.get_context("spawn").Pool(os.cpu_count())
 
 
-def _hunt(name: str) -> tuple[str, tuple[int, Result] | None]:
-    return name, found_within(name, itertools.islice(itertools.count(1), BUGS[name].seeds))
+def _hunt(planting: tuple[str, int]) -> tuple[str, Result]:
+    name, seed = planting
+    return name, with_bug(name, seed)
+
+
+def hunted(names: Iterable[str], seeds: int) -> Iterator[tuple[str, Result]]:
+    """Planted bugs as they are found, each by the first seed that finds it: all of them are run with one seed after
+    the other, on all cores."""
+    missing = list(names)
+    with _pool() as pool:
+        for seed in range(1, seeds + 1):
+            for name, result in pool.imap_unordered(_hunt, [(name, seed) for name in missing]):
+                if result.violation is not None:
+                    missing.remove(name)
+                    yield name, result
+            if not missing:
+                return
 
 
 def _results(first: int, seeds: int) -> Iterator[Result]:
-    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
+    with _pool() as pool:
         yield from pool.imap(simulate, range(first, first + seeds))
 
 
@@ -70,15 +86,13 @@ def replay(seed: int) -> int:
 
 def hunt(names: list[str]) -> int:
     """Plant bugs, one after the other, and tell how soon each is found. Returns how many were not."""
-    missed = 0
-    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
-        for name, found in pool.imap_unordered(_hunt, names):
-            if found is None:
-                missed += 1
-                print(f"{name}: NOT FOUND within {BUGS[name].seeds} seeds: {BUGS[name].what}", flush=True)
-            else:
-                print(f"{name}: found after {found[0]} seeds: {found[1].violation}", flush=True)
-    return missed
+    missing = set(names)
+    for name, result in hunted(names, SEEDS_MAX):
+        missing.remove(name)
+        print(f"{name}: found after {result.seed} seeds: {result.violation}", flush=True)
+    for name in missing:
+        print(f"{name}: NOT FOUND within {SEEDS_MAX} seeds: {BUGS[name].what}", flush=True)
+    return len(missing)
 
 
 def main() -> int:

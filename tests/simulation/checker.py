@@ -1,0 +1,185 @@
+"""What must be true of a history and of the log that is left at its end: the promises of every stream."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, NamedTuple
+
+from sealwire_client.sealing import Opener
+from sealwire_protocol.errors import Refusal
+from sealwire_protocol.ids import StreamId
+from sealwire_protocol.segment import TOMBSTONE, read_record
+from tests.simulation.history import Call, Edit, History, Key, Name, Seal, Violation, by_device
+from tests.simulation.things import ACCOUNTS, NOTES
+
+_AUTHOR: Final = slice(10, 14)
+"""Where a packed rank holds its author."""
+
+
+class Logged(NamedTuple):
+    """A record of the log."""
+
+    seq: int
+    key: str
+    rank: bytes
+    value: bytes | None
+
+
+def read(opener: Opener, segments: Iterable[tuple[int, int, bytes]]) -> Iterator[Logged]:
+    """The records of a log, opened. Raises Violation where its seqs do not follow each other."""
+    at = 0
+    for prev, last, body in segments:
+        found = opener.open_segment(body, prev)
+        if found.unopened:
+            raise Violation(f"sealed records open: {found.unopened[0]} does not")
+        if prev != at or [record.seq for record in found.opened] != list(range(prev + 1, last + 1)):
+            raise Violation(f"seqs have no gaps: the segment after {at} says ({prev}, {last}]")
+        at = last
+        for record in found.opened:
+            value = None if record.flags & TOMBSTONE else record.value
+            yield Logged(record.seq, record.key, record.rank, value)
+
+
+class Checker:
+    """Holds a history against the log. `names`: what each stream's collection is called."""
+
+    def __init__(self, history: History, logs: Mapping[StreamId, list[Logged]], names: Mapping[StreamId, str]):
+        self.history, self.logs, self.names = history, logs, names
+        self.ranks = {(stream, record.rank): record.seq for stream, log in logs.items() for record in log}
+        self.winners: dict[Key, Logged] = {}
+        for stream, log in logs.items():
+            for record in log:
+                held = self.winners.get((stream, record.key))
+                if held is None or record.rank > held.rank:
+                    self.winners[stream, record.key] = record
+
+    def shown(self, stream: StreamId) -> dict[str, bytes]:
+        """What every replica must show of a stream."""
+        winners = {key: record.value for (of, key), record in self.winners.items() if of == stream}
+        return {key: value for key, value in winners.items() if value is not None}
+
+    def check(self) -> None:
+        """All promises. Raises Violation."""
+        self.once()
+        self.acked_is_logged()
+        self.refused_is_not()
+        self.all_or_none()
+        self.in_real_time()
+        self.nothing_lost()
+        self.no_conflict_with_itself()
+
+    def once(self) -> None:
+        """No record stands in the log twice, and every one was sealed by a device."""
+        sealed = {seal.rank for seal in self.history.seals}
+        for stream, log in self.logs.items():
+            seen: dict[tuple[str, bytes], int] = {}
+            for record in log:
+                name = (record.key, record.rank)
+                if name in seen:
+                    raise Violation(f"exactly once: {record.key} stands at {seen[name]} and at {record.seq}")
+                if record.rank not in sealed:
+                    raise Violation(f"only devices write: {record.key} at {record.seq} of {stream.hex()}")
+                seen[name] = record.seq
+
+    def acked_is_logged(self) -> None:
+        """What a device was told to be committed is in the log, where it was told."""
+        for ack in self.history.acks:
+            for seq, rank in ack.records:
+                if self.ranks.get((ack.stream, rank)) != seq:
+                    raise Violation(f"acked means durable: a record of {ack.device} is not at {seq}")
+
+    def refused_is_not(self) -> None:
+        """What a device was told to be refused is not in the log, and what came first is another device's."""
+        for refused in self.history.refused:
+            who, log = refused.device, self.logs.get(refused.stream, [])
+            if (refused.stream, refused.rank) in self.ranks:
+                raise Violation(f"a refused record is in no log: one of {who} is")
+            if refused.reason is not Refusal.CONFLICT or not refused.seq:
+                continue
+            if len(log) < refused.seq:
+                raise Violation(f"a refusal names what came first: {who} is told of {refused.seq}, which is not there")
+            winner = log[refused.seq - 1].rank
+            if winner[_AUTHOR] == refused.rank[_AUTHOR]:
+                raise Violation(f"no device conflicts with itself: {who}'s write lost to its own at {refused.seq}")
+            if refused.winner and read_record(refused.winner, 0)[1].rank.pack() != winner:
+                raise Violation(f"a refusal tells what came first: {who} is told another record than {refused.seq}")
+
+    def all_or_none(self) -> None:
+        """An atomic batch stands in the log as a whole, or not at all."""
+        for names in self.history.atomic:
+            there = [name for name in names if name in self.ranks]
+            if there and len(there) < len(names):
+                raise Violation(f"atomic groups are whole: {len(there)} of {len(names)} records stand in the log")
+
+    def _call_of(self, calls: Mapping[tuple[str, Key], list[Call]], seal: Seal) -> Call | None:
+        merged = self.names[seal.place[0]] not in (NOTES, ACCOUNTS)
+        for call in reversed(calls[seal.device, seal.place]):
+            if call.step <= seal.step and (merged or call.value == seal.value):
+                return call
+        return None
+
+    def in_real_time(self) -> None:
+        """An edit that was begun after another one was acknowledged comes after it in the stream."""
+        calls: dict[tuple[str, Key], list[Call]] = defaultdict(list)
+        for call in self.history.calls:
+            calls[call.device, call.place].append(call)
+        begun: dict[StreamId, list[tuple[int, int]]] = defaultdict(list)
+        for seal in self.history.seals:
+            found, seq = self._call_of(calls, seal), self.ranks.get((seal.place[0], seal.rank))
+            if found is None:
+                raise Violation(f"what is sealed was asked for: {seal.device}'s {seal.place[1]}")
+            if seq is not None:
+                begun[seal.place[0]].append((found.step, seq))
+        for stream, places in begun.items():
+            acks = [(ack.step, seq) for ack in self.history.acks if ack.stream == stream for seq, _ in ack.records]
+            acks.sort(reverse=True)
+            greatest = 0
+            for step, seq in sorted(places):
+                while acks and acks[-1][0] < step:
+                    greatest = max(greatest, acks.pop()[1])
+                if seq <= greatest:
+                    raise Violation(f"order of time: seq {seq} was begun after seq {greatest} was acknowledged")
+
+    def nothing_lost(self) -> None:
+        """The last durable edit of a device and key is in the log; and no edit loses against what its device saw.
+
+        Of what is merged: see `guarded`.
+        """
+        seals: dict[tuple[str, Key], list[Seal]] = defaultdict(list)
+        for seal in self.history.seals:
+            if (seal.place[0], seal.rank) in self.ranks:
+                seals[seal.device, seal.place].append(seal)
+        notes = [edit for edit in self.history.edits if self.names[edit.place[0]] == NOTES]
+        for (device, place), made in by_device(notes).items():
+            edits = _last(made)
+            edit = edits[0]
+            if not edit.certain:
+                continue
+            values = [e.value for e in edits]
+            found = [seal for seal in seals[device, place] if seal.value in values and seal.step >= edit.step]
+            found = found or [seal for seal in seals[device, place] if seal.value == edit.value is not None]
+            if not found:
+                raise Violation(f"nothing unsent is lost: {device}'s edit of {place[1]} at step {edit.step}")
+            if found[-1].rank <= edit.seen:
+                raise Violation(f"an edit wins over what its device saw: {device}'s of {place[1]}")
+
+    def no_conflict_with_itself(self) -> None:
+        """What a device seals later of a key has the greater rank."""
+        greatest: dict[tuple[str, Key], bytes] = {}
+        for seal in self.history.seals:
+            name = (seal.device, seal.place)
+            if (seal.place[0], seal.rank) not in self.ranks:
+                continue
+            if seal.rank <= greatest.get(name, b""):
+                raise Violation(f"no device conflicts with itself: {seal.device}'s {seal.place[1]}")
+            greatest[name] = seal.rank
+
+    @property
+    def sealed_by(self) -> dict[Name, Seal]:
+        """Who sealed a record."""
+        return {(seal.place[0], seal.rank): seal for seal in self.history.seals}
+
+
+def _last(edits: list[Edit]) -> list[Edit]:
+    """The last edit that is certain, and those after it; all, if none is."""
+    certain = [place for place, edit in enumerate(edits) if edit.certain]
+    return edits[certain[-1] :] if certain else edits

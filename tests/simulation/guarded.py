@@ -1,0 +1,180 @@
+"""What must be true of guarded streams: every record replaces exactly what it says, merging loses nobody's edit, and
+money is neither made nor lost.
+
+In such a stream the records of a key form a chain. Each is held against the one before it and against the edits of its
+author that it stands for: it must say what they say, and leave everything else as it was.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from sealwire_protocol.conditions import NOTHING, Condition, Names
+from sealwire_protocol.ids import StreamId
+from sealwire_protocol.segment import Rank
+from tests.simulation.checker import Checker, Logged
+from tests.simulation.history import Edit, Violation, by_device
+from tests.simulation.things import ACCOUNT_KEYS, ACCOUNTS, BALANCE, CARDS, SCHEMAS, Account, Card
+
+FIELDS = ("title", "color")
+
+_CARD = SCHEMAS[CARDS]
+_ACCOUNT = SCHEMAS[ACCOUNTS]
+
+
+def check_guarded(checker: Checker) -> None:
+    """All promises of guarded streams. Raises Violation."""
+    for stream, log in checker.logs.items():
+        name = checker.names[stream]
+        if name not in (CARDS, ACCOUNTS):
+            continue
+        _replaces_what_it_names(checker, stream, log)
+        if name == CARDS:
+            Merges(checker, stream, log).check()
+        else:
+            _money_is_kept(checker, log)
+
+
+def _replaces_what_it_names(checker: Checker, stream: StreamId, log: list[Logged]) -> None:
+    held: dict[str, Logged] = {}
+    for record in log:
+        before = held.get(record.key)
+        condition = checker.history.conditions.get((stream, record.rank))
+        if condition is None or not _names(condition, before):
+            raise Violation(f"a guarded write replaces what it names: {record.key} at {record.seq} does not")
+        if before is not None and record.rank[:8] <= before.rank[:8]:
+            raise Violation(f"versions rise in a guarded stream: {record.key}'s at {record.seq} does not")
+        held[record.key] = record
+
+
+def _names(condition: Condition, before: Logged | None) -> bool:
+    if condition == NOTHING or before is None:
+        return before is None or (condition == NOTHING and before.value is None)
+    rank = Rank.unpack(before.rank)
+    names = Names.TOMBSTONE if before.value is None else Names.ENTRY
+    return condition == Condition(names, rank.version, rank.salt)
+
+
+class Merges:
+    """The cards of a run: what became of every edit."""
+
+    def __init__(self, checker: Checker, stream: StreamId, log: list[Logged]) -> None:
+        self._checker, self._stream, self._log = checker, stream, log
+        self._edits = by_device([edit for edit in checker.history.edits if edit.place[0] == stream])
+        self._sealed_by = checker.sealed_by
+
+    def check(self) -> None:
+        """Every record says what its author's edits say and leaves the rest; no mark is lost in the end."""
+        held: dict[str, Card | None] = {}
+        said: dict[str, set[Card | None]] = defaultdict(lambda: {Card()})
+        for record in self._log:
+            seal = self._sealed_by[self._stream, record.rank]
+            made = self._edits.get((seal.device, seal.place), [])
+            # The number of an edit that a crash has undone is used again.
+            stood_for = {edit.n: edit for edit in made if seal.first <= edit.n <= seal.n and edit.step <= seal.step}
+            edits = [stood_for[n] for n in sorted(stood_for)]
+            now = _card(record.value)
+            why = _unexplained(held.get(record.key), now, edits, said[record.key])
+            if why is not None:
+                raise Violation(f"merging loses nothing: {seal.device}'s {record.key} at {record.seq} {why}")
+            held[record.key] = now
+            said[record.key].add(now)
+        self._every_mark_is_there(held)
+
+    def _every_mark_is_there(self, held: dict[str, Card | None]) -> None:
+        for key, edits in self._by_key():
+            taken_out = frozenset().union(*(_removed(edit) for edit in edits))
+            put_in = frozenset().union(*(_added(edit) for edit in edits if edit.certain))
+            lost = put_in - taken_out - _marks(held.get(key))
+            if lost:
+                raise Violation(f"nothing unsent is lost: mark {min(lost)} is not in {key}, and nobody took it out")
+
+    def _by_key(self) -> Iterator[tuple[str, list[Edit]]]:
+        found: dict[str, list[Edit]] = defaultdict(list)
+        for (_, (_, key)), edits in self._edits.items():
+            found[key] += edits
+        yield from found.items()
+
+
+def _card(raw: bytes | None) -> Card | None:
+    return None if raw is None else _CARD.decode(raw)
+
+
+def _marks(card: Card | None) -> frozenset[str]:
+    return frozenset() if card is None else card.marks
+
+
+def _added(edit: Edit) -> frozenset[str]:
+    return _marks(_card(edit.value)) - _marks(_card(edit.before))
+
+
+def _removed(edit: Edit) -> frozenset[str]:
+    """What an edit takes out: all that was seen, if it deletes."""
+    return _marks(_card(edit.before)) - _marks(_card(edit.value))
+
+
+def _unexplained(before: Card | None, now: Card | None, edits: list[Edit], said: set[Card | None]) -> str | None:
+    """Why a record does not follow from the one before it and its author's edits; None: it does. `said`: all that the
+    log said of the key before."""
+    if not edits:
+        return "follows from no edit"
+    removed = frozenset().union(*(_removed(edit) for edit in edits))
+    overwritten = _marks(before) - removed - _marks(now)
+    if overwritten:
+        return f"takes out what its author never saw: {min(overwritten)}"
+    if now is None:
+        put_back = edits[-1].certain and edits[-1].value is not None
+        return "deletes what was put after the delete" if put_back else None
+    deletes = [place for place, edit in enumerate(edits) if edit.value is None]
+    since = edits[deletes[-1] + 1 :] if deletes else edits
+    missing = frozenset().union(*(_added(edit) for edit in since if edit.certain)) - _marks(now)
+    if missing:
+        return f"lacks what its author put in: {min(missing)}"
+    for field in FIELDS:
+        if not _field_follows(field, before, now, since, bool(deletes), said):
+            return f"has a {field} that neither its author nor the record before it has"
+    return None
+
+
+def _field_follows(
+    field: str, before: Card | None, now: Card, edits: list[Edit], deleted: bool, said: set[Card | None]
+) -> bool:
+    values: list[tuple[Any, bool]] = []
+    for edit in edits:
+        was, card = _card(edit.before), _card(edit.value)
+        assert card is not None
+        if was is None or getattr(was, field) != getattr(card, field):
+            values.append((getattr(card, field), edit.certain))
+    value = getattr(now, field)
+    if values and values[-1][1]:
+        # What says the same as a record that the device has seen since changes nothing.
+        known = values[-1][0] in [getattr(card, field) for card in said if card is not None]
+        same = before is not None and known and value == getattr(before, field)
+        return same or bool(value == values[-1][0])
+    if before is None or deleted:
+        return True  # the whole card is its author's
+    # An edit that has outlived a delete stands for the whole card.
+    whole = [getattr(_card(edit.value), field) for edit in edits] if None in said else []
+    return value == getattr(before, field) or value in [each for each, _ in values] or value in whole
+
+
+def _money_is_kept(checker: Checker, log: list[Logged]) -> None:
+    """Every transfer starts from the balances before it, moves nothing into or out of the whole, and is where its app
+    was told that it is."""
+    balances: dict[str, int] = {}
+    moved: dict[str, int] = defaultdict(int)
+    for record in log:
+        account = None if record.value is None else _ACCOUNT.decode(record.value)
+        if not isinstance(account, Account):
+            raise Violation(f"nobody closes an account: {record.key} at {record.seq}")
+        if account.balance != balances.get(record.key, 0) + account.moved:
+            raise Violation(f"a strict write knows what it replaces: {record.key} at {record.seq} does not")
+        balances[record.key] = account.balance
+        moved[account.by] += account.moved
+    opened = BALANCE * len(ACCOUNT_KEYS) if log else 0
+    if sum(balances.values()) != opened:
+        raise Violation(f"the sum of all accounts never changes: it is {sum(balances.values())}, and was {opened}")
+    for transfer in checker.history.transfers:
+        if transfer.done is not None and transfer.done is not (transfer.name in moved):
+            told = "made" if transfer.done else "not made"
+            raise Violation(f"a strict write is what it is told to be: {transfer.name} is told to be {told}")

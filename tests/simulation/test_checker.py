@@ -1,0 +1,183 @@
+"""The checker can tell: each promise, broken by hand."""
+
+import pytest
+
+from sealwire_protocol.conditions import NOTHING, Condition, Names
+from sealwire_protocol.errors import Refusal
+from sealwire_protocol.ids import NO_TERM, StreamId, VaultId
+from sealwire_protocol.messages import Group, Push
+from sealwire_protocol.segment import Rank
+from tests.simulation.checker import Checker, Logged
+from tests.simulation.guarded import check_guarded
+from tests.simulation.history import Edit, History, Refused, Seal, Transfer, Violation
+from tests.simulation.things import ACCOUNTS, CARDS, NOTES, SCHEMAS, Account, Card
+
+STREAM = StreamId(b"a stream")
+
+
+def rank(version: int, author: int = 1) -> bytes:
+    return Rank(version, 1, author, b"salt" + version.to_bytes(4, "big")).pack()
+
+
+def sealed(history: History, rank: bytes, value: bytes = b"v") -> None:
+    history.seals.append(Seal("a", (STREAM, "k"), value, rank, history.step))
+
+
+def checker(history: History, *log: Logged, name: str = NOTES) -> Checker:
+    return Checker(history, {STREAM: list(log)}, {STREAM: name})
+
+
+def test_a_record_that_stands_twice_is_found() -> None:
+    history = History()
+    sealed(history, b"1")
+    with pytest.raises(Violation, match="exactly once"):
+        checker(history, Logged(1, "k", b"1", b"v"), Logged(2, "k", b"1", b"v")).once()
+
+
+def test_a_record_that_nobody_sealed_is_found() -> None:
+    with pytest.raises(Violation, match="only devices write"):
+        checker(History(), Logged(1, "k", b"1", b"v")).once()
+
+
+def test_an_edit_that_is_not_in_the_log_is_found() -> None:
+    history = History()
+    history.edits.append(Edit("a", (STREAM, "k"), b"v", 1, b""))
+    with pytest.raises(Violation, match="nothing unsent is lost"):
+        checker(history).nothing_lost()
+
+
+def test_an_edit_that_a_crash_cut_may_be_missing() -> None:
+    history = History()
+    history.edits.append(Edit("a", (STREAM, "k"), b"v", 1, b"", certain=False))
+    checker(history).nothing_lost()
+
+
+def test_an_edit_that_loses_against_what_its_device_saw_is_found() -> None:
+    history = History()
+    history.edits.append(Edit("a", (STREAM, "k"), b"v", 0, b"2"))
+    sealed(history, b"1")
+    with pytest.raises(Violation, match="wins over what its device saw"):
+        checker(history, Logged(1, "k", b"1", b"v")).nothing_lost()
+
+
+def test_a_device_that_loses_against_itself_is_found() -> None:
+    history = History()
+    sealed(history, b"2")
+    sealed(history, b"1")
+    with pytest.raises(Violation, match="no device conflicts with itself"):
+        checker(history, Logged(1, "k", b"2", b"v"), Logged(2, "k", b"1", b"v")).no_conflict_with_itself()
+
+
+def test_the_greatest_rank_is_what_replicas_must_show() -> None:
+    log = [Logged(1, "k", b"2", b"new"), Logged(2, "k", b"1", b"old"), Logged(3, "gone", b"1", None)]
+    assert checker(History(), *log).shown(STREAM) == {"k": b"new"}
+
+
+def test_a_batch_that_is_sent_with_other_bytes_is_found() -> None:
+    history = History()
+    for stream in (STREAM, StreamId(b"another1")):
+        history.pushed("a", Push(VaultId(bytes(16)), NO_TERM, 1, 0, (Group(stream, b"", b""),)))
+    assert history.broken is not None and "the same bytes" in history.broken
+
+
+def test_a_write_that_is_refused_and_logged_is_found() -> None:
+    history = History()
+    history.refused.append(Refused("a", STREAM, rank(1), Refusal.CONFLICT, 0, b""))
+    with pytest.raises(Violation, match="a refused record is in no log"):
+        checker(history, Logged(1, "k", rank(1), b"v")).refused_is_not()
+
+
+def test_a_write_that_is_refused_because_of_its_own_author_is_found() -> None:
+    history = History()
+    history.refused.append(Refused("a", STREAM, rank(2), Refusal.CONFLICT, 1, b""))
+    checker(history, Logged(1, "k", rank(1, author=2), b"v")).refused_is_not()
+    with pytest.raises(Violation, match="no device conflicts with itself"):
+        checker(history, Logged(1, "k", rank(1), b"v")).refused_is_not()
+
+
+def test_an_atomic_batch_of_which_a_part_is_logged_is_found() -> None:
+    history = History()
+    history.atomic.append(((STREAM, rank(1)), (STREAM, rank(2))))
+    checker(history).all_or_none()
+    with pytest.raises(Violation, match="atomic groups are whole"):
+        checker(history, Logged(1, "k", rank(1), b"v")).all_or_none()
+
+
+# --- guarded streams
+
+
+def card(title: str, *marks: str) -> bytes:
+    return SCHEMAS[CARDS].encode(Card(title, marks=frozenset(marks)))
+
+
+def merged(first: bytes, then: bytes | None, *edits: Edit, condition: Condition | None = None) -> Checker:
+    """Two records: one by device b, then one by device a, which made these edits."""
+    history = History()
+    names = Condition(Names.ENTRY, 1, rank(1)[-8:]) if condition is None else condition
+    history.conditions = {(STREAM, rank(1, author=2)): NOTHING, (STREAM, rank(2)): names}
+    place = (STREAM, "k")
+    history.edits = [Edit("b", place, first, 0, b"", n=1), *edits]
+    history.seals = [Seal("b", place, first, rank(1, author=2), 9, 1, 1), Seal("a", place, then, rank(2), 9, 1, 9)]
+    log = [Logged(1, "k", rank(1, author=2), first), Logged(2, "k", rank(2), then)]
+    return checker(history, *log, name=CARDS)
+
+
+def edit(before: bytes | None, value: bytes | None, n: int = 1) -> Edit:
+    return Edit("a", (STREAM, "k"), value, n, b"", before=before, n=n)
+
+
+def test_two_edits_that_both_are_there_hold() -> None:
+    check_guarded(merged(card("b", "1"), card("a", "1", "2"), edit(None, card("a", "2"))))
+
+
+def test_a_merge_that_drops_the_others_edit_is_found() -> None:
+    with pytest.raises(Violation, match="takes out what its author never saw: 1"):
+        check_guarded(merged(card("b", "1"), card("a", "2"), edit(None, card("a", "2"))))
+
+
+def test_a_merge_that_drops_its_own_edit_is_found() -> None:
+    with pytest.raises(Violation, match="lacks what its author put in: 2"):
+        check_guarded(merged(card("b", "1"), card("b", "1"), edit(None, card("a", "2"))))
+
+
+def test_a_merge_that_sets_back_a_field_is_found() -> None:
+    with pytest.raises(Violation, match="has a title that neither"):
+        check_guarded(merged(card("b", "1"), card("old", "1", "2"), edit(card("old"), card("old", "2"))))
+
+
+def test_a_delete_of_what_its_device_never_saw_is_found() -> None:
+    check_guarded(merged(card("b", "1"), None, edit(card("b", "1"), None)))
+    with pytest.raises(Violation, match="takes out what its author never saw"):
+        check_guarded(merged(card("b", "1"), None, edit(card("b"), None)))
+
+
+def test_a_guarded_write_that_replaces_another_record_than_it_names_is_found() -> None:
+    with pytest.raises(Violation, match="replaces what it names"):
+        check_guarded(merged(card("b", "1"), card("a", "1", "2"), edit(None, card("a", "2")), condition=NOTHING))
+
+
+def accounts(history: History, *values: Account) -> Checker:
+    log, before = [], NOTHING
+    for version, value in enumerate(values, 1):
+        history.conditions[STREAM, rank(version)] = before
+        before = Condition(Names.ENTRY, version, rank(version)[-8:])
+        log.append(Logged(version, "a", rank(version), SCHEMAS[ACCOUNTS].encode(value)))
+    return checker(history, *log, name=ACCOUNTS)
+
+
+def test_a_strict_write_that_starts_from_an_old_balance_is_found() -> None:
+    with pytest.raises(Violation, match="knows what it replaces"):
+        check_guarded(accounts(History(), Account(3_000, 3_000, "x"), Account(10, 5, "y")))
+
+
+def test_money_that_is_made_is_found() -> None:
+    with pytest.raises(Violation, match="the sum of all accounts"):
+        check_guarded(accounts(History(), Account(3_000, 3_000, "x"), Account(3_005, 5, "y")))
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_a_strict_write_that_is_told_wrongly_is_found(done: bool) -> None:
+    history = History()
+    history.transfers.append(Transfer("a", "y" if done else "x", done))
+    with pytest.raises(Violation, match="is what it is told to be"):
+        check_guarded(accounts(history, Account(3_000, 3_000, "x")))

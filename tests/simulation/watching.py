@@ -1,0 +1,83 @@
+"""What replicas do, entered into the history, and looked at while the run goes on."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+from sealwire_client.replica import ALONE, Replica, SealedGroup, Seen, Taken, TakenEdit
+from sealwire_client.replica import Collection as Held
+from sealwire_client.replica import Edit as HeldEdit
+from sealwire_client.replica.edits import NOTHING_SEEN as NO_READS
+from sealwire_client.replica.outbox import Outbox
+from sealwire_protocol.ids import StreamId
+from sealwire_protocol.messages import ATOMIC, StreamKind
+from tests.simulation.history import Edit, Seal
+from tests.simulation.world import World
+
+
+@contextmanager
+def watched(world: World) -> Iterator[None]:
+    """While the block lasts, edits, seals and verdicts of all replicas are entered."""
+    edit, store, answer, history = Replica.edit, Outbox.store, Outbox.answer, world.history
+
+    def watch_edit(
+        self: Replica, collection: Held, edits: Sequence[HeldEdit], tx: int = ALONE, read: Mapping[str, Seen] = NO_READS
+    ) -> None:
+        device = world.current
+        assert device is not None
+        seen = [self.entries.rank_of(collection.table, edit.key) or b"" for edit in edits]
+        before: list[bytes | None] = [None] * len(edits)
+        if collection.kind is StreamKind.GUARDED:
+            before = [
+                self.claims.seen(collection, read[edit.key])
+                if edit.key in read
+                else self.claims.shown(collection, edit.key).value
+                for edit in edits
+            ]
+        edit(self, collection, edits, tx, read)
+        marks = self.outbox.edits.marks(collection.number, [one.key for one in edits])
+        for one, rank, shown, mark in zip(edits, seen, before, marks, strict=True):
+            place = (collection.stream, one.key)
+            history.edited(Edit(device.name, place, one.value, history.step, rank, device.certain, shown, tx, mark.n))
+        history.add("edited", device.name)
+
+    def watch_store(self: Outbox, taken: Taken, sealed: Sequence[SealedGroup]) -> bool:
+        device = world.current
+        assert device is not None
+        stored = store(self, taken, sealed)
+        if stored:
+            pairs = [
+                (_seal(device.name, group.stream, one, seal[0], history.step), one.tx)
+                for group, seals in zip(taken.groups, sealed, strict=True)
+                for one, seal in zip(group.edits, seals.seals, strict=True)
+            ]
+            history.sealed([seal for seal, _ in pairs], [max(tx, ALONE) for _, tx in pairs], bool(taken.flags & ATOMIC))
+            history.add("sealed", device.name)
+        twice = self._database.connection.execute(
+            "SELECT key FROM _sent WHERE seq IS NULL GROUP BY collection, key HAVING count(*) > 1"
+        ).fetchone()
+        if twice:
+            history.fail(f"one write of a key is in flight: {device.name} has two of {twice[0]}")
+        return stored
+
+    def watch_answer(self: Outbox, *args: Any) -> Any:
+        answered = answer(self, *args)
+        for held in self._entries.opened.values():
+            cursor = self.sent._positions.standing(held.number).cursor.seq
+            found = self._database.connection.execute(f"SELECT max(_seq) FROM {held.table.name}").fetchone()[0]
+            if (found or 0) > cursor:
+                history.fail(f"entries stand within the cursor: one at {found}, and the cursor at {cursor}")
+        return answered
+
+    with (
+        mock.patch.object(Replica, "edit", watch_edit),
+        mock.patch.object(Outbox, "store", watch_store),
+        mock.patch.object(Outbox, "answer", watch_answer),
+    ):
+        yield
+
+
+def _seal(device: str, stream: StreamId, edit: TakenEdit, rank: bytes, step: int) -> Seal:
+    first = edit.n if edit.since is None else edit.since
+    return Seal(device, (stream, edit.key), edit.value, rank, step, first, edit.n)
