@@ -58,6 +58,10 @@ class OvertakenError(Exception):
     """Strict writes were not sent, because what their app was shown is not what the log says any more."""
 
 
+class StuckError(Exception):
+    """Strict writes were not sent, because what their app was shown is a stuck write, which the log does not say."""
+
+
 class Batcher:
     """Seals the batches of one vault."""
 
@@ -153,7 +157,7 @@ class Batcher:
     def strict(self, replica: Replica, writes: Sequence[StrictWrite], tops: dict[int, int]) -> StoredBatch | None:
         """Seal and store strict writes as one atomic batch. None if edits of their keys must be sent before.
 
-        Raises OvertakenError, NeedsNewerAppError, ValueTooLargeError; nothing was stored then.
+        Raises OvertakenError, StuckError, NeedsNewerAppError, ValueTooLargeError; nothing was stored then.
         """
         edits = replica.outbox.edits
         if any(edits.is_claimed(write.collection.number, write.key) for write in writes):
@@ -179,6 +183,8 @@ class Batcher:
     def _decided(replica: Replica, write: StrictWrite, said: Said) -> TakenEdit:
         """A strict write as it is to be sealed, with what its value holds there that this app does not know."""
         collection, seen, value, raw = write.collection, write.seen, write.value, write.raw
+        if replica.outbox.aside.shows(collection, write.key):
+            raise StuckError(f"{write.key!a} in {collection.name} is stuck: retry or discard that write first")
         if said.newer:
             raise NeedsNewerAppError(write.key, collection.name)
         # What was shown and was not in the log yet is there now, under a rank that nobody could know.

@@ -10,7 +10,15 @@ from typing import Final
 
 import trio
 
-from sealwire_client.batching import TOO_LARGE_FOR_RELAY, Batcher, OvertakenError, Sealed, StrictWrite, exceeds
+from sealwire_client.batching import (
+    TOO_LARGE_FOR_RELAY,
+    Batcher,
+    OvertakenError,
+    Sealed,
+    StrictWrite,
+    StuckError,
+    exceeds,
+)
 from sealwire_client.link import Link
 from sealwire_client.replica import (
     CONFLICT,
@@ -199,6 +207,8 @@ class Sending:
             batch = await self._writer.run(self._batcher.strict, request.writes, tops)
         except OvertakenError:
             request.end(_conflict(request))
+        except StuckError as error:
+            request.end(StrictError(f"{request.names} was not written: {error}"))
         except (NeedsNewerAppError, ValueTooLargeError) as error:
             request.end(error)
         except ReplicaError as error:

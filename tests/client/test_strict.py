@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 from sealwire_client.batching import Batcher
-from sealwire_client.policies import latest, strict
+from sealwire_client.policies import latest, merge, strict
 from sealwire_client.replica import Change, Kind, NeedsNewerAppError, Place, ReplicaFullError, ReplicaMisuse
 from sealwire_client.replica.aside import Aside
 from sealwire_client.sending import ConflictError, OfflineError, StrictError
@@ -498,3 +498,39 @@ async def test_a_relay_that_does_not_know_the_vault_any_more_makes_nobody_wait(
         await told(b.guest, "no such vault")
         with trio.fail_after(60), pytest.raises(StrictError, match="no such vault"):
             await b.accounts.put("a", Account(1))
+
+
+@virtual
+async def test_what_is_shown_of_a_stuck_write_is_no_conflict_but_stands_in_the_way(
+    open_device: OpenDevice, memory_relay: MemoryRelay
+) -> None:
+    """To look again would show the same again, for ever."""
+
+    def undecided(*_: Card | None) -> Card:
+        raise RuntimeError("not decided yet")
+
+    async with table(open_device, policy=merge(undecided)) as seats:
+        a, b = seats
+        await a.cards.put("x", Card())
+        await agree(seats)
+        async with cut_off(memory_relay):
+            await a.cards.put("x", Card(owner="a"))
+            await b.cards.put("x", Card(owner="b"))
+        for seat in (*seats, *seats):
+            await seat.vault.synced()
+        one = a if await a.vault.stuck() else b
+
+        async def write() -> None:
+            async with one.vault.transaction():
+                held = one.cards.get("x")
+                assert held is not None
+                await one.cards.put("x", replace(held, title="seen"))
+                await one.accounts.put("a", Account(1))
+
+        with pytest.raises(StrictError, match="'x' in cards is stuck") as caught:
+            await write()
+        assert not isinstance(caught.value, ConflictError)
+        assert one.accounts.get("a") is None
+        await one.vault.discard("cards", "x")
+        await write()
+        await agree(seats)

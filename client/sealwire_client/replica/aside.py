@@ -77,6 +77,14 @@ class Aside:
             execute("DELETE FROM _edit WHERE n = ?", (edit.n,))
             self.put(Refusing(0, 0, collection, None, edit), reason)
 
+    def shows(self, collection: Collection, key: str) -> bool:
+        """True if what is shown of a key is a stuck write."""
+        found = self._database.connection.execute(
+            f"SELECT EXISTS (SELECT 1 FROM _stuck WHERE collection = ? AND key = ? AND n <> {STRICT})",
+            (collection.number, key),
+        )
+        return bool(found.fetchone()[0])
+
     def forget_strict(self, collection: Collection, key: str) -> None:
         """Forget a strict write whose app is told that it was refused."""
         self._database.connection.execute(
