@@ -131,6 +131,7 @@ class RelaySession:
         "_origins",
         "_pushes",
         "_pushes_under_way",
+        "_refused_from",
         "_requests",
         "_subscribing",
         "_term",
@@ -162,6 +163,7 @@ class RelaySession:
         self._term: Term | None = None
         self._terms: dict[VaultId, Term] = {}
         self._pushes: dict[VaultId, list[int]] = {}
+        self._refused_from: dict[VaultId, int] = {}
         self._pushes_under_way = self._requests = self._turn = 0
         self._subscribing: list[tuple[VaultId, frozenset[StreamId]]] = []
         self._waiting: list[tuple[int, Message]] = []
@@ -329,12 +331,14 @@ class RelaySession:
 
     def _push(self, message: Push) -> list[RelayEffect]:
         term = self._terms.get(message.vault)
-        if term is None:
+        if term is None or message.batch > self._refused_from.get(message.vault, message.batch):
+            self._void(message.vault, message.batch)
             why = "subscribe to the vault before pushing to it"
             return [self._fault(Refuse(FaultCode.NOT_SUBSCRIBED, Action.RESUBSCRIBE, why, vault=message.vault))]
         if message.term != term:
-            self._void(message.vault)
+            self._void(message.vault, message.batch)
             return [self._fault(term_changed(message.vault))]
+        self._refused_from.pop(message.vault, None)
         waiting = self._pushes.setdefault(message.vault, [])
         if len(waiting) >= self.limits.push_window:
             raise RemoteFault(f"more than {self.limits.push_window} pushes to a vault are unanswered")
@@ -345,10 +349,16 @@ class RelaySession:
         self._pushes_under_way += 1
         return [Do(message)]
 
-    def _void(self, vault: VaultId) -> None:
-        """A FAULT about the vault is sent: what is unanswered will be pushed again, after the next SUBSCRIBED."""
+    def _void(self, vault: VaultId, batch: int | None = None) -> None:
+        """A FAULT about the vault is sent: what is unanswered will be pushed again, after the next SUBSCRIBED.
+
+        That may be on its way already. So a `batch` that is refused keeps those after it out until it comes again, or
+        is answered: where gaps are legal, under a new term, they would be carried out before it (R16).
+        """
         self._terms.pop(vault, None)
         self._pushes.pop(vault, None)
+        if batch is not None:
+            self._refused_from[vault] = min(batch, self._refused_from.get(vault, batch))
 
     # --- what the relay answers
 
@@ -359,6 +369,8 @@ class RelaySession:
         send: list[RelayEffect] = [Send(codec.encode(message))]
         if isinstance(message, Pushed):
             self._judged(message.vault, message.batch)
+            if message.batch >= self._refused_from.get(message.vault, message.batch + 1):
+                del self._refused_from[message.vault]
         return send + self._settled() if isinstance(message, Done) else send
 
     def _judged(self, vault: VaultId, batch: int) -> bool:
@@ -407,7 +419,7 @@ class RelaySession:
         if event.batch is not None:
             if not self._judged(event.vault, event.batch):
                 return []
-            self._void(event.vault)
+            self._void(event.vault, event.batch)
             return [fault]
         if event.request != NO_REQUEST:
             return [fault, *self._settled()]

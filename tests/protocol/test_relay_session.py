@@ -413,6 +413,28 @@ def test_a_push_under_another_term_voids_the_subscription_for_pushing() -> None:
     assert [f.code for f in sent(receive(session, push(2)), Fault)] == [FaultCode.NOT_SUBSCRIBED]
 
 
+def test_what_follows_a_refused_push_waits_until_that_one_comes_again() -> None:
+    """Its SUBSCRIBED may be on its way already; and under a new term a gap is legal (R16)."""
+    session = relay_in(S.READY)
+    receive(session, Subscribe(VAULT, (wanted(),)))
+    assert [f.code for f in sent(receive(session, push(5)), Fault)] == [FaultCode.NOT_SUBSCRIBED]
+    session.handle(Answer(subscribed(stream_state())))
+    assert [f.code for f in sent(receive(session, push(6)), Fault)] == [FaultCode.NOT_SUBSCRIBED]
+    subscribe(session, stream_state())
+    for number in (5, 6):
+        assert receive(session, push(number)) == [Do(push(number))]
+
+
+def test_what_follows_a_refused_push_waits_no_longer_once_that_one_is_answered() -> None:
+    session = ready(stream_state())
+    receive(session, push(5))
+    receive(session, push(9, T2))
+    receive(session, push(5))
+    session.handle(pushed(5))
+    subscribe(session, stream_state())
+    assert receive(session, push(6)) == [Do(push(6))]
+
+
 def test_the_window_is_kept_and_opens_with_each_answer() -> None:
     session = ready(stream_state())
     for number in range(1, 9):
