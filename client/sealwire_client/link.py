@@ -152,6 +152,7 @@ class Link:
         self._requests: dict[int, _Waiting] = {}
         self._last_request = NO_REQUEST
         self._mail: dict[bytes, Callable[[Joining | Joined], None]] = {}
+        self._want_room: dict[Callable[[], None], None] = {}
         self._changed = trio.Event()
         self._conversation: Conversation | None = None
         self._attempts = 0
@@ -175,6 +176,10 @@ class Link:
         """Give an event to the present session, if one is logged in."""
         if self._conversation is not None and self.state is LinkState.ONLINE:
             self._conversation.handle(event)
+
+    def when_room(self, call: Callable[[], None]) -> None:
+        """The connection takes no more pushes (`ClientSession.full`): call this once when it does again."""
+        self._want_room[call] = None
 
     def give_up(self, why: TransportError) -> None:
         """End the present connection, if there is one; the next one comes when and if `why` says so."""
@@ -310,6 +315,7 @@ class Link:
 
     def _offline(self, state: LinkState) -> None:
         was_online = self.state is LinkState.ONLINE
+        self._want_room.clear()
         self._set(state)
         if was_online:
             for follower in list(self._followers.values()):
@@ -349,8 +355,15 @@ class Link:
                 to = self._followers.get(message.vault)
                 if to is not None:
                     _pass_on(to, message)
+                self._tell_room()
             case _:
                 _log.warning("a %s arrived that nobody waits for", type(message).__name__)
+
+    def _tell_room(self) -> None:
+        if self._want_room and self.session is not None and not self.session.full:
+            calls, self._want_room = self._want_room, {}
+            for call in calls:
+                call()
 
     def follower(self, vault: VaultId) -> Follower | None:
         """Who follows a vault."""

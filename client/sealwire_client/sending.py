@@ -143,12 +143,17 @@ class Sending:
                 self._requests.remove(request)
                 request.end(StrictError(f"{request.names} was not written, because {name} cannot be: {why[name]}"))
 
-    async def send(self, busy: Callable[[], bool]) -> None:
+    async def send(self, busy: Callable[[], bool], again: Callable[[], None]) -> None:
         """Send what has no verdict, in order, then seal and send what is new, as far as the window allows.
 
         `busy`: verdicts wait to be taken in. They go first, so that what is sealed and not known to be answered stays
-        within the window.
+        within the window. `again` is called when there is room, if other vaults have taken all that the connection has.
         """
+        await self._send(busy)
+        if self._link.session is not None and self._link.session.full:
+            self._link.when_room(again)
+
+    async def _send(self, busy: Callable[[], bool]) -> None:
         session, vault = self._link.session, self._held.id
         while session is not None and session is self._link.session and session.may_push(vault):
             if self._resend:

@@ -399,7 +399,7 @@ class VaultSync:
             if not self._enrols:
                 await self._create_streams()
             self._sending.give_up(self._unwritable())
-            await self._sending.send(lambda: self._enrols or bool(self._inbox))
+            await self._sending.send(lambda: self._enrols or bool(self._inbox), self.edited)
             self._stir()
             await self._wake.wait()
 

@@ -118,12 +118,18 @@ class ClientSession:
         """Batches sent on this connection and not answered yet."""
         return frozenset(self._outstanding.get(vault, ()))
 
+    @property
+    def full(self) -> bool:
+        """True if the connection takes no more pushes, to whatever vault, before one is answered or voided."""
+        return sum(map(len, self._outstanding.values())) >= limits.PUSHES_PER_SESSION_MAX
+
     def may_push(self, vault: VaultId) -> bool:
         """True if a `Submit` for this vault is allowed now."""
         return (
             self.state is ClientState.READY
             and vault in self._terms
             and len(self._outstanding.get(vault, ())) < self.limits.push_window
+            and not self.full
         )
 
     def handle(self, event: ClientEvent) -> list[ClientEffect]:

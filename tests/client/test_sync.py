@@ -13,7 +13,7 @@ from sealwire_client.testing.log import Verdict
 from sealwire_protocol.errors import Action, FaultCode, Outcome
 from sealwire_protocol.events import Refuse
 from sealwire_protocol.ids import MEMBERSHIP, DeviceKey, StreamId
-from sealwire_protocol.limits import PUSH_WINDOW
+from sealwire_protocol.limits import PUSH_WINDOW, PUSHES_PER_SESSION_MAX
 from sealwire_protocol.messages import CreateStream, Deliver, Message, Pushed
 from tests.client.late import late_writer
 from tests.client.party import (
@@ -471,3 +471,30 @@ async def test_status_says_why_a_write_was_set_aside(open_device: OpenDevice, me
         status = await home.vault.status()
         assert status.stuck == 1
         assert "the vault is full" in (status.last_error or "")
+
+
+@virtual
+async def test_many_busy_vaults_share_what_one_connection_takes(
+    open_device: OpenDevice, memory_relay: MemoryRelay
+) -> None:
+    """Each has a window of its own, and all together are more than a relay works on for one connection: it would end
+    that before it has answered anything, and the next one the same."""
+    most = 0
+    async with open_device("a") as device:
+        guests = [await founded(device, f"vault {number}") for number in range(PUSHES_PER_SESSION_MAX // 8 + 2)]
+        for guest in guests:
+            await guest.notes.put("first", Note("text"))
+            await guest.vault.synced()
+        memory_relay.delay = 1
+        session = guests[0].vault._sync.link.session
+        assert session is not None
+        for number in range(40):
+            for guest in guests:
+                await guest.notes.put(f"n{number}", Note("text"))
+            await trio.sleep(0.1)
+            most = max(most, sum(len(session.outstanding(guest.vault.id)) for guest in guests))
+        assert most == PUSHES_PER_SESSION_MAX
+        with trio.fail_after(600):
+            for guest in guests:
+                await guest.vault.synced()
+        assert memory_relay.dialled == 1
