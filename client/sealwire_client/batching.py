@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from sealwire_client import sealing
 from sealwire_client.keyring import VaultKeys
-from sealwire_client.merging import MergeError
+from sealwire_client.merging import MergeError, Resolve
 from sealwire_client.replica import (
     STRICT,
     Change,
@@ -130,6 +130,7 @@ class Batcher:
             else:
                 if merged is not edit:
                     changes.append((collection, replica.outbox.edits.rebase(collection, merged)))
+                    self._follow(replica, stream, edit, merged, changes)
                 edits.append(merged)
                 conditions.append(encode_condition(said.condition))
         return (group._replace(edits=tuple(edits)), conditions if guarded else ()) if whole else None
@@ -143,14 +144,28 @@ class Batcher:
             return edit, CANNOT_READ_WINNER
         if said.value == edit.base or stream.resolve is None:
             return edit, ""
-        try:
-            value = stream.resolve(edit.base, edit.value, said.value)
-            raw = value is not None and stream.collection.read(value)[1] is not None
-            if value is not None:
-                sealing.check_fits(edit.key, value)
-        except (MergeError, sealing.ValueTooLargeError) as error:
-            return edit, str(error)
-        return edit._replace(value=value, raw=raw, base=said.value), ""
+        return _resolved(stream, stream.resolve, edit, said.value)
+
+    @staticmethod
+    def _follow(
+        replica: Replica,
+        stream: StreamSync,
+        before: TakenEdit,
+        merged: TakenEdit,
+        changes: list[tuple[Collection, Sequence[Change]]],
+    ) -> None:
+        """Bring later edits of the key, which were made on what was merged now, onto what came of it: so each is based
+        on the value of the one before, for which it may have to stand."""
+        edits, collection = replica.outbox.edits, stream.collection
+        while (later := edits.following(collection, before)) is not None and stream.resolve is not None:
+            if later.base != before.value:
+                return
+            onto, why = _resolved(stream, stream.resolve, later, merged.value)
+            if why:
+                replica.outbox.aside.put_edit(later.n, why)
+                continue
+            changes.append((collection, edits.rebase(collection, onto)))
+            before, merged = later, onto
 
     # --- strict writes
 
@@ -196,6 +211,18 @@ class Batcher:
             sealing.check_fits(write.key, carried)
             value, raw = carried, raw or carried != value
         return TakenEdit(STRICT, write.key, value, raw)
+
+
+def _resolved(stream: StreamSync, resolve: Resolve, edit: TakenEdit, theirs: bytes | None) -> tuple[TakenEdit, str]:
+    """An edit brought together with another value, which it is based on then; or why that cannot be."""
+    try:
+        value = resolve(edit.base, edit.value, theirs)
+        raw = value is not None and stream.collection.read(value)[1] is not None
+        if value is not None:
+            sealing.check_fits(edit.key, value)
+    except (MergeError, sealing.ValueTooLargeError) as error:
+        return edit, str(error)
+    return edit._replace(value=value, raw=raw, base=theirs), ""
 
 
 def exceeds(edits: Sequence[TakenEdit | StrictWrite], records_max: int, bytes_max: int) -> bool:

@@ -14,6 +14,7 @@ import trio
 
 from sealwire_client import sealing
 from sealwire_client.encoding import EncodingError, Schema
+from sealwire_client.merging import Resolve
 from sealwire_client.policies import Policy
 from sealwire_client.replica import ALONE, Change, Edit, Mark, NeedsNewerAppError, Reader, Replica, Row, Runner, Seen
 from sealwire_client.replica import Collection as Held
@@ -76,11 +77,12 @@ class Collection(Generic[T]):
         held: Held,
         schema: Schema[T],
         policy: Policy,
+        resolve: Resolve | None,
         writer: Runner[Replica],
         reader: Reader,
         sync: VaultSync,
     ) -> None:
-        self.held, self._schema, self.policy = held, schema, policy
+        self.held, self._schema, self.policy, self.resolve = held, schema, policy, resolve
         self._writer, self._reader, self._sync = writer, reader, sync
         self._listeners: set[Changes] = set()
 
@@ -281,22 +283,26 @@ def make(
     seen: Mapping[tuple[str, str], Seen] = _NOTHING_SEEN,
 ) -> Made:
     """Make edits in one transaction, in the writer's thread. `together`: they are pushed as one, too. `seen`: what
-    edits are based on, by collection and key, if not on what is shown now.
+    edits are based on, by collection and key, if not on what is shown now; the two are merged.
 
-    Raises TransactionError if they are too much for that, and EncodingError if a counter takes no more.
+    Raises TransactionError if they are too much for that, EncodingError if a counter takes no more, and MergeError.
     """
     made, all_edits = Made([], []), list[Edit]()
     with replica.transaction():
         tx = replica.outbox.edits.new_transaction() if together else ALONE
         for collection, given in parts:
-            edits = [counted(replica, collection.held, x) if isinstance(x, Addition) else x for x in given]
+            edits = [
+                counted(replica, collection.held, x)
+                if isinstance(x, Addition)
+                else _brought_up(replica, collection, x, seen.get((collection.name, x.key)))
+                for x in given
+            ]
             all_edits += edits
             held, watched = collection.held, collection.watched
             many = watched and len(edits) > CHANGES_WAITING_MAX
             keys = [edit.key for edit in edits]
             before = replica.entries.look(held.table, keys if watched and not many else [])
-            shown = {key: seen[held.name, key] for key in keys if (held.name, key) in seen} if seen else {}
-            replica.edit(held, edits, tx, shown)
+            replica.edit(held, edits, tx)
             if watched:
                 changed = None if many else before.changes_to(replica.entries.look(held.table, keys))
                 made.changes.append((collection, changed))
@@ -305,6 +311,22 @@ def make(
         if together:
             check_bytes(all_edits)
     return made
+
+
+def _brought_up(replica: Replica, collection: Collection[Any], edit: Edit, seen: Seen | None) -> Edit:
+    """An edit brought together with what happened to its entry since the app was shown it."""
+    claims, held = replica.claims, collection.held
+    if seen is None or collection.resolve is None:
+        return edit
+    base, shown = claims.seen(held, seen), claims.shown(held, edit.key)
+    if shown.newer or shown.value == base:
+        return edit
+    value = collection.resolve(base, edit.value, shown.value)
+    if value is None:
+        return Edit(edit.key, None, None)
+    sealing.check_fits(edit.key, value)
+    row, kept = held.read(value)
+    return Edit(edit.key, row, value, kept is not None)
 
 
 def tell(made: Made) -> None:

@@ -2,7 +2,8 @@
 
 Inside the block of `vault.transaction()` every edit of this task is put off until its end. Then all of them are made
 in one local commit and pushed as one: the relay takes all or none. Each edit is based on what the block was shown of
-its entry first. Where a strict collection takes part, all of it is strict, on condition of that.
+its entry first, and merged with what happened to it meanwhile if the collection merges. Where a strict collection takes
+part, all of it is strict, on condition of what was shown.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

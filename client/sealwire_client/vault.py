@@ -161,7 +161,7 @@ class Vault:
         if name in self._collections:  # another task has opened it meanwhile
             return self._again(name, kind, policy)
         self._reader.show(held)
-        opened = Collection(held, schema, policy, self._writer, self._reader, self._sync)
+        opened = Collection(held, schema, policy, resolve, self._writer, self._reader, self._sync)
         self._collections[name], self._kinds[name] = opened, (kind, policy)
         self._sync.add(held, resolve)
         return opened

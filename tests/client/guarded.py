@@ -5,13 +5,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import pytest
 import trio.testing
 
 from sealwire_client.collection import Collection
 from sealwire_client.policies import Policy, merge, strict
-from sealwire_client.testing import MemoryRelay
+from sealwire_client.testing import MemoryLog, MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
 from sealwire_client.vault import Vault
+from sealwire_protocol.errors import Outcome
 from sealwire_protocol.messages import Message, Pushed
 from tests.client.party import Guest, party
 
@@ -85,3 +87,8 @@ def altering(relay: MemoryRelay, verdict: Callable[[Pushed], Pushed]) -> None:
         return [verdict(message) if isinstance(message, Pushed) else message]
 
     relay.alter = alter
+
+
+def fill(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let relays have no room, until `monkeypatch.undo()`."""
+    monkeypatch.setattr(MemoryLog, "_judge", lambda *_: (Outcome.QUOTA, {}))

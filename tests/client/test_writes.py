@@ -16,7 +16,7 @@ from sealwire_protocol.errors import Outcome, Refusal
 from sealwire_protocol.events import Answer
 from sealwire_protocol.ids import DeviceKey
 from sealwire_protocol.messages import Message, Push, Pushed, Refused, Subscribed
-from tests.client.guarded import Card, agree, altering, table
+from tests.client.guarded import Card, agree, altering, fill, table
 from tests.client.party import Note, appended_twice, cut_off, in_step, party, records
 from tests.support.virtual import virtual
 
@@ -37,11 +37,6 @@ def judging(monkeypatch: pytest.MonkeyPatch, judge: Judge, times: int = 1_000) -
         return Verdict(Answer(judge(message)))
 
     monkeypatch.setattr(MemoryLog, "push", push)
-
-
-def full(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the relay have no room, until `monkeypatch.undo()`."""
-    judging(monkeypatch, lambda push: Pushed(push.vault, push.batch, Outcome.QUOTA, (), ()))
 
 
 def conflict(seq: int) -> Judge:
@@ -103,7 +98,7 @@ async def test_a_refused_write_says_why_and_can_be_tried_again(
     open_device: OpenDevice, memory_relay: MemoryRelay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with party(open_device, 1) as (a,):
-        full(monkeypatch)
+        fill(monkeypatch)
         write = await a.notes.put("x", Note("one"))
         standing = await write.durable()
         assert (standing.place, standing.reason) == (Place.REFUSED, "quota")
@@ -125,7 +120,7 @@ async def test_a_refused_write_that_is_replaced_stands_where_the_new_one_stands(
     open_device: OpenDevice, memory_relay: MemoryRelay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with party(open_device, 1) as (a,):
-        full(monkeypatch)
+        fill(monkeypatch)
         write = await a.notes.put("x", Note("one"))
         assert (await write.durable()).place is Place.REFUSED
         monkeypatch.undo()
@@ -146,7 +141,7 @@ async def test_a_refused_write_that_is_given_up_stays_refused(
         a, b = guests
         await a.notes.put("x", Note("before"))
         await in_step(guests)
-        full(monkeypatch)
+        fill(monkeypatch)
         writes = []
         with a.notes.changes() as changes:
             for _ in range(2):
@@ -174,7 +169,7 @@ async def test_a_transaction_is_refused_tried_again_and_given_up_as_a_whole(
         a, b = seats
         await a.cards.put("x", Card("before"))
         await agree(seats)
-        full(monkeypatch)
+        fill(monkeypatch)
         async with a.vault.transaction() as made:
             await a.cards.put("x", Card("refused"))
             await a.guest.notes.put("n", Note("refused"))
@@ -209,7 +204,7 @@ async def test_writes_set_aside_hold_up_no_others(
         a, b = seats
         await a.cards.put("x", Card())
         await agree(seats)
-        full(monkeypatch)
+        fill(monkeypatch)
         await a.cards.put("x", Card("refused"))
         await a.vault.synced()
         monkeypatch.undo()
@@ -224,6 +219,40 @@ async def test_writes_set_aside_hold_up_no_others(
         assert await a.vault.retry("cards", "x")
         await agree(seats)
         assert b.cards.get("x") == Card("refused", "b's")
+
+
+@virtual
+async def test_what_came_after_a_refused_write_keeps_what_that_was_merged_with(
+    open_device: OpenDevice, memory_relay: MemoryRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The later edit was made on the refused one as it was before it was merged."""
+    async with table(open_device) as seats:
+        a, b = seats
+        await a.cards.put("x", Card(labels=frozenset({"old"})))
+        await agree(seats)
+        async with cut_off(memory_relay):
+            for label in ("first", "second"):
+                async with a.vault.transaction():
+                    held = a.cards.get("x")
+                    assert held is not None
+                    await a.cards.put("x", replace(held, labels=held.labels | {label}))
+                    await a.cards.put(label, Card())
+            memory_relay.start()
+            await b.cards.put("x", Card(labels=frozenset({"old", "b's"})))
+            b.guest.device.wake()
+            await b.vault.synced()
+            fill(monkeypatch)
+        await a.vault.synced()
+        assert {one.key for one in await a.vault.stuck()} == {"first", "x", "second"}
+        expected = Card(labels=frozenset({"old", "b's", "first", "second"}))
+        assert a.cards.get("x") == expected
+        monkeypatch.undo()
+        assert await a.vault.retry("cards", "x")
+        await a.vault.synced()
+        await b.vault.synced()
+        assert b.cards.get("x") == expected
+        assert await a.vault.discard("cards", "first")
+        await agree(seats)
 
 
 @virtual

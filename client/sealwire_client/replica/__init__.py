@@ -4,7 +4,7 @@ runner → Replica → outbox → aside → sent → edits → claims → entrie
 reading stands beside them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from sealwire_client.replica.aside import Discarded, Stuck
 from sealwire_client.replica.claims import Claims, Said
 from sealwire_client.replica.database import Database
-from sealwire_client.replica.edits import ALONE, NOTHING_SEEN, STRICT, Mark, Taken, TakenEdit, TakenGroup, sealed_bytes
+from sealwire_client.replica.edits import ALONE, STRICT, Mark, Taken, TakenEdit, TakenGroup, sealed_bytes
 from sealwire_client.replica.entries import (
     CHANGES_NAMED_MAX,
     Change,
@@ -116,20 +116,17 @@ class Replica:
             changes += self.outbox.sent.promote(collection)
         return Applied(True, tuple(changes) if named else None)
 
-    def edit(
-        self, collection: Collection, edits: Sequence[Edit], tx: int = ALONE, seen: Mapping[str, Seen] = NOTHING_SEEN
-    ) -> None:
+    def edit(self, collection: Collection, edits: Sequence[Edit], tx: int = ALONE) -> None:
         """Show edits and put them into the outbox, in one transaction: durable when it returns (or its group does).
 
         What a newer app wrote beside what this one knows is carried over. Edits with the same `tx` are pushed together.
-        `seen`: what edits are based on, by key, if not on what is shown now.
         """
         with self.database.transaction():
             self.entries.refuse_newer(collection, [edit.key for edit in edits])
             kept = self.claims.kept(collection, [edit.key for edit in edits])
             if kept:
                 edits = [_carried(collection, edit, kept.get(edit.key)) for edit in edits]
-            self.outbox.edits.add(collection, edits, tx, seen)
+            self.outbox.edits.add(collection, edits, tx)
             self.entries.show(collection, edits)
 
 

@@ -171,7 +171,9 @@ class Aside:
         if n == STRICT:
             return Discarded(collection, key, since, n, value, base, [])  # it showed nothing
         last = execute(
-            f"SELECT value FROM _sent WHERE collection = ? AND key = ? AND n <> {STRICT} ORDER BY batch DESC LIMIT 1",
+            "SELECT value, 1, n AS at FROM _edit WHERE collection = ?1 AND key = ?2 UNION ALL"
+            f" SELECT value, 0, batch FROM _sent WHERE collection = ?1 AND key = ?2 AND n <> {STRICT}"
+            " ORDER BY 2 DESC, at DESC LIMIT 1",
             (number, key),
         ).fetchone()
         if last is None:

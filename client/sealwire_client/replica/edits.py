@@ -1,13 +1,11 @@
 """Edits that wait to be sealed: of each key one that stands alone, and one of each transaction."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from sealwire_client.replica.claims import Claims
 from sealwire_client.replica.database import Database
 from sealwire_client.replica.entries import Change, Collection, Edit, Entries
-from sealwire_client.replica.reading import Seen
 from sealwire_protocol.ids import StreamId
 from sealwire_protocol.limits import PUSH_GROUPS_MAX, PUSH_RECORDS_MAX, SEGMENT_BYTES_MAX
 from sealwire_protocol.messages import ATOMIC, StreamKind
@@ -25,8 +23,6 @@ own n: it stands alone, and an edit of a transaction has come after it, so that 
 
 STRICT: Final = -1
 """The n of a sent write that never was a waiting edit: it shows nothing before its verdict, and is not tried again."""
-
-NOTHING_SEEN: Final[Mapping[str, Seen]] = MappingProxyType({})
 
 
 class TakenEdit(NamedTuple):
@@ -112,30 +108,19 @@ class Edits:
         found = self._database.connection.execute("SELECT seq FROM sqlite_sequence WHERE name = '_edit'").fetchone()
         return (found[0] if found else 0) + 1
 
-    def add(
-        self, collection: Collection, edits: Sequence[Edit], tx: int = ALONE, seen: Mapping[str, Seen] = NOTHING_SEEN
-    ) -> None:
+    def add(self, collection: Collection, edits: Sequence[Edit], tx: int = ALONE) -> None:
         """Put edits among the waiting ones, before they are shown. One that stands alone takes the place of the newest
-        of its key if that stands alone too, and any takes the place of one that is stuck.
-
-        `seen`: what edits are based on, by key, if not on what is shown now. One whose entry has changed since takes no
-        other's place, so that the two are merged when it is sealed.
-        """
+        of its key if that stands alone too, and any takes the place of one that is stuck."""
         number, execute = collection.number, self._database.connection.execute
         executemany = self._database.connection.executemany
         names = [(number, edit.key) for edit in edits]
         stuck = execute("SELECT EXISTS (SELECT 1 FROM _stuck WHERE collection = ?)", (number,)).fetchone()[0]
         if collection.kind is StreamKind.GUARDED:
-            moved = self._moved(collection, seen)
-            bases = [
-                moved[edit.key] if edit.key in moved else self._base(collection, edit.key, tx, stuck) for edit in edits
-            ]
-            rows = [(*self._row(collection, edit, tx), base) for edit, base in zip(edits, bases, strict=True)]
-            closed = names if tx != ALONE else [(number, key) for key in moved]
+            rows = [(*self._row(collection, edit, tx), self._base(collection, edit.key, tx, stuck)) for edit in edits]
         else:
-            closed = names if tx != ALONE else []
             rows = [(*self._row(collection, edit, tx), None) for edit in edits]
-        executemany(f"UPDATE _edit SET tx = -n WHERE collection = ? AND key = ? AND tx = {ALONE}", closed)
+        if tx != ALONE:
+            executemany(f"UPDATE _edit SET tx = -n WHERE collection = ? AND key = ? AND tx = {ALONE}", names)
         executemany(_ADD.format(before=_BEFORE_STUCK if stuck else _BEFORE), rows)
         if stuck:
             executemany("DELETE FROM _stuck WHERE collection = ? AND key = ?", names)
@@ -143,11 +128,6 @@ class Edits:
     @staticmethod
     def _row(collection: Collection, edit: Edit, tx: int) -> tuple[int, int, str, bytes | None, bool, int]:
         return collection.vault, collection.number, edit.key, edit.value, edit.raw, tx
-
-    def _moved(self, collection: Collection, seen: Mapping[str, Seen]) -> dict[str, bytes | None]:
-        """The values that were seen of keys that show another one now."""
-        then = {key: self._claims.seen(collection, value) for key, value in seen.items()}
-        return {key: value for key, value in then.items() if self._claims.shown(collection, key).value != value}
 
     def _base(self, collection: Collection, key: str, tx: int, stuck: bool) -> bytes | None:
         """The value before the first edit that this one takes the place of; else what is shown now."""
@@ -238,6 +218,15 @@ class Edits:
             (collection, key),
         )
         return bool(found.fetchone()[0])
+
+    def following(self, collection: Collection, edit: TakenEdit) -> TakenEdit | None:
+        """The next waiting edit of the same key."""
+        found = self._database.connection.execute(
+            "SELECT n, key, value, raw, tx, since, base, refused FROM _edit WHERE collection = ? AND key = ? AND n > ?"
+            " ORDER BY n LIMIT 1",
+            (collection.number, edit.key, edit.n),
+        ).fetchone()
+        return None if found is None else TakenEdit(*found)
 
     def rebase(self, collection: Collection, edit: TakenEdit) -> list[Change]:
         """Give a waiting edit the value and base that a merge made of it, and show it if nothing newer is."""

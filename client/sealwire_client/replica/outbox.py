@@ -188,15 +188,17 @@ class Outbox:
         return again, stuck
 
     def _put_back(self, vault: int, write: Refusing, condition: bytes | None) -> bool:
-        """False if the write stands alone and the next edit of its key does too, which then stands for both."""
+        """False if the write stands alone and the next edit of its key does too, and was made on it: then it stands for
+        both."""
         edit, execute = write.edit, self._database.connection.execute
         tx = edit.tx
         if tx <= ALONE:
             following = execute(
-                "SELECT n, tx FROM _edit WHERE collection = ? AND key = ? AND n > ? ORDER BY n LIMIT 1",
+                "SELECT n, tx, base FROM _edit WHERE collection = ? AND key = ? AND n > ? ORDER BY n LIMIT 1",
                 (write.collection, edit.key, edit.n),
             ).fetchone()
-            if following and (following[1] <= ALONE or not edit.n):
+            based = write.condition is None or (following and following[2] == edit.value)
+            if following and ((following[1] <= ALONE and based) or not edit.n):
                 stood_for = edit.n if edit.since is None else edit.since
                 execute("UPDATE _edit SET base = ?, since = ? WHERE n = ?", (edit.base, stood_for, following[0]))
                 return False
