@@ -34,6 +34,9 @@ from sealwire_protocol.segment import TOMBSTONE
 
 NEEDS_NEWER_APP: Final = "the entry holds a value that needs a newer app; update this one, then retry"
 CANNOT_READ_WINNER: Final = "the relay says that another write came first, and has none that this device can read"
+NOT_MERGED_ANY_MORE: Final = (
+    "it was made while the collection merged edits, another device's came first, and the collection is strict now"
+)
 TOO_LARGE_FOR_RELAY: Final = "the transaction is larger than this relay takes at once"
 
 
@@ -142,8 +145,10 @@ class Batcher:
             return edit, NEEDS_NEWER_APP
         if edit.refused is not None and encode_condition(said.condition) == edit.refused:
             return edit, CANNOT_READ_WINNER
-        if said.value == edit.base or stream.resolve is None:
+        if said.value == edit.base:
             return edit, ""
+        if stream.resolve is None:
+            return edit, NOT_MERGED_ANY_MORE
         return _resolved(stream, stream.resolve, edit, said.value)
 
     @staticmethod

@@ -18,7 +18,7 @@ from sealwire_protocol.errors import Outcome
 from sealwire_protocol.messages import Pushed
 from tests.client.guarded import Account, Card, Seat, agree, altering, seated, table
 from tests.client.late import late_writer
-from tests.client.party import appended_twice, cut_off, notes_of, records, returned, told
+from tests.client.party import appended_twice, cut_off, founded, joined, notes_of, records, returned, told
 from tests.support.virtual import virtual
 
 
@@ -534,3 +534,35 @@ async def test_what_is_shown_of_a_stuck_write_is_no_conflict_but_stands_in_the_w
         await one.vault.discard("cards", "x")
         await write()
         await agree(seats)
+
+
+@virtual
+async def test_an_edit_from_the_time_when_a_collection_merged_replaces_nobody_elses(
+    open_device: OpenDevice, memory_relay: MemoryRelay
+) -> None:
+    async with open_device("host") as host, open_device("b") as device:
+        a = await founded(host)
+        theirs = await a.vault.collection("cards", Card, policy=merge())
+        await theirs.put("x", Card("first"))
+        b = await joined(device, a.vault)
+        mine = await b.vault.collection("cards", Card, policy=merge())
+        await b.vault.synced()
+        memory_relay.stop()
+        await mine.put("x", Card("mine"))
+        await mine.put("y", Card("nobody else's"))
+        await theirs.put("x", Card("theirs"))
+    memory_relay.start()
+    async with open_device("host") as host:
+        a = await returned(host)
+        theirs = await a.vault.collection("cards", Card, policy=merge())
+        await a.vault.synced()
+        async with open_device("b") as device:
+            b = await returned(device)
+            now_strict = await b.vault.collection("cards", Card, policy=strict())
+            await b.vault.synced()
+            [stuck] = await b.vault.stuck()
+            assert (stuck.key, "strict now" in stuck.reason) == ("x", True)
+            await b.vault.discard("cards", "x")
+            assert now_strict.get("x") == Card("theirs")
+        await a.vault.synced()
+        assert dict(theirs.items()) == {"x": Card("theirs"), "y": Card("nobody else's")}
