@@ -1,22 +1,19 @@
 """The relay's end: every (state, event), every (state, message), admission, subscriptions, credit, terms."""
 
 from dataclasses import replace
-from typing import TypeVar
 
 import pytest
 
 from sealwire_protocol import codec
-from sealwire_protocol.errors import Action, CloseCode, FaultCode, LocalMisuse, Outcome
+from sealwire_protocol.errors import Action, CloseCode, FaultCode, LocalMisuse
 from sealwire_protocol.events import (
     Answer,
-    Close,
     Do,
     Lost,
     Noted,
     Opened,
     PageRead,
     Pump,
-    Received,
     Refuse,
     RelayEffect,
     RelayEvent,
@@ -31,7 +28,6 @@ from sealwire_protocol.limits import (
     CREDIT_BYTES_MIN,
     DELIVER_HEAD_BYTES_MAX,
     FRAME_BYTES_MAX,
-    PUSHES_PER_SESSION_MAX,
     REQUEST_BYTES_WAITING_MAX,
     REQUESTS_MAX,
     SEGMENT_BYTES_MAX,
@@ -53,20 +49,15 @@ from sealwire_protocol.messages import (
     Hello,
     Message,
     Prove,
-    Push,
-    Pushed,
     StreamKind,
-    StreamState,
     Subscribe,
     Subscribed,
 )
 from sealwire_protocol.relay_session import (
     RELAY_EVENTS,
     RELAY_MESSAGES,
-    Listener,
     RelaySession,
     RelayState,
-    term_changed,
 )
 from tests.protocol.examples import (
     DEVICE,
@@ -81,13 +72,13 @@ from tests.protocol.examples import (
     subscribed,
     wanted,
 )
+from tests.protocol.sessions import closed, listener, page, push, ready, receive, sent, subscribe
 from tests.protocol.vectors import full_message
 from tests.support.link import ORIGIN, VAULT, verify
 
 S = RelayState
 ELSEWHERE = VaultId(b"W" * 16)
 HELLO = Hello(1, 1, DEVICE, b"c" * 32, "")
-M = TypeVar("M", bound=Message)
 
 EVENTS: tuple[RelayEvent, ...] = (
     Opened(0.0),
@@ -99,54 +90,6 @@ EVENTS: tuple[RelayEvent, ...] = (
     PageRead(VAULT, STREAM, (), 0),
     TermChanged(T2),
 )
-
-
-def receive(session: RelaySession, message: Message, now: float = 0.0) -> list[RelayEffect]:
-    return session.handle(Received(codec.encode(message), now))
-
-
-def sent(effects: list[RelayEffect], kind: type[M]) -> list[M]:
-    """The messages of a kind among effects."""
-    found = [codec.decode(effect.data) for effect in effects if isinstance(effect, Send)]
-    return [message for message in found if isinstance(message, kind)]
-
-
-def closed(effects: list[RelayEffect]) -> CloseCode:
-    """The code of the Close that is the only effect."""
-    [close] = effects
-    assert isinstance(close, Close)
-    return close.code
-
-
-def subscribe(session: RelaySession, *states: StreamState, cursor: int = 0, term: Term = T1) -> list[RelayEffect]:
-    """Subscribe at a cursor, and be answered with these states."""
-    message = Subscribe(VAULT, tuple(wanted(state.stream, Position(T1, cursor)) for state in states))
-    assert receive(session, message) == [Do(message)]
-    return session.handle(Answer(subscribed(*states, term=term)))
-
-
-def ready(*states: StreamState, cursor: int = 0, granted: Limits | None = None) -> RelaySession:
-    session = relay_in(S.READY, granted=granted)
-    subscribe(session, *states, cursor=cursor)
-    return session
-
-
-def listener(session: RelaySession, stream: StreamId = STREAM) -> Listener:
-    return session.listeners[VAULT, stream]
-
-
-def push(batch: int, term: Term = T1, vault: VaultId = VAULT) -> Push:
-    return Push(vault, term, batch, 0, ())
-
-
-def pushed(batch: int) -> Answer:
-    return Answer(Pushed(VAULT, batch, Outcome.DONE, (), ()))
-
-
-def page(
-    session: RelaySession, *lasts: int, head: int, size: int = 100, stream: StreamId = STREAM
-) -> list[RelayEffect]:
-    return session.handle(PageRead(VAULT, stream, tuple((last, bytes(size)) for last in lasts), head))
 
 
 # --- the tables
@@ -397,110 +340,6 @@ def test_more_credit_than_was_used_ends_the_connection() -> None:
 def test_acknowledged_positions_are_noted() -> None:
     acked = Acked(VAULT, STREAM, Position(T1, 5))
     assert Noted((acked,)) in receive(ready(stream_state()), Ack(0, (acked,)))
-
-
-# --- pushes
-
-
-def test_a_push_needs_a_subscription() -> None:
-    [fault] = sent(receive(relay_in(S.READY), push(1)), Fault)
-    assert (fault.code, fault.action, fault.vault) == (FaultCode.NOT_SUBSCRIBED, Action.RESUBSCRIBE, VAULT)
-
-
-def test_a_push_under_another_term_voids_the_subscription_for_pushing() -> None:
-    session = ready(stream_state())
-    assert [f.code for f in sent(receive(session, push(1, T2)), Fault)] == [FaultCode.TERM_CHANGED]
-    assert [f.code for f in sent(receive(session, push(2)), Fault)] == [FaultCode.NOT_SUBSCRIBED]
-
-
-def test_what_follows_a_refused_push_waits_until_that_one_comes_again() -> None:
-    """Its SUBSCRIBED may be on its way already; and under a new term a gap is legal (R16)."""
-    session = relay_in(S.READY)
-    receive(session, Subscribe(VAULT, (wanted(),)))
-    assert [f.code for f in sent(receive(session, push(5)), Fault)] == [FaultCode.NOT_SUBSCRIBED]
-    session.handle(Answer(subscribed(stream_state())))
-    assert [f.code for f in sent(receive(session, push(6)), Fault)] == [FaultCode.NOT_SUBSCRIBED]
-    subscribe(session, stream_state())
-    for number in (5, 6):
-        assert receive(session, push(number)) == [Do(push(number))]
-
-
-def test_what_follows_a_refused_push_waits_no_longer_once_that_one_is_answered() -> None:
-    session = ready(stream_state())
-    receive(session, push(5))
-    receive(session, push(9, T2))
-    receive(session, push(5))
-    session.handle(pushed(5))
-    subscribe(session, stream_state())
-    assert receive(session, push(6)) == [Do(push(6))]
-
-
-def test_the_window_is_kept_and_opens_with_each_answer() -> None:
-    session = ready(stream_state())
-    for number in range(1, 9):
-        assert receive(session, push(number)) == [Do(push(number))]
-    session.handle(pushed(1))
-    assert receive(session, push(9)) == [Do(push(9))]
-    assert closed(receive(session, push(10))) is CloseCode.PROTOCOL_ERROR
-
-
-def test_repeating_one_number_does_not_widen_the_window() -> None:
-    session = ready(stream_state())
-    for _ in range(8):
-        receive(session, push(1))
-    assert closed(receive(session, push(1))) is CloseCode.PROTOCOL_ERROR
-
-
-@pytest.mark.parametrize("code", (FaultCode.TERM_CHANGED, FaultCode.BATCH_GAP, FaultCode.OVERLOADED))
-def test_after_a_refused_push_the_whole_window_is_free_again(code: FaultCode) -> None:
-    """The FAULT voids all that is unanswered, on both sides; else an honest device goes over the window."""
-    session = ready(stream_state())
-    for number in range(1, 9):
-        receive(session, push(number))
-    refuse = Refuse(code, Action.RESUBSCRIBE, "why", vault=VAULT, batch=1)
-    assert [f.code for f in sent(session.handle(refuse), Fault)] == [code]
-    assert [f.code for f in sent(receive(session, push(9)), Fault)] == [FaultCode.NOT_SUBSCRIBED]
-    subscribe(session, stream_state())
-    for number in range(1, 9):
-        assert receive(session, push(number)) == [Do(push(number))]
-    assert session.handle(replace(refuse, batch=99)) == []
-
-
-def test_a_subscription_answered_under_another_term_frees_the_whole_window() -> None:
-    """The device voids its pushes when it reads the new term, and may fill the window at once."""
-    session = ready(stream_state())
-    for number in range(1, 9):
-        receive(session, push(number))
-    subscribe(session, stream_state(), term=T2)
-    for number in range(1, 9):
-        assert receive(session, push(number, T2)) == [Do(push(number, T2))]
-
-
-def test_a_late_refusal_of_a_voided_push_is_not_told_again() -> None:
-    session = ready(stream_state())
-    receive(session, push(1))
-    receive(session, push(2))
-    session.handle(TermChanged(T2))
-    subscribe(session, stream_state(), term=T2)
-    assert session.handle(term_changed(VAULT, 1)) == []
-    assert receive(session, push(3, T2)) == [Do(push(3, T2))]
-
-
-def test_what_is_under_way_is_bounded_over_all_vaults_and_voids() -> None:
-    session = ready(stream_state())
-    for round_ in range(PUSHES_PER_SESSION_MAX // 8):
-        for number in range(8):
-            assert receive(session, push(number)) == [Do(push(number))], round_
-        receive(session, push(9, T2))
-        subscribe(session, stream_state())
-    assert closed(receive(session, push(1))) is CloseCode.OVERLOADED
-
-
-def test_a_verdict_is_passed_on_even_when_the_push_was_voided() -> None:
-    session = ready(stream_state())
-    receive(session, push(1))
-    session.handle(TermChanged(T2))
-    assert [m.batch for m in sent(session.handle(pushed(1)), Pushed)] == [1]
 
 
 # --- terms
