@@ -143,7 +143,7 @@ class Ingest:
                     await self._commit({vault: items})
                 return
             _log.exception("a commit failed; its pushers are told to come back")
-            for peer, _, _ in chain.from_iterable(waiting.values()):
+            for peer, _, _ in self._with_followers(waiting):
                 peer.close(CloseCode.RELAY_FAULT, "the relay failed; come back")
 
     def _give_up(self, waiting: Batch, error: StoreError) -> None:
@@ -156,9 +156,24 @@ class Ingest:
         self._refuse(waiting, why)
 
     def _refuse(self, waiting: Batch, why: str) -> None:
-        for peer, admitted, _ in chain.from_iterable(waiting.values()):
+        for peer, admitted, _ in self._with_followers(waiting):
             push = admitted.push
             _answer(peer, Refuse(FaultCode.OVERLOADED, Action.RETRY, why, 0, push.vault, push.batch, RETRY_MS))
+
+    def _with_followers(self, waiting: Batch) -> list[Waiting]:
+        """These pushes, and what their devices have pushed to these vaults since, which is taken out of the queue.
+
+        It must not be carried out before them: where gaps are legal, under a new term, their numbers would be used up
+        when they come again, and the device be taken for a copy of itself (R16).
+        """
+        items = list(chain.from_iterable(waiting.values()))
+        pushers = {(admitted.push.vault, admitted.device) for _, admitted, _ in items}
+        queue, self._queue = self._queue, deque[Waiting]()
+        for item in queue:
+            follows = (item[1].push.vault, item[1].device) in pushers
+            (items if follows else self._queue).append(item)
+            self._queue_bytes -= item[1].size if follows else 0
+        return items
 
     async def _attempt(self, waiting: Batch, fresh: bool) -> None:
         """Decide and write these; takes out of `waiting` what was answered. `fresh`: their views are read anew."""

@@ -124,6 +124,36 @@ def test_a_store_that_fails_refuses_what_waits_for_a_while_and_goes_on(call: str
     run()
 
 
+@pytest.mark.parametrize("error", [DOWN, RuntimeError("a mistake in the program")], ids=repr)
+def test_what_was_pushed_after_a_refused_push_is_not_carried_out_before_it(error: Exception) -> None:
+    @asyncio_test
+    async def run() -> None:
+        store = TroubledStore(await memory_store())
+        async with running(store.store) as relay, await Device.open(relay.port, ANNA) as anna:
+            vault = await new_vault(anna)
+            # The device has pushed nothing under this term yet, so that a gap in its numbers is no reason to refuse.
+            batches = {number: group(TODOS, record(number)) for number in (1, 2, 3)}
+            held = asyncio.Event()
+            store.expect("append", Mishap(error, before=held.wait))
+            sent = [Push(vault, anna.term(vault), number, 0, (pushed,)) for number, pushed in batches.items()]
+            await anna.send(sent[0])
+            await relay_has_begun(store)
+            await anna.send(*sent[1:])
+            await turns_until(lambda: len(relay.plane._ingest._queue) == 2)
+            held.set()
+            await anna.when(lambda: anna.close_code is not None or any(isinstance(m, Fault) for m in anna.log))
+            await turns_until(lambda: relay.plane._ingest._idle.is_set())
+            assert await stored(store.store, vault) == []
+            assert relay.plane._ingest._queue_bytes == 0
+            async with await Device.open(relay.port, ANNA) as again:
+                await again.subscribe(vault, TODOS)
+                told = [await again.push(vault, number, pushed) for number, pushed in batches.items()]
+            assert [each.outcome for each in told] == [Outcome.DONE] * 3
+            assert [each.appended[0].first for each in told] == [1, 2, 3]
+
+    run()
+
+
 @asyncio_test
 async def test_a_vault_that_was_answered_is_not_refused_when_another_one_of_the_same_commit_is() -> None:
     database = MemoryDatabase()
