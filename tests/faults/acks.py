@@ -25,8 +25,8 @@ ROW_BYTES: Final = _ROW.size
 CONFLICT: Final = 0
 """Instead of a seq: another record came first."""
 
-WHOLE_PUSH: Final = (1 << 64) - 1
-"""Instead of a seq: all of the push was refused, for a reason that an honest device gives nobody."""
+WHOLE_PUSH: Final = 1 << 63
+"""Instead of a seq, and with the `Outcome` added: all of the push was refused, as no honest device's ever should be."""
 
 
 class Noted(NamedTuple):
@@ -104,7 +104,7 @@ class _Noting:
                 reason = refused.get((number, place))
                 if reason is Refusal.ATOMIC:
                     continue
-                noted = WHOLE_PUSH if not done else CONFLICT if reason is Refusal.CONFLICT else seq
+                noted = WHOLE_PUSH + verdict.outcome if not done else CONFLICT if reason is Refusal.CONFLICT else seq
                 rows.append(packed(group.stream, noted, record))
                 seq += noted == seq
         os.write(self._file, b"".join(rows))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sealwire_protocol.errors import Outcome
 from sealwire_protocol.ids import Author, KeyId, StreamId, Tag
 from sealwire_protocol.segment import MAC_BYTES, Record, encode_segment
 from tests.faults import acks, verdict
@@ -20,7 +21,7 @@ def record(number: int) -> Record:
     return Record(Tag(bytes([number]) * 16), number, Author(1), 1, KeyId(bytes(4)), 0, bytes(8), bytes(16 + MAC_BYTES))
 
 
-class Outcome:
+class Ending:
     """All that the judge is given: right as long as a test breaks nothing."""
 
     def __init__(self, folder: Path) -> None:
@@ -52,7 +53,7 @@ class Outcome:
         return verdict.judge(segments, self.notes, self.durable, self.replicas, STREAMS, self.stuck)
 
 
-Break = Callable[[Outcome], object]
+Break = Callable[[Ending], object]
 
 BROKEN: dict[str, list[Break]] = {
     "lost": [
@@ -65,7 +66,7 @@ BROKEN: dict[str, list[Break]] = {
         lambda x: x.told.append((STREAMS["cells"], acks.CONFLICT, record(3))),
         lambda x: x.told.insert(0, (STREAMS["notes"], 2, record(1))),
     ],
-    "pushes_refused": [lambda x: x.told.append((STREAMS["notes"], acks.WHOLE_PUSH, record(4)))],
+    "pushes_refused": [lambda x: x.told.append((STREAMS["notes"], acks.WHOLE_PUSH + Outcome.CLONED, record(4)))],
     "own_conflicts": [lambda x: x.told.append((STREAMS["tasks"], acks.CONFLICT, record(4)))],
     "edits_lost": [
         lambda x: x.everywhere("notes", note_keys(1, ROUNDS)[5], None),
@@ -84,20 +85,20 @@ BROKEN: dict[str, list[Break]] = {
 
 
 def test_what_is_right_is_found_right(tmp_path: Path) -> None:
-    found = Outcome(tmp_path).judged()
+    found = Ending(tmp_path).judged()
     assert found.right, found.figures
     assert found.acked == 9 and found.counted["log_records"] == 9
 
 
 def test_a_verdict_that_is_told_again_and_a_conflict_that_was_merged_are_right(tmp_path: Path) -> None:
-    outcome = Outcome(tmp_path)
+    outcome = Ending(tmp_path)
     outcome.told += [outcome.told[0], (STREAMS["cells"], acks.CONFLICT, record(4))]
     found = outcome.judged()
     assert found.right and (found.acked, found.counted["told_again"], found.counted["conflicts_merged"]) == (9, 1, 1)
 
 
 def test_of_a_round_that_was_cut_there_may_be_some(tmp_path: Path) -> None:
-    outcome = Outcome(tmp_path)
+    outcome = Ending(tmp_path)
     outcome.everywhere("notes", note_keys(0, ROUNDS + 1)[0], Note(0, ROUNDS + 1))
     outcome.everywhere("tasks", task_keys(0, ROUNDS + 1)[0], Note(0, ROUNDS + 1))
     assert outcome.judged().right
@@ -109,7 +110,7 @@ def test_everything_that_must_be_0_is_broken_here() -> None:
 
 @pytest.mark.parametrize("what,breaks", [(what, each) for what, all_ in BROKEN.items() for each in all_])
 def test_what_is_wrong_is_found(tmp_path: Path, what: str, breaks: Break) -> None:
-    outcome = Outcome(tmp_path)
+    outcome = Ending(tmp_path)
     breaks(outcome)
     found = outcome.judged()
     assert not found.right and found.wrong[what], found.figures

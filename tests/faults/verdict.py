@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sealwire_protocol.errors import Outcome
 from sealwire_protocol.ids import StreamId
 from sealwire_protocol.segment import read_segment
 from tests.faults import acks
@@ -107,8 +108,8 @@ def _compare_notes(verdict: Verdict, notes: Sequence[Path], held: Held, streams:
     again = conflicts = 0
     for path in notes:
         for stream, seq, tag, rank in acks.read(path):
-            if seq == acks.WHOLE_PUSH:
-                verdict.add("pushes_refused", f"a record of {path.parent.name}")
+            if seq >= acks.WHOLE_PUSH:
+                verdict.add("pushes_refused", f"a record of {path.parent.name}, {Outcome(seq - acks.WHOLE_PUSH).name}")
                 continue
             told = places.get((stream, tag, rank))
             again += told == seq
