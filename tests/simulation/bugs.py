@@ -203,7 +203,7 @@ BUGS: Final[dict[str, Bug]] = {
     ),
     "backlog_backwards": Bug(
         "what has no verdict is sent again in the wrong order",
-        _change(Sending, "send", ("self._backlog.popleft()", "self._backlog.pop()")),
+        _change(Sending, "_send", ("self._backlog.popleft()", "self._backlog.pop()")),
     ),
     "ack_first": Bug(
         "a commit of unknown outcome counts as done",

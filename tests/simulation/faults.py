@@ -52,7 +52,7 @@ ALL: Final = (*OF_DEVICES, *OF_RELAYS, CLOCK, OFFLINE)
 FAULTS_MIN: Final = 30
 """Faults that must have happened in a run before it may come to rest."""
 
-FAULTS_MAX: Final = 32
+FAULTS_MAX: Final = 30
 """Faults after which a run goes on in peace, so that it ends."""
 
 

@@ -5,6 +5,7 @@ In such a stream the records of a key form a chain. Each is held against the one
 author that it stands for: it must say what they say, and leave everything else as it was.
 """
 
+import functools
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -96,6 +97,7 @@ class Merges:
         yield from found.items()
 
 
+@functools.lru_cache(4_096)
 def _card(raw: bytes | None) -> Card | None:
     return None if raw is None else _CARD.decode(raw)
 
@@ -127,7 +129,7 @@ def _unexplained(before: Card | None, now: Card | None, edits: list[Edit], said:
         return "deletes what was put after the delete" if put_back else None
     deletes = [place for place, edit in enumerate(edits) if edit.value is None]
     since = edits[deletes[-1] + 1 :] if deletes else edits
-    missing = frozenset().union(*(_added(edit) for edit in since if edit.certain)) - _marks(now)
+    missing = frozenset().union(*(_added(edit) for edit in since if edit.certain)) - removed - _marks(now)
     if missing:
         return f"lacks what its author put in: {min(missing)}"
     for field in FIELDS:

@@ -28,21 +28,24 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 OPERATIONS_OF_DEVICE: Final = 62
-IDLE_CHANCE: Final = 0.15
+IDLE_CHANCE: Final = 0.1
 """How often a device pauses before an operation; what it does without a pause gathers in its outbox."""
+
+MARKS_MAX: Final = 6
+"""Marks of a card beyond which an edit takes some out."""
 
 PATIENCE_SECONDS: Final = 40.0
 """How long an app waits for a strict write before it gives up, and does not know."""
 
 OPERATIONS: Final = (
-    ("get", 0.12),
+    ("get", 0.14),
     ("put", 0.26),
     ("delete", 0.06),
     ("put_many", 0.09),
     ("edit card", 0.24),
     ("delete card", 0.05),
     ("transaction", 0.08),
-    ("transfer", 0.07),
+    ("transfer", 0.05),
     ("offline", 0.015),
     ("wake", 0.015),
 )
@@ -142,7 +145,10 @@ class Work:
         cards, name = self._device.open[CARDS], str(self._world.number())
         card: Card = cards.get(key) or Card()
         fields = {field: name for field in ("title", "color") if self._random.random() < 0.4}
-        card = replace(card, marks=card.marks | {name}, **fields)
+        kept = card.marks
+        if len(kept) > MARKS_MAX:
+            kept = frozenset(self._random.sample(sorted(kept), MARKS_MAX // 2))  # take some out
+        card = replace(card, marks=kept | {name}, **fields)
         self._call(CARDS, key, card)
         await cards.put(key, card)
 
