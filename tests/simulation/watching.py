@@ -1,14 +1,13 @@
 """What replicas do, entered into the history, and looked at while the run goes on."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-from sealwire_client.replica import ALONE, Replica, SealedGroup, Seen, Taken, TakenEdit
+from sealwire_client.replica import ALONE, Replica, SealedGroup, Taken, TakenEdit
 from sealwire_client.replica import Collection as Held
 from sealwire_client.replica import Edit as HeldEdit
-from sealwire_client.replica.edits import NOTHING_SEEN as NO_READS
 from sealwire_client.replica.outbox import Outbox
 from sealwire_protocol.ids import StreamId
 from sealwire_protocol.messages import ATOMIC, StreamKind
@@ -21,21 +20,14 @@ def watched(world: World) -> Iterator[None]:
     """While the block lasts, edits, seals and verdicts of all replicas are entered."""
     edit, store, answer, history = Replica.edit, Outbox.store, Outbox.answer, world.history
 
-    def watch_edit(
-        self: Replica, collection: Held, edits: Sequence[HeldEdit], tx: int = ALONE, read: Mapping[str, Seen] = NO_READS
-    ) -> None:
+    def watch_edit(self: Replica, collection: Held, edits: Sequence[HeldEdit], tx: int = ALONE) -> None:
         device = world.current
         assert device is not None
         seen = [self.entries.rank_of(collection.table, edit.key) or b"" for edit in edits]
         before: list[bytes | None] = [None] * len(edits)
         if collection.kind is StreamKind.GUARDED:
-            before = [
-                self.claims.seen(collection, read[edit.key])
-                if edit.key in read
-                else self.claims.shown(collection, edit.key).value
-                for edit in edits
-            ]
-        edit(self, collection, edits, tx, read)
+            before = [self.claims.shown(collection, edit.key).value for edit in edits]
+        edit(self, collection, edits, tx)
         marks = self.outbox.edits.marks(collection.number, [one.key for one in edits])
         for one, rank, shown, mark in zip(edits, seen, before, marks, strict=True):
             place = (collection.stream, one.key)
