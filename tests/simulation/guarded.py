@@ -155,8 +155,9 @@ def _field_follows(
         return same or bool(value == values[-1][0])
     if before is None or deleted:
         return True  # the whole card is its author's
-    # An edit that has outlived a delete stands for the whole card.
-    whole = [getattr(_card(edit.value), field) for edit in edits] if None in said else []
+    # An edit that has outlived a delete stands for the whole card, and for what it was merged with before.
+    cards = [*said, *(_card(edit.value) for edit in edits)] if None in said else []
+    whole = [getattr(card, field) for card in cards if card is not None]
     return value == getattr(before, field) or value in [each for each, _ in values] or value in whole
 
 
