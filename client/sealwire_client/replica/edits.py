@@ -113,8 +113,8 @@ class Edits:
         of its key if that stands alone too, and any takes the place of one that is stuck."""
         number, execute = collection.number, self._database.connection.execute
         executemany = self._database.connection.executemany
-        names = [(number, edit.key) for edit in edits]
         stuck = execute("SELECT EXISTS (SELECT 1 FROM _stuck WHERE collection = ?)", (number,)).fetchone()[0]
+        names = [(number, edit.key) for edit in edits] if stuck or tx != ALONE else []
         if collection.kind is StreamKind.GUARDED:
             rows = [(*self._row(collection, edit, tx), self._base(collection, edit.key, tx, stuck)) for edit in edits]
         else:
