@@ -13,6 +13,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 import trio
 
 from sealwire_client import sealing
+from sealwire_client.counting import SUBTOTAL_MAX
 from sealwire_client.encoding import EncodingError, Schema
 from sealwire_client.merging import Resolve
 from sealwire_client.policies import Policy
@@ -138,6 +139,8 @@ class Collection(Generic[T]):
         _check(addition.key, b"")
         if type(addition.amount) is not int:
             raise EncodingError(f"a counter takes integers, not {addition.amount!r}")
+        if abs(addition.amount) > SUBTOTAL_MAX:
+            raise EncodingError(f"a counter takes at most {SUBTOTAL_MAX} from one device in all; nothing was added")
         return await self._edit([addition])
 
     @property
@@ -151,6 +154,8 @@ class Collection(Generic[T]):
         return Edit(key, self._schema.to_row(value), raw)
 
     async def _edit(self, edits: Sequence[Edit | Addition]) -> Write:
+        if not self.is_strict:  # which asks the relay anyway
+            self._sync.check_fits(self.held)
         transaction = current()
         if transaction is not None:
             transaction.check_owner(self._sync)
@@ -263,7 +268,10 @@ def _check(key: str, raw: bytes) -> None:
 
 
 def _is_text(key: str) -> bool:
-    """False if it contains half of a surrogate pair, which no UTF-8 can say: no entry has such a key."""
+    """False if it contains half of a surrogate pair, which no UTF-8 can say: no entry has such a key. Raises
+    EncodingError for what is no str."""
+    if not isinstance(key, str):
+        raise EncodingError(f"a key is text (str), and {key!r} is a {type(key).__name__}")
     return key.isascii() or not _HALF.search(key)
 
 

@@ -51,6 +51,8 @@ def merge(fn: Merge = fields) -> Policy:
     be used. One of your own must be pure, for it may run in any thread, and again. What it raises sets this device's
     write aside (`vault.stuck`); nothing is lost.
     """
+    if not callable(fn):
+        raise EncodingError(f"merge() takes a function of (base, mine, theirs), such as `fields`, and not {fn!r}")
     return Policy("merge", StreamKind.GUARDED, fn)
 
 

@@ -4,9 +4,10 @@
 all in the caller's transaction: either the whole delivery becomes durable, or nothing of it.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sealwire_client import sealing
 from sealwire_client.merging import Resolve
@@ -20,8 +21,15 @@ from sealwire_client.replica import (
     Unopened,
 )
 from sealwire_protocol.ids import KeyId
-from sealwire_protocol.messages import Deliver
+from sealwire_protocol.messages import Deliver, StreamKind
 from sealwire_protocol.segment import TOMBSTONE
+
+MADE_IN_IGNORANCE: Final = (
+    "it was made before this device knew that another one had made the collection with another policy; look at what is"
+    " there now, then retry or discard it"
+)
+
+_log = logging.getLogger("sealwire.sync")
 
 
 class Part(NamedTuple):
@@ -50,6 +58,7 @@ class StreamSync:
     cursor: int = 0
     lost: str | None = None
     refused: bool = False
+    misfit: str = ""
 
     @property
     def caught_up(self) -> bool:
@@ -60,6 +69,16 @@ class StreamSync:
     def writable(self) -> bool:
         """True if edits may be sealed: the stream is there, and all of it was applied (R2)."""
         return self.exists and self.caught_up and not self.refused
+
+    def refuse_kind(self, kind: StreamKind) -> str:
+        """The relay has this collection as another kind of stream. Returns why nothing is sent of it."""
+        name, here = self.collection.name, self.collection.kind.name.lower()
+        self.misfit = (
+            f"{name} is {kind.name.lower()} at the relay and {here} here: open it with the policy that its maker chose"
+        )
+        self.refused = True
+        _log.error("%s", self.misfit)
+        return self.misfit
 
     def apply(self, replica: Replica, deliver: Deliver, watched: bool) -> Sequence[Change] | None:
         """Apply a delivery within the caller's transaction. Returns what changed; None: more than is named, or
@@ -102,3 +121,11 @@ class StreamSync:
                 continue
             records.append(Incoming(seq, key, rank, key_id, flags, *read(value)))
         return records, unopened
+
+
+def settle_kind(replica: Replica, collection: Collection, kind: StreamKind) -> None:
+    """Take a collection for the kind of stream that it is, unless the relay has told otherwise before. Edits that were
+    made in ignorance of what is there are not forced on it: their user decides."""
+    with replica.transaction():
+        if replica.vaults.settle_kind(collection.number, kind):
+            replica.outbox.aside.put_all(collection.number, MADE_IN_IGNORANCE)

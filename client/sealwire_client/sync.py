@@ -30,12 +30,13 @@ from sealwire_client.replica import (
     Place,
     Replica,
     ReplicaFullError,
+    ReplicaMisuse,
     ReplicaUnreadableError,
     Runner,
     Waiting,
 )
 from sealwire_client.sending import WHY_REFUSED, OfflineError, Sending, StrictRequest, explained
-from sealwire_client.stream import StreamSync
+from sealwire_client.stream import StreamSync, settle_kind
 from sealwire_client.transport import TransportError
 from sealwire_protocol.errors import Action, FaultCode, Outcome, RemoteFault, may_come_back
 from sealwire_protocol.events import Listen
@@ -276,7 +277,7 @@ class VaultSync:
         self.progress.lasting.clear()
         self.enrolment.online()
         for stream in self._streams.values():
-            stream.lost, stream.refused, stream.won = None, False, 0
+            stream.lost, stream.refused, stream.misfit, stream.won = None, False, "", 0
         self._online.set()
 
     def offline(self) -> None:
@@ -462,8 +463,8 @@ class VaultSync:
         def remember(replica: Replica) -> int:
             with replica.transaction():
                 for state, stream in told:
-                    if state.kind not in (StreamKind.ABSENT, stream.collection.kind):
-                        replica.vaults.settle_kind(stream.collection.number, state.kind)
+                    if state.kind is stream.collection.kind:
+                        replica.vaults.confirm_kind(stream.collection.number)
                     if stream.lost is None:
                         replica.positions.told(stream.collection.number, state.terms, state.head, state.floor)
                 return replica.outbox.edits.next_batch(self.held.number)
@@ -480,20 +481,18 @@ class VaultSync:
         for state, stream in told:
             stream.told, stream.exists = True, state.kind is not StreamKind.ABSENT
             if state.kind not in (StreamKind.ABSENT, stream.collection.kind):
-                self._refuse_kind(stream, state.kind)
+                self.progress.lasting[stream.collection.name] = stream.refuse_kind(state.kind)
+                await self._writer.run(settle_kind, stream.collection, state.kind)
             # It may be told from a view of the log that is older than a verdict which came before.
             stream.top, stream.head = state.top, max(state.head, stream.won, stream.cursor)
         self.progress.passing, self.refused = None, False
         await self.waiting()
 
-    def _refuse_kind(self, stream: StreamSync, kind: StreamKind) -> None:
-        stream.refused = True
-        name, here = stream.collection.name, stream.collection.kind.name.lower()
-        why = (
-            f"{name} is {kind.name.lower()} at the relay and {here} here: open it with the policy that its maker chose"
-        )
-        self.progress.lasting[name] = why
-        _log.error("%s", why)
+    def check_fits(self, collection: Collection) -> None:
+        """Raises ReplicaMisuse for a collection that the relay has as another kind of stream."""
+        stream = self._streams.get(collection.stream)
+        if stream is not None and stream.misfit:
+            raise ReplicaMisuse(f"{stream.misfit}; nothing was written")
 
     async def _take_verdict(self, message: Pushed) -> None:
         with trio.CancelScope(shield=True):

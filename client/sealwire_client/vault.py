@@ -142,6 +142,10 @@ class Vault:
     async def _open(self, name: str, kind: type[T], policy: Policy, schema: Schema[T]) -> Collection[T]:
         if name in self._collections:
             return self._again(name, kind, policy)
+        if not isinstance(policy, Policy):
+            raise ReplicaMisuse(
+                f"policy is what latest(), merge() or strict() return (with parentheses), not {policy!r}"
+            )
         resolve = policy.resolver(schema)
         columns = [Column(*column) for column in schema.columns]
         stream = self._sync.keys.stream_id(name)
@@ -187,9 +191,11 @@ class Vault:
         """Edits of this vault's collections in the block are made together at its end: durable here in one commit,
         pushed as one, all or none. An exception that leaves the block makes none of them.
 
-        Where a strict collection takes part, the end of the block waits for the relay, and all edits are made on
-        condition of what the block has read with `get`. Raises TransactionError (too large for one push, within another
-        transaction, another vault's collection), and OfflineError, ConflictError or StrictError as a strict `put` does.
+        Where a strict collection takes part, the end of the block waits for the relay, and each edit is made on
+        condition that its entry is still what the block has read with `get`; what it has only read is not held.
+
+        Raises TransactionError (too large for one push, within another transaction, another vault's collection), and
+        OfflineError, ConflictError or StrictError as a strict `put` does.
         """
         transaction: Transaction[Collection[Any]] = Transaction(self._sync)
         with entered(transaction):
@@ -265,6 +271,9 @@ class Vault:
             state = "refused"
         if self._sync.link.state is not LinkState.ONLINE:
             state = "refused" if self._sync.link.state is LinkState.REFUSED else "offline"
+        last_error = self._sync.link.last_error or self._sync.progress.last_error
+        if last_error is None and state != "offline":  # there it would be taken for the reason
+            last_error = await self._sync.why_stuck()
         return Status(
             state,
             waiting.pending + waiting.answered,
@@ -272,7 +281,7 @@ class Vault:
             waiting.stuck,
             waiting.quarantined,
             sum(member.role is not Role.REPLACED for member in self._sync.membership.members.values()),
-            self._sync.link.last_error or self._sync.progress.last_error or await self._sync.why_stuck(),
+            last_error,
         )
 
     # --- inviting

@@ -115,11 +115,13 @@ async def writable(device: Device, vault: Vault, name: str, policy: str | None, 
 
 
 async def open_known(vault: Vault) -> list[str]:
-    """Open every collection that holds something here, so that all of what waits is sent. Returns their names."""
-    names = await vault.collections()
-    for name in names:
+    """Open every collection that holds something here, so that all of what waits is sent. Returns their names; those
+    that belong to an app are left to it."""
+    names = []
+    for name in await vault.collections():
         with suppress(Failure):
             await entries(vault, name)
+            names.append(name)
     return names
 
 

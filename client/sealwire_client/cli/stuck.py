@@ -92,12 +92,13 @@ async def _retry(place: Place, name: str | None, wanted: tuple[str, str] | None,
 
     async with session.opened(place) as device:
         vault = session.chosen(device, place, name)
-        await session.open_known(vault)
         before = await vault.stuck()
         names = [(write.collection, write.key) for write in before]
         if wanted is not None and wanted not in names:
             raise _none(*wanted)
-        for one in names if wanted is None else [wanted]:
+        known = await session.open_known(vault)
+        for one in [one for one in names if one[0] in known] if wanted is None else [wanted]:
+            await session.entries(vault, one[0])  # an app's collections are left to it
             await vault.retry(*one)
         tried = len(before) - len(await vault.stuck())
         with Bar("Sending", output) as bar:
@@ -142,6 +143,7 @@ async def _discard(place: Place, name: str | None, collection: str, key: str, ye
         what = "with all of its transaction" if write.together else "which nothing else holds"
         if not yes and not click.confirm(f"Discard the write of {visible(key)} in {collection}, {what}?", err=True):
             raise Failure("Nothing was discarded", "interrupted")
+        await session.entries(vault, collection)
         await vault.discard(collection, key)
         shown = (await session.entries(vault, collection)).get(key)
         output.answer(

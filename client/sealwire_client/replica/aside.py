@@ -64,6 +64,13 @@ class Aside:
         execute("UPDATE _edit SET base = ?, since = ? WHERE n = ?", (edit.base, stood_for, heir))
         return True
 
+    def put_all(self, collection: int, reason: str) -> None:
+        """Keep all waiting edits of a collection, with their transactions."""
+        execute = self._database.connection.execute
+        found = execute("SELECT n FROM _edit WHERE collection = ? ORDER BY n", (collection,)).fetchall()
+        for (n,) in found:
+            self.put_edit(n, reason)
+
     def put_edit(self, n: int, reason: str) -> None:
         """Keep a waiting edit that cannot be sealed, with its whole transaction, so that the others can go on."""
         execute = self._database.connection.execute

@@ -12,7 +12,14 @@ from typing import Final, NamedTuple
 
 from sealwire_client.replica.database import FILE_NAME, connect_reader
 from sealwire_client.replica.entries import Collection
-from sealwire_client.replica.errors import READ_ONLY, NeedsNewerAppError, QueryError, code_of, explained
+from sealwire_client.replica.errors import (
+    READ_ONLY,
+    NeedsNewerAppError,
+    QueryError,
+    ReplicaClosedError,
+    code_of,
+    explained,
+)
 from sealwire_client.replica.values import Kept, Live, Row, SqlValue
 
 PAGE_ENTRIES: Final = 1_000
@@ -48,6 +55,7 @@ class Reader:
         self.path = folder / FILE_NAME
         self.connection = connect_reader(self.path)
         self.connection.execute("PRAGMA query_only = ON")
+        self._is_closed = False
 
     def show(self, collection: Collection) -> None:
         """Make a collection known under its plain name. Again, if columns were appended since."""
@@ -65,7 +73,12 @@ class Reader:
         try:
             return self.connection.execute(statement, values).fetchall()
         except sqlite3.Error as error:
-            raise explained(error, self.path) or error from error
+            raise self._closed() or explained(error, self.path) or error from error
+
+    def _closed(self) -> ReplicaClosedError | None:
+        if not self._is_closed:
+            return None
+        return ReplicaClosedError("The device was closed, and its replica with it: nothing was read; open it again.")
 
     def _chosen(self, collection: Collection, first: str = "key") -> str:
         names = [f'"{column.name}"' for column in collection.columns]
@@ -133,6 +146,8 @@ class Reader:
 
     def select(self, sql: str, values: Sequence[SqlValue] = ()) -> Rows:
         """Run an app's own SQL over the collections shown. Raises QueryError if it is wrong, or does more than read."""
+        if closed := self._closed():
+            raise closed
         try:
             cursor = self.connection.execute(sql, values)
             rows = cursor.fetchall()
@@ -150,6 +165,7 @@ class Reader:
 
     def close(self) -> None:
         """Let go of the file."""
+        self._is_closed = True
         self.connection.close()
 
 

@@ -174,6 +174,10 @@ MIGRATIONS: Final = (
     ALTER TABLE _stuck ADD COLUMN since INTEGER;
     ALTER TABLE _stuck ADD COLUMN base BLOB;
 
+    -- 1: the relay has told that the stream is of this kind.
+    ALTER TABLE _collection ADD COLUMN settled INTEGER NOT NULL DEFAULT 0;
+    UPDATE _collection SET settled = 1 WHERE cursor_seq > 0;
+
     -- What this device has added to each counter, as its author, in all: never read back from a record (R19).
     CREATE TABLE _counted (
         collection  INTEGER NOT NULL REFERENCES _collection,

@@ -107,15 +107,22 @@ class Vaults:
         found = self._database.connection.execute("SELECT raw FROM _link WHERE vault = ? ORDER BY seq", (vault,))
         return [row[0] for row in found]
 
-    def settle_kind(self, collection: int, kind: StreamKind) -> None:
-        """A collection was made here while another device made it as another kind of stream: that one counts when it is
-        opened next. Not once it was in step, or has sent anything: then the relay is mistaken."""
-        policy = "merge" if kind is StreamKind.GUARDED else "latest"
+    def confirm_kind(self, collection: int) -> None:
+        """The relay has the collection as the kind of stream that it is here."""
         self._database.connection.execute(
-            "UPDATE _collection SET kind = ?1, policy = ?2 WHERE id = ?3 AND cursor_seq = 0"
+            "UPDATE _collection SET settled = 1 WHERE id = ? AND settled = 0", (collection,)
+        )
+
+    def settle_kind(self, collection: int, kind: StreamKind) -> bool:
+        """A collection was made here while another device made it as another kind of stream: that one counts when it is
+        opened next. False, and nothing done, once the relay has told otherwise, or anything was sent: then it errs."""
+        policy = "merge" if kind is StreamKind.GUARDED else "latest"
+        settled = self._database.connection.execute(
+            "UPDATE _collection SET kind = ?1, policy = ?2, settled = 1 WHERE id = ?3 AND settled = 0"
             " AND NOT EXISTS (SELECT 1 FROM _sent WHERE collection = ?3)",
             (int(kind), policy, collection),
         )
+        return bool(settled.rowcount)
 
     def policy_of(self, vault: int, name: str) -> str | None:
         """The policy that a collection was opened with last; None if there is no such collection."""
