@@ -10,13 +10,14 @@ import statistics
 import tempfile
 import time
 import unicodedata
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import trio
 
-from sealwire_client.replica import Collection, Column, Delivery, Edit, Incoming, Reader, Replica, Row, Writer
-from sealwire_client.replica.outbox import SealedGroup
+from sealwire_client.encoding import schema_of
+from sealwire_client.replica import Collection, Delivery, Edit, Incoming, Reader, Replica, Row, SealedGroup, Writer
 from sealwire_protocol.errors import Outcome
 from sealwire_protocol.ids import Author, StreamId, Term, VaultId
 from sealwire_protocol.messages import Appended, StreamKind
@@ -24,7 +25,6 @@ from sealwire_protocol.segment import Rank
 
 SEGMENT_RECORDS: Final = 1_000
 PUTS: Final = 500
-COLUMNS: Final = (Column("name", "TEXT"), Column("category", "TEXT"), Column("number", "REAL"))
 TERM: Final = Term(1, b"benchmrk")
 STREAM: Final = StreamId(b"unicode.")
 
@@ -37,26 +37,22 @@ def characters() -> list[tuple[str, Row]]:
     ]
 
 
-class RowsAsJson:
-    """Values whose bytes are their rows as JSON."""
+@dataclass(frozen=True)
+class Character:
+    """The values."""
 
-    def row_from_cbor(self, raw: bytes) -> tuple[Row, bool]:
-        """A row, which gives these bytes again."""
-        return tuple(json.loads(raw)), True
+    name: str
+    category: str
+    number: float | None
 
-    def cbor_from_row(self, row: Row) -> bytes:
-        """Its bytes."""
-        return json.dumps(row).encode()
 
-    def carry(self, raw: bytes, before: bytes) -> bytes:
-        """Nothing is unknown."""
-        return raw
+SCHEMA: Final = schema_of(Character)
 
 
 def open_collection(replica: Replica) -> Collection:
     """The one collection of the benchmark."""
     vault = replica.vaults.add(VaultId(bytes(16)), "bench", "wss://relay.example.org", Author(1))
-    return replica.entries.open(vault.number, "characters", STREAM, StreamKind.OPEN, "latest", COLUMNS, RowsAsJson())
+    return replica.entries.open(vault.number, "characters", STREAM, StreamKind.OPEN, "latest", SCHEMA.columns, SCHEMA)
 
 
 async def catch_up(folder: Path, entries: list[tuple[str, Row]]) -> dict[str, float]:
@@ -97,7 +93,7 @@ async def edits(folder: Path, entries: list[tuple[str, Row]]) -> dict[str, float
     """Single edits one after the other, from many tasks at once, and in bulk; then all of it sent and confirmed."""
     writer = await Writer.open(lambda: Replica(folder))
     collection = await writer.run(open_collection)
-    work = [Edit(key, row, json.dumps(row).encode()) for key, row in entries]
+    work = [Edit(key, row, SCHEMA.cbor_from_row(row)) for key, row in entries]
     took = []
     for edit in work[:PUTS]:
         begun = time.perf_counter()
@@ -133,13 +129,13 @@ async def edits(folder: Path, entries: list[tuple[str, Row]]) -> dict[str, float
 def send_all(replica: Replica, collection: Collection) -> int:
     """Take, store, answer and receive back every edit, as a link to a relay would (sealing left out)."""
     sent = 0
-    while taken := replica.outbox.take(collection.vault, {collection.number: 0}):
+    while taken := replica.outbox.edits.take(collection.vault, {collection.number: 0}):
         group = taken.groups[0]
         ranks = [Rank(group.first_version + step, 0, 1, b"saltsalt").pack() for step in range(len(group.edits))]
-        replica.outbox.store(taken, [SealedGroup(b"", b"sealed", [(rank, b"key1", 0) for rank in ranks])])
+        replica.outbox.store(taken, [SealedGroup((), b"sealed", [(rank, b"key1", 0) for rank in ranks])])
         appended = [Appended(STREAM, TERM, sent + 1, len(ranks))]
         records = [
-            Incoming(seq, edit.key, rank, b"key1", 0, tuple(json.loads(edit.value or b"[]")))
+            Incoming(seq, edit.key, rank, b"key1", 0, SCHEMA.row_from_cbor(edit.value or b"")[0])
             for seq, edit, rank in zip(itertools.count(sent + 1), group.edits, ranks, strict=False)
         ]
         replica.apply(collection, Delivery(TERM, sent, sent + len(ranks)), records, changes_max=0)
