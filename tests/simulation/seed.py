@@ -31,7 +31,9 @@ class Result:
 
 def simulate(seed: int) -> Result:
     """Run one seed. Never raises on what the simulated parts do: that is a violation too."""
-    logging.getLogger("sealwire").setLevel(logging.CRITICAL + 1)
+    log = logging.getLogger("sealwire")
+    level = log.level
+    log.setLevel(logging.CRITICAL + 1)
     if not gc.get_freeze_count():
         gc.collect()
         gc.freeze()  # what was imported is not looked at again
@@ -39,6 +41,7 @@ def simulate(seed: int) -> Result:
     try:
         return _simulate(seed)
     finally:
+        log.setLevel(level)
         gc.enable()
         gc.collect()
 
