@@ -51,10 +51,12 @@ class StrictWrite(NamedTuple):
 
 
 class Sealed(NamedTuple):
-    """The batch that was stored (None: there is nothing to send), and what merging changed for watchers."""
+    """The batch that was stored (None: there is nothing to send), and what merging changed for watchers. `none_wait`:
+    the vault has no edits left, not even such as must wait for something."""
 
     batch: StoredBatch | None
     changes: Sequence[tuple[Collection, Sequence[Change]]]
+    none_wait: bool = False
 
 
 class OvertakenError(Exception):
@@ -78,7 +80,7 @@ class Batcher:
             with replica.transaction():
                 taken = replica.outbox.edits.take(self._vault, tops, records_max, bytes_max)
                 if taken is None:
-                    return Sealed(None, changes)
+                    return Sealed(None, changes, not replica.outbox.edits.any_wait(self._vault))
                 groups = [self._prepared(replica, group, changes) for group in taken.groups]
                 ready = [group for group in groups if group is not None]
                 if len(ready) < len(groups):
@@ -88,7 +90,8 @@ class Batcher:
                         replica.outbox.aside.put_edit(taken.groups[0].edits[0].n, TOO_LARGE_FOR_RELAY)
                     continue  # the values have grown: fewer fit
                 if self._store(replica, taken, ready):
-                    return Sealed(replica.outbox.sent.unanswered(self._vault, taken.number - 1, 1)[0], changes)
+                    batch = replica.outbox.sent.unanswered(self._vault, taken.number - 1, 1)[0]
+                    return Sealed(batch, changes, not replica.outbox.edits.any_wait(self._vault))
 
     def _store(self, replica: Replica, taken: Taken, ready: Sequence[tuple[TakenGroup, Sequence[bytes]]]) -> bool:
         sealed = [self._sealed(group, conditions) for group, conditions in ready]

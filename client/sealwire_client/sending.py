@@ -99,10 +99,17 @@ class Sending:
         self._requests: list[StrictRequest] = []
         self._strict: dict[int, StrictRequest] = {}
         self._connections = 0
+        self._edited, self._none_at = 1, 0
+        """How often edits have come, and how often they had when none was left."""
 
     def move(self, link: Link) -> None:
         """Send through another connection from now on."""
         self._link = link
+        self.edits_wait()
+
+    def edits_wait(self) -> None:
+        """There may be edits again."""
+        self._edited += 1
 
     def void(self) -> None:
         """What was sent on this connection and has no verdict may not count: send it again."""
@@ -182,12 +189,15 @@ class Sending:
     async def _next(self, session: ClientSession, tops: dict[int, int]) -> StoredBatch | None:
         limits = session.limits
         batch = await self._next_strict(tops, limits)
-        if batch is not None:
-            return batch
+        if batch is not None or self._none_at == self._edited:
+            return batch  # no edits have come since there were none
+        looked_at = self._edited
         with trio.CancelScope(shield=True):  # whoever watches learns of what was merged
             sealed: Sealed = await self._writer.run(self._batcher.next, tops, limits.push_records, limits.segment_bytes)
             for collection, changes in sealed.changes:
                 self._tell(collection, changes)
+        if sealed.none_wait:
+            self._none_at = looked_at
         return sealed.batch
 
     async def _next_strict(self, tops: dict[int, int], limits: Limits) -> StoredBatch | None:
@@ -249,6 +259,8 @@ class Sending:
         )
         if answered is None:
             return None
+        if answered.again:
+            self.edits_wait()
         for stream, seq in answered.winners:
             known = self._streams.get(stream)  # none: a write of an earlier run, whose collection is not open yet
             if known is not None:

@@ -110,7 +110,6 @@ class VaultSync:
         self._asked_for_vault = False
         self._term = NO_TERM
         self.refused = False
-        self._waiting = Waiting(0, 0, 0, 0, 0)
         self._discarded: dict[tuple[int, str], list[tuple[int, int]]] = {}
         self._doubtful, self._enrols = True, False
         self.enrolment = Enrolment(held, identity, writer, renew, move)
@@ -158,6 +157,7 @@ class VaultSync:
 
     def edited(self) -> None:
         """There are new edits in the outbox."""
+        self._sending.edits_wait()
         self._wake.set()
         self._stir()
 
@@ -193,9 +193,9 @@ class VaultSync:
         self.edited()
         return found
 
-    def is_synced(self) -> bool:
-        """The relay knows the vault, everything is sent and confirmed, everything known of is applied."""
-        waiting = self._waiting
+    def is_synced(self, waiting: Waiting) -> bool:
+        """The relay knows the vault, everything is sent and confirmed, everything known of is applied. `waiting`: what
+        was counted just now."""
         return (
             self.knows_members
             and all(stream.caught_up for stream in self._streams.values())
@@ -204,8 +204,7 @@ class VaultSync:
 
     async def waiting(self) -> Waiting:
         """What of the vault is not part of the log, counted."""
-        self._waiting = await self._writer.run(lambda replica: replica.outbox.waiting(self.held.number))
-        return self._waiting
+        return await self._writer.run(lambda replica: replica.outbox.waiting(self.held.number))
 
     async def why_stuck(self) -> str | None:
         """Why writes are kept that the relay refused for good, in a sentence; None if there are none."""
@@ -242,8 +241,7 @@ class VaultSync:
         """Wait until everything made before this call is sent and confirmed, and everything known is applied."""
         while True:
             moved = self._moved  # before the look: what happens during it must not be missed
-            await self.waiting()
-            if self.is_synced():
+            if self.is_synced(await self.waiting()):
                 return
             await moved.wait()
 
@@ -369,7 +367,6 @@ class VaultSync:
                 stream = self._streams[deliver.stream]
                 watched = self._watched(stream.collection)
                 changes.append((stream.collection, stream.apply(replica, deliver, watched)))
-            self._waiting = replica.outbox.waiting(self.held.number)
         return changes
 
     # --- the vault's task
@@ -426,7 +423,7 @@ class VaultSync:
             vault = self.held.number
             self._show(await self._writer.run(lambda replica: replica.outbox.settle_doubtful(vault, numbers)))
             self._doubtful = await self._writer.run(lambda replica: replica.outbox.sent.has_doubtful(vault))
-            await self.waiting()
+            self._sending.edits_wait()
 
     async def _listen(self) -> None:
         """Subscribe to what is new, where the replica stands."""
@@ -486,7 +483,6 @@ class VaultSync:
             # It may be told from a view of the log that is older than a verdict which came before.
             stream.top, stream.head = state.top, max(state.head, stream.won, stream.cursor)
         self.progress.passing, self.refused = None, False
-        await self.waiting()
 
     def check_fits(self, collection: Collection) -> None:
         """Raises ReplicaMisuse for a collection that the relay has as another kind of stream."""
@@ -513,7 +509,6 @@ class VaultSync:
                     self._streams[stream].told = False
                 self._unheard += gone
                 self._wake.set()
-        await self.waiting()
 
     def _doubt(self) -> None:
         """Ask for the present heads: what was sent may be anywhere up to them."""

@@ -266,7 +266,7 @@ class Vault:
     async def status(self) -> Status:
         """How things stand now."""
         waiting = await self._sync.waiting()
-        state = "synced" if self._sync.is_synced() else "syncing"
+        state = "synced" if self._sync.is_synced(waiting) else "syncing"
         if self._sync.refused:
             state = "refused"
         if self._sync.link.state is not LinkState.ONLINE:

@@ -122,7 +122,7 @@ async def agree(*guests: Guest, entries: int) -> None:
                 await anext(changes)
     for guest in guests:
         await guest.vault.synced()
-    while any(guest.dump() != guests[0].dump() for guest in guests):
+    while any(guest.dump() != guests[0].dump() for guest in guests):  # noqa: ASYNC110  # of any of them
         await trio.sleep(POLL_S)  # what one sent may still be on its way to those that were in step before
     assert len(guests[0].dump()) == entries
 

@@ -51,18 +51,6 @@ class DyingWriter(InlineWriter[Replica]):
 
     async def run(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """As the writer's; may be the last thing that happens."""
-        return await self._effect(super().run, function, args, kwargs)
-
-    async def run_grouped(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """As the writer's; may be the last thing that happens."""
-
-        def grouped(replica: Replica, *args: Any, **kwargs: Any) -> Any:
-            with replica.transaction():
-                return function(replica, *args, **kwargs)
-
-        return await self._effect(super().run, grouped, args, kwargs)
-
-    async def _effect(self, run: Callable[..., Awaitable[Any]], function: Any, args: Any, kwargs: Any) -> Any:
         owner = self._owner
         owner.check(self._generation)
         owner.world.writes += 1
@@ -71,22 +59,31 @@ class DyingWriter(InlineWriter[Replica]):
         if owner.faults.strikes(owner.name, faults.DEVICE_CRASH_BEFORE):
             owner.die()
             raise Killed
-
-        def watched(replica: Replica) -> Any:
-            owner.check(self._generation)
-            owner.replica = replica
-            owner.world.current = owner
-            within = owner.faults.strikes(owner.name, faults.DEVICE_CRASH_WITHIN)
-            owner.certain = not within
-            if within:
-                self._snapshot_at(replica, owner.random.randrange(STATEMENTS_MAX))
-            return function(replica, *args, **kwargs)
-
-        result = await run(watched)
+        result = await super().run(self._watched, function, args, kwargs)
         if not owner.certain or owner.faults.strikes(owner.name, faults.DEVICE_CRASH_AFTER):
             owner.die()
             raise Killed
         return result
+
+    async def run_grouped(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """As the writer's; may be the last thing that happens."""
+
+        def grouped(replica: Replica) -> Any:
+            with replica.transaction():
+                return function(replica, *args, **kwargs)
+
+        return await self.run(grouped)
+
+    def _watched(self, replica: Replica, function: Any, args: Any, kwargs: Any) -> Any:
+        owner = self._owner
+        owner.check(self._generation)
+        owner.replica = replica
+        owner.world.current = owner
+        within = owner.faults.strikes(owner.name, faults.DEVICE_CRASH_WITHIN)
+        owner.certain = not within
+        if within:
+            self._snapshot_at(replica, owner.random.randrange(STATEMENTS_MAX))
+        return function(replica, *args, **kwargs)
 
     def _snapshot_at(self, replica: Replica, statement: int) -> None:
         owner, connection = self._owner, replica.database.connection

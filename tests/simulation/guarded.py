@@ -149,16 +149,17 @@ def _field_follows(
             values.append((getattr(card, field), edit.certain))
     value = getattr(now, field)
     if values and values[-1][1]:
+        if value == values[-1][0]:
+            return True
+        if values[-1][0] not in [getattr(card, field) for card in said if card is not None]:
+            return False
         # What says the same as a record that the device has seen since changes nothing.
-        known = values[-1][0] in [getattr(card, field) for card in said if card is not None]
-        same = before is not None and known and value == getattr(before, field)
-        return same or bool(value == values[-1][0])
-    if before is None or deleted:
+    elif before is None or deleted:
         return True  # the whole card is its author's
     # An edit that has outlived a delete stands for the whole card, and for what it was merged with before.
     cards = [*said, *(_card(edit.value) for edit in edits)] if None in said else []
-    whole = [getattr(card, field) for card in cards if card is not None]
-    return value == getattr(before, field) or value in [each for each, _ in values] or value in whole
+    whole = [getattr(card, field) for card in (before, *cards) if card is not None]
+    return value in whole or value in [each for each, _ in values]
 
 
 def _money_is_kept(checker: Checker, log: list[Logged]) -> None:

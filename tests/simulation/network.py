@@ -234,14 +234,14 @@ class Wire:
             self._message(payload)
 
     def _message(self, payload: bytes) -> None:
-        message = codec.decode(payload) if payload[0] in (Pushed.TYPE, Deliver.TYPE) else None
+        message = codec.decode(payload) if payload[0] == Pushed.TYPE else None
         done = isinstance(message, Pushed) and message.outcome is Outcome.DONE
         if done and self._faults.strikes(self.place, faults.ANSWER_LOST):
             self.cut()
             return
         self.to_device.put(payload)
         session = self.protocol.session
-        affordable = isinstance(message, Deliver) and session.credit >= len(payload)
+        affordable = payload[0] == Deliver.TYPE and session.credit >= len(payload)
         if affordable and self._faults.strikes(self.place, faults.TWICE):
             session.credit -= len(payload)
             self.to_device.put(payload)

@@ -56,8 +56,10 @@ def watched(world: World) -> Iterator[None]:
     def watch_answer(self: Outbox, *args: Any) -> Any:
         answered = answer(self, *args)
         for held in self._entries.opened.values():
-            cursor = self.sent._positions.standing(held.number).cursor.seq
-            found = self._database.connection.execute(f"SELECT max(_seq) FROM {held.table.name}").fetchone()[0]
+            cursor, found = self._database.connection.execute(
+                f"SELECT cursor_seq, (SELECT max(_seq) FROM {held.table.name}) FROM _collection WHERE id = ?",
+                (held.number,),
+            ).fetchone()
             if (found or 0) > cursor:
                 history.fail(f"entries stand within the cursor: one at {found}, and the cursor at {cursor}")
         return answered

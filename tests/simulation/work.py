@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from tests.simulation.device import SimDevice
     from tests.simulation.world import World
 
-OPERATIONS_OF_DEVICE: Final = 62
-IDLE_CHANCE: Final = 0.1
+OPERATIONS_OF_DEVICE: Final = 60
+IDLE_CHANCE: Final = 0.05
 """How often a device pauses before an operation; what it does without a pause gathers in its outbox."""
 
 MARKS_MAX: Final = 6

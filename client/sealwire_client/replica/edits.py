@@ -147,6 +147,11 @@ class Edits:
         execute = self._database.connection.execute
         return [Mark(collection, key, execute(newest, (collection, key)).fetchone()[0]) for key in keys]
 
+    def any_wait(self, vault: int) -> bool:
+        """True if a vault has waiting edits."""
+        found = self._database.connection.execute("SELECT EXISTS (SELECT 1 FROM _edit WHERE vault = ?)", (vault,))
+        return bool(found.fetchone()[0])
+
     def take(
         self,
         vault: int,

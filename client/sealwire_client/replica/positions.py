@@ -110,11 +110,16 @@ class Positions:
                     (self.term_id(term), floor, collection),
                 )
                 standing = self.standing(collection)
-            connection.execute("DELETE FROM _told WHERE collection = ?", (collection,))
-            connection.executemany(
-                "INSERT INTO _told (collection, place, term, start) VALUES (?, ?, ?, ?)",
-                [(collection, place, self.term_id(term), start) for place, (term, start) in enumerate(terms)],
-            )
+            known = connection.execute(
+                "SELECT number, name, start FROM _told JOIN _term ON id = term WHERE collection = ? ORDER BY place",
+                (collection,),
+            ).fetchall()
+            if known != [(*term, start) for term, start in terms]:
+                connection.execute("DELETE FROM _told WHERE collection = ?", (collection,))
+                connection.executemany(
+                    "INSERT INTO _told (collection, place, term, start) VALUES (?, ?, ?, ?)",
+                    [(collection, place, self.term_id(term), start) for place, (term, start) in enumerate(terms)],
+                )
         return judge(standing, terms, head, floor)
 
     def begin(self, collection: int, delivery: Delivery) -> int | None:

@@ -235,11 +235,14 @@ class Sent:
         Returns what it changed for a watcher.
         """
         changes: list[Change] = []
-        if not self._database.connection.execute(
-            "SELECT EXISTS (SELECT 1 FROM _sent WHERE collection = ? AND seq IS NOT NULL)", (collection.number,)
-        ).fetchone()[0]:
+        answered = self._database.connection.execute(
+            "SELECT DISTINCT term FROM _sent WHERE collection = ? AND seq IS NOT NULL", (collection.number,)
+        ).fetchall()
+        if not answered:
             return changes
         for term, limit in self._positions.passed(collection.number):
+            if (term,) not in answered:
+                continue
             self._promote_plain(collection, term, limit)
             rest = self._database.connection.execute(
                 "SELECT vault, batch, place, at, key, rank, key_id, flags, value, seq FROM _sent"
