@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pytest
-import trio.testing
 
 from sealwire_client.collection import Collection
 from sealwire_client.policies import Policy, merge, strict
@@ -15,7 +14,7 @@ from sealwire_client.testing.fixtures import OpenDevice
 from sealwire_client.vault import Vault
 from sealwire_protocol.errors import Outcome
 from sealwire_protocol.messages import Message, Pushed
-from tests.client.party import Guest, party
+from tests.client.party import Guest, all_synced, party
 
 
 @dataclass(frozen=True)
@@ -65,13 +64,7 @@ async def table(open_device: OpenDevice, guests: int = 2, policy: Policy | None 
 
 async def agree(seats: Sequence[Seat]) -> None:
     """Wait until all have sent and received everything. They show the same then."""
-    while True:
-        for seat in seats:
-            await seat.vault.synced()
-        first = await seats[0].vault.status()
-        await trio.testing.wait_all_tasks_blocked()
-        if first.state == "synced" and {(await seat.vault.status()).state for seat in seats} == {"synced"}:
-            break
+    await all_synced([seat.vault for seat in seats])
     assert all(shown(seat) == shown(seats[0]) for seat in seats)
 
 

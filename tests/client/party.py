@@ -83,16 +83,20 @@ async def party(open_device: OpenDevice, guests: int = 2) -> AsyncIterator[list[
         yield found
 
 
+async def all_synced(vaults: Sequence[Vault]) -> None:
+    """Wait until all devices of a vault, each given as that device has it, have sent and received everything."""
+    while True:
+        for vault in vaults:
+            await vault.synced()
+        first = await vaults[0].status()
+        await trio.testing.wait_all_tasks_blocked()
+        if first.state == "synced" and {(await vault.status()).state for vault in vaults} == {"synced"}:
+            return
+
+
 async def in_step(guests: Sequence[Guest]) -> None:
     """Wait until all devices have sent and received everything. They show the same then."""
-    while True:
-        for guest in guests:
-            await guest.vault.synced()
-        first = await guests[0].vault.status()
-        await trio.testing.wait_all_tasks_blocked()
-        states = [(await guest.vault.status()).state for guest in guests]
-        if first.state == "synced" and set(states) == {"synced"}:
-            break
+    await all_synced([guest.vault for guest in guests])
     dumps = [guest.dump() for guest in guests]
     assert all(dump == dumps[0] for dump in dumps)
 

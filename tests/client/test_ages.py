@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from typing import Any
 
 import pytest
@@ -15,28 +14,9 @@ from sealwire_client.policies import Policy, document, merge
 from sealwire_client.replica import NeedsNewerAppError
 from sealwire_client.testing import MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
+from tests.client.ages import Color, MoreColors, Place, PlaceWithZip
 from tests.client.party import Guest, appended_twice, cut_off, founded, joined, party, returned
 from tests.support.virtual import virtual
-
-
-class Color(Enum):
-    RED = "red"
-
-
-class MoreColors(Enum):
-    RED = "red"
-    GREEN = "green"
-
-
-@dataclass(frozen=True)
-class Place:
-    street: str = ""
-
-
-@dataclass(frozen=True)
-class PlaceWithZip:
-    street: str = ""
-    zip: str = "none"
 
 
 @dataclass(frozen=True)
@@ -45,7 +25,7 @@ class Card:
     done: bool = False
     labels: frozenset[str] = frozenset()
     color: Color = Color.RED
-    place: Place = Place()
+    place: Place = field(default=Place())
     steps: list[str] = field(default_factory=list)
 
 
@@ -55,7 +35,7 @@ class NewerCard:
     done: bool = False
     labels: frozenset[str] = frozenset()
     color: MoreColors = MoreColors.RED
-    place: PlaceWithZip = PlaceWithZip()
+    place: PlaceWithZip = field(default=PlaceWithZip())
     steps: list[str] = field(default_factory=list)
     due: str = "never"
 

@@ -16,6 +16,7 @@ from sealwire_client.testing import MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
 from sealwire_protocol.errors import Refusal
 from sealwire_protocol.messages import Message, Pushed
+from tests.client.cutting import cut_everywhere
 from tests.client.guarded import Card, Seat, agree, fill, seated, table
 from tests.client.late import late_writer
 from tests.client.party import appended_twice, cut_off, records, returned
@@ -225,17 +226,9 @@ async def _edit_much(open_device: OpenDevice, relay: MemoryRelay, cut_after: int
         return relay.dialled > dialled
 
 
-def test_no_device_conflicts_with_itself_wherever_the_connection_breaks(tmp_path: Path) -> None:
-    @virtual
-    async def test() -> None:
-        for cut_after in range(1, 80):
-            relay = MemoryRelay()
-            if not await _edit_much(OpenDevice(tmp_path / str(cut_after), relay, late_writer), relay, cut_after):
-                assert cut_after > 15
-                return
-        raise AssertionError("the test is over before it has cut everywhere")
-
-    test()
+@virtual
+async def test_no_device_conflicts_with_itself_wherever_the_connection_breaks(tmp_path: Path) -> None:
+    await cut_everywhere(tmp_path, _edit_much, more_than=15, less_than=80)
 
 
 async def _meet(open_device: OpenDevice, relay: MemoryRelay, cut_after: int) -> bool:
@@ -259,17 +252,9 @@ async def _meet(open_device: OpenDevice, relay: MemoryRelay, cut_after: int) -> 
         return relay.dialled > dialled
 
 
-def test_both_edits_are_kept_wherever_the_connections_break(tmp_path: Path) -> None:
-    @virtual
-    async def test() -> None:
-        for cut_after in range(1, 120):
-            relay = MemoryRelay()
-            if not await _meet(OpenDevice(tmp_path / str(cut_after), relay, late_writer), relay, cut_after):
-                assert cut_after > 15
-                return
-        raise AssertionError("the test is over before it has cut everywhere")
-
-    test()
+@virtual
+async def test_both_edits_are_kept_wherever_the_connections_break(tmp_path: Path) -> None:
+    await cut_everywhere(tmp_path, _meet, more_than=15, less_than=120)
 
 
 @virtual

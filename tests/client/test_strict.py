@@ -1,13 +1,16 @@
 """Strict collections: a write is made on condition of what was shown, and is known to be made or not."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
 from sealwire_client.batching import Batcher
+from sealwire_client.collection import Collection
 from sealwire_client.policies import latest, merge, strict
 from sealwire_client.replica import Change, Kind, NeedsNewerAppError, Place, ReplicaFullError, ReplicaMisuse
 from sealwire_client.replica.aside import Aside
@@ -16,8 +19,8 @@ from sealwire_client.testing import MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
 from sealwire_protocol.errors import Outcome
 from sealwire_protocol.messages import Pushed
+from tests.client.cutting import cut_everywhere
 from tests.client.guarded import Account, Card, Seat, agree, altering, seated, table
-from tests.client.late import late_writer
 from tests.client.party import appended_twice, cut_off, founded, joined, notes_of, records, returned, told
 from tests.support.virtual import virtual
 
@@ -29,6 +32,11 @@ async def transfer(seat: Seat, cents: int) -> None:
         assert giver is not None and taker is not None
         await seat.accounts.put("a", Account(giver.cents - cents))
         await seat.accounts.put("b", Account(taker.cents + cents))
+
+
+def no_room(told: Pushed) -> Pushed:
+    """A verdict, turned into that of a relay without room. For `altering`."""
+    return Pushed(told.vault, told.batch, Outcome.QUOTA, (), ())
 
 
 # --- one write
@@ -299,17 +307,9 @@ async def _write(open_device: OpenDevice, relay: MemoryRelay, cut_after: int) ->
         return relay.dialled > dialled
 
 
-def test_what_is_said_to_be_made_is_made_wherever_the_connection_breaks(tmp_path: Path) -> None:
-    @virtual
-    async def test() -> None:
-        for cut_after in range(1, 60):
-            relay = MemoryRelay()
-            if not await _write(OpenDevice(tmp_path / str(cut_after), relay, late_writer), relay, cut_after):
-                assert cut_after > 8
-                return
-        raise AssertionError("the test is over before it has cut everywhere")
-
-    test()
+@virtual
+async def test_what_is_said_to_be_made_is_made_wherever_the_connection_breaks(tmp_path: Path) -> None:
+    await cut_everywhere(tmp_path, _write, more_than=8, less_than=60)
 
 
 @virtual
@@ -411,7 +411,7 @@ async def test_a_relay_that_refuses_for_ever_makes_nobody_wait(
     async with table(open_device) as seats:
         a, _ = seats
         await a.accounts.put("a", Account(0))
-        altering(memory_relay, lambda told: Pushed(told.vault, told.batch, Outcome.QUOTA, (), ()))
+        altering(memory_relay, no_room)
         for _ in range(3):
             with pytest.raises(StrictError, match="quota"):
                 await a.accounts.put("b", Account(1))
@@ -433,14 +433,20 @@ class Spelt:
     cents: str
 
 
+async def of_two_ages(seats: Sequence[Seat], value: object) -> tuple[Collection[Any], Collection[Account]]:
+    """One collection, as a newer app has it, which has put this value as "a", and as an older app has it."""
+    a, b = seats
+    newer: Collection[Any] = await b.vault.collection("ledger", type(value), policy=strict())
+    await newer.put("a", value)
+    older = await a.vault.collection("ledger", Account, policy=strict())
+    await agree(seats)
+    return newer, older
+
+
 @virtual
 async def test_what_a_newer_app_wrote_beside_it_survives(open_device: OpenDevice) -> None:
     async with table(open_device) as seats:
-        a, b = seats
-        newer = await b.vault.collection("ledger", Ledger, policy=strict())
-        await newer.put("a", Ledger(1, "USD"))
-        older = await a.vault.collection("ledger", Account, policy=strict())
-        await agree(seats)
+        newer, older = await of_two_ages(seats, Ledger(1, "USD"))
         assert older.get("a") == Account(1)
         await older.put("a", Account(2))
         await agree(seats)
@@ -450,11 +456,7 @@ async def test_what_a_newer_app_wrote_beside_it_survives(open_device: OpenDevice
 @virtual
 async def test_a_value_that_needs_a_newer_app_is_not_replaced(open_device: OpenDevice) -> None:
     async with table(open_device) as seats:
-        a, b = seats
-        newer = await b.vault.collection("ledger", Spelt, policy=strict())
-        await newer.put("a", Spelt("one"))
-        older = await a.vault.collection("ledger", Account, policy=strict())
-        await agree(seats)
+        newer, older = await of_two_ages(seats, Spelt("one"))
         with pytest.raises(NeedsNewerAppError):
             await older.put("a", Account(2))
         with pytest.raises(NeedsNewerAppError):
@@ -478,7 +480,7 @@ async def test_a_full_disk_makes_nobody_wait(
                 await a.accounts.put("a", Account(1))
         await agree([a])
         assert a.accounts.get("a") == Account(0)
-        altering(memory_relay, lambda told: Pushed(told.vault, told.batch, Outcome.QUOTA, (), ()))
+        altering(memory_relay, no_room)
         with monkeypatch.context() as patched, trio.fail_after(60):
             patched.setattr(Aside, "forget_strict", full)
             with pytest.raises(StrictError, match="quota"):

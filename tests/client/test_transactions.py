@@ -15,8 +15,8 @@ from sealwire_client.transactions import TransactionError
 from sealwire_protocol.ids import DeviceKey
 from sealwire_protocol.limits import PUSH_GROUPS_MAX, PUSH_RECORDS_MAX
 from sealwire_protocol.messages import ATOMIC, Push
+from tests.client.cutting import cut_everywhere
 from tests.client.guarded import Account, Card, agree, seated, table
-from tests.client.late import late_writer
 from tests.client.party import Note, appended_twice, cut_off, founded, in_step, notes_of, party, records, returned
 from tests.support.virtual import virtual
 
@@ -296,17 +296,9 @@ async def _transact(open_device: OpenDevice, relay: MemoryRelay, cut_after: int)
         return relay.dialled > dialled
 
 
-def test_transactions_keep_their_order_wherever_the_connection_breaks(tmp_path: Path) -> None:
-    @virtual
-    async def test() -> None:
-        for cut_after in range(1, 80):
-            relay = MemoryRelay()
-            if not await _transact(OpenDevice(tmp_path / str(cut_after), relay, late_writer), relay, cut_after):
-                assert cut_after > 10
-                return
-        raise AssertionError("the test is over before it has cut everywhere")
-
-    test()
+@virtual
+async def test_transactions_keep_their_order_wherever_the_connection_breaks(tmp_path: Path) -> None:
+    await cut_everywhere(tmp_path, _transact, more_than=10, less_than=80)
 
 
 @virtual

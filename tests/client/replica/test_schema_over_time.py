@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
-from enum import Enum
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,28 +27,8 @@ from sealwire_client.replica import (
 from sealwire_protocol.ids import VaultId
 from sealwire_protocol.messages import StreamKind
 from sealwire_protocol.segment import Rank
+from tests.client.ages import Color, MoreColors, Place, PlaceWithZip
 from tests.client.replica.support import ME, OTHER, STREAM, T1
-
-
-class Color(Enum):
-    RED = "red"
-
-
-class MoreColors(Enum):
-    RED = "red"
-    GREEN = "green"
-
-
-@dataclass(frozen=True)
-class Place:
-    street: str = ""
-
-
-@dataclass(frozen=True)
-class PlaceWithZip:
-    street: str = ""
-    zip: str = "none"
-    height: float = 0.0
 
 
 @dataclass
@@ -58,7 +37,7 @@ class First:
 
     title: str = ""
     color: Color = Color.RED
-    place: Place = Place()
+    place: Place = field(default=Place())
     places: list[Place] = field(default_factory=list)
 
 
@@ -68,7 +47,7 @@ class Second:
 
     title: str = ""
     color: Color = Color.RED
-    place: PlaceWithZip = PlaceWithZip()
+    place: PlaceWithZip = field(default=PlaceWithZip())
     places: list[PlaceWithZip] = field(default_factory=list)
 
 
@@ -78,7 +57,7 @@ class Third:
 
     title: str = ""
     color: MoreColors = MoreColors.RED
-    place: PlaceWithZip = PlaceWithZip()
+    place: PlaceWithZip = field(default=PlaceWithZip())
     places: list[PlaceWithZip] = field(default_factory=list)
     weight: float = 1.5
     marks: frozenset[bytes] = numbered(7, default=frozenset((b"new",)))
