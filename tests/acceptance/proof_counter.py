@@ -4,7 +4,6 @@ What a device has added it knows from its own replica, in which the sum and the 
 moment it is killed at, it goes on with what is left. In the end all replicas, and one made from nothing, must agree.
 """
 
-import random
 import tempfile
 from collections import Counter
 from contextlib import AsyncExitStack
@@ -19,6 +18,7 @@ from sealwire_client.nursery import open_nursery
 from tests.acceptance.counting import COUNTER, KEY, VAULT
 from tests.faults.devices import DeviceProcess, join
 from tests.faults.site import Site, site
+from tests.faults.trouble import Plan, trouble
 
 LIMIT_S = 400
 LIMIT_SHORT_S = 100
@@ -28,40 +28,15 @@ ADDITIONS: Final = 1_000
 ADDITIONS_SHORT: Final = 100
 """Of each device."""
 
-FAULT_EVERY_S: Final = 1.5
-"""Between two faults, on average."""
-
-APPEND_BYTES_MIN: Final = 400
-"""What the relay sends to Postgres at once when it appends, and hardly ever else."""
-
 COUNTING_S_MAX: Final = 300.0
 IN_STEP_S_MAX: Final = 60.0
-SEED: Final = 3
 
-
-async def trouble(place: Site, devices: list[DeviceProcess], faults: Counter[str]) -> None:
-    """Break something now and then, until cancelled. What was begun is brought to its end."""
-    chance = random.Random(SEED)
-    while True:
-        await trio.sleep(chance.random() * 2 * FAULT_EVERY_S)
-        what = chance.choice(("device", "device", "relay", "connections", "commits", "commits", "postgres"))
-        with trio.CancelScope(shield=True):
-            faults[what] += 1
-            if what == "device":
-                device = chance.choice(devices)
-                if not device.done():
-                    device.kill()
-                    device.start(place.origin)
-            elif what == "relay":
-                relay = chance.choice(place.relays)
-                await place.kill(relay)
-                await place.start(relay)
-            elif what == "connections":
-                place.front.cut()
-            elif what == "commits":
-                await place.back.cut_asking(APPEND_BYTES_MIN, arrives=chance.random() < 0.75, limit_s=1.0)
-            else:
-                await place.kill_postgres()
+TROUBLE: Final = Plan(
+    faults=("device", "device", "relay", "connections", "commits", "commits", "postgres"),
+    every_s=1.5,
+    append_bytes_min=400,
+    seed=3,
+)
 
 
 async def prove(folder: Path, count: int) -> dict[str, object]:
@@ -95,7 +70,7 @@ async def prove(folder: Path, count: int) -> dict[str, object]:
 async def counted(place: Site, devices: list[DeviceProcess], faults: Counter[str]) -> bool:
     """Wait until all devices are done. False: they are not in time."""
     async with open_nursery() as troubled:
-        troubled.start_soon(trouble, place, devices, faults)
+        troubled.start_soon(trouble, place, devices, TROUBLE, faults)
         finished = await until(lambda: {process.done() for process in devices} == {True}, COUNTING_S_MAX)
         troubled.cancel_scope.cancel()
     return finished

@@ -6,7 +6,6 @@ transfer that they gave up was made. A third device reads all the time and must 
 """
 
 import json
-import random
 import tempfile
 import time
 from collections import Counter
@@ -20,6 +19,7 @@ from sealwire_client.nursery import open_nursery
 from tests.acceptance.transferring import ACCOUNTS, BALANCE, VAULT, Account, Bank
 from tests.faults.devices import DeviceProcess, join, stay_online
 from tests.faults.site import Site, site
+from tests.faults.trouble import Plan, trouble
 
 LIMIT_S = 400
 LIMIT_SHORT_S = 100
@@ -28,16 +28,16 @@ TRANSFERS: Final = 1_000
 TRANSFERS_SHORT: Final = 60
 """Of each of the two devices."""
 
-FAULT_EVERY_S: Final = 1.5
-"""Between two faults, on average: some dozen transfers are made in it."""
-
-APPEND_BYTES_MIN: Final = 500
-"""What the relay sends to Postgres at once when it appends a transfer, and hardly ever else."""
-
 TRANSFERS_S_MAX: Final = 360.0
 IN_STEP_S_MAX: Final = 60.0
 LOOK_S: Final = 0.02
-SEED: Final = 5
+
+TROUBLE: Final = Plan(
+    faults=("connections", "connections", "commits", "commits", "device", "relay", "postgres"),
+    every_s=1.5,  # some dozen transfers are made in it
+    append_bytes_min=500,
+    seed=5,
+)
 
 TOTAL: Final = BALANCE * len(ACCOUNTS)
 
@@ -71,30 +71,6 @@ class Reader:
         while True:
             self.look()
             await trio.sleep(LOOK_S)
-
-
-async def trouble(place: Site, devices: list[DeviceProcess], faults: Counter[str]) -> None:
-    """Break something now and then, until cancelled. What was begun is brought to its end."""
-    chance = random.Random(SEED)
-    while True:
-        await trio.sleep(chance.random() * 2 * FAULT_EVERY_S)
-        what = chance.choice(("connections", "connections", "commits", "commits", "device", "relay", "postgres"))
-        with trio.CancelScope(shield=True):
-            faults[what] += 1
-            if what == "connections":
-                place.front.cut()
-            elif what == "commits":
-                await place.back.cut_asking(APPEND_BYTES_MIN, arrives=chance.random() < 0.75, limit_s=1.0)
-            elif what == "device":
-                device = chance.choice(devices)
-                if not device.done():
-                    device.kill()
-                    device.start(place.origin)
-            elif what == "relay":
-                await place.kill(place.relays[0])
-                await place.start(place.relays[0])
-            else:
-                await place.kill_postgres()
 
 
 async def prove(folder: Path, count: int) -> dict[str, object]:
@@ -133,7 +109,7 @@ async def transfers(
         for process in devices:
             process.start(place.origin)
         async with open_nursery() as troubled:
-            troubled.start_soon(trouble, place, devices, faults)
+            troubled.start_soon(trouble, place, devices, TROUBLE, faults)
             with trio.move_on_after(TRANSFERS_S_MAX):
                 while {process.done() for process in devices} != {True}:  # noqa: ASYNC110 - another process' end
                     await trio.sleep(LOOK_S)
