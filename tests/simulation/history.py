@@ -144,7 +144,8 @@ class History:
         self._unsealed[edit.device, edit.place] = edit
         if edit.tx:
             known = self._together.get((edit.device, edit.tx))
-            if known is None or not known.certain:  # the number of one that a crash has undone is used again
+            # The number of one that a crash has undone is used again.
+            if known is None or (edit.n == edit.tx and not known.certain):
                 known = self._together[edit.device, edit.tx] = _Together(certain=edit.certain)
             known.places.add(edit.place)
 

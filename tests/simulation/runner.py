@@ -18,6 +18,9 @@ from tests.simulation.seed import Result, simulate
 SEEDS_MAX: Final = 500
 """Seeds within which every planted bug must be found."""
 
+RUNS_TOGETHER: Final = 16
+"""Runs that are handed to the cores at once while bugs are hunted: few, because what is found is not run again."""
+
 
 def with_bug(name: str, seed: int) -> Result:
     """Run one seed with a planted bug."""
@@ -36,17 +39,17 @@ def _hunt(planting: tuple[str, int]) -> tuple[str, Result]:
 
 
 def hunted(names: Iterable[str], seeds: int) -> Iterator[tuple[str, Result]]:
-    """Planted bugs as they are found, each by the first seed that finds it: all of them are run with one seed after
-    the other, on all cores."""
-    missing = list(names)
+    """Planted bugs as they are found, each by the first seed that finds it: all that are missing are run with one seed
+    after the other, on all cores."""
+    missing, seed = list(names), 1
     with _pool() as pool:
-        for seed in range(1, seeds + 1):
-            for name, result in pool.imap_unordered(_hunt, [(name, seed) for name in missing]):
-                if result.violation is not None:
+        while missing and seed <= seeds:
+            after = min(seed + max(1, RUNS_TOGETHER // len(missing)), seeds + 1)
+            for name, result in pool.imap(_hunt, [(name, n) for n in range(seed, after) for name in missing]):
+                if result.violation is not None and name in missing:
                     missing.remove(name)
                     yield name, result
-            if not missing:
-                return
+            seed = after
 
 
 def _results(first: int, seeds: int) -> Iterator[Result]:

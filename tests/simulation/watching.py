@@ -5,10 +5,11 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-from sealwire_client.replica import ALONE, Replica, SealedGroup, Taken, TakenEdit
+from sealwire_client.replica import ALONE, Delivery, GapError, Replica, SealedGroup, Taken, TakenEdit
 from sealwire_client.replica import Collection as Held
 from sealwire_client.replica import Edit as HeldEdit
 from sealwire_client.replica.outbox import Outbox
+from sealwire_client.replica.positions import Positions
 from sealwire_protocol.ids import StreamId
 from sealwire_protocol.messages import ATOMIC, StreamKind
 from tests.simulation.history import Edit, Seal
@@ -17,8 +18,9 @@ from tests.simulation.world import World
 
 @contextmanager
 def watched(world: World) -> Iterator[None]:
-    """While the block lasts, edits, seals and verdicts of all replicas are entered."""
+    """While the block lasts, edits, seals, verdicts and gaps of all replicas are entered."""
     edit, store, answer, history = Replica.edit, Outbox.store, Outbox.answer, world.history
+    begin = Positions.begin
 
     def watch_edit(self: Replica, collection: Held, edits: Sequence[HeldEdit], tx: int = ALONE) -> None:
         device = world.current
@@ -64,8 +66,17 @@ def watched(world: World) -> Iterator[None]:
                 history.fail(f"entries stand within the cursor: one at {found}, and the cursor at {cursor}")
         return answered
 
+    def watch_begin(self: Positions, collection: int, delivery: Delivery) -> int | None:
+        try:
+            return begin(self, collection, delivery)
+        except GapError as error:
+            assert world.current is not None
+            history.fail(f"a relay leaves no gaps: {world.current.name}: {error}")
+            raise
+
     with (
         mock.patch.object(Replica, "edit", watch_edit),
+        mock.patch.object(Positions, "begin", watch_begin),
         mock.patch.object(Outbox, "store", watch_store),
         mock.patch.object(Outbox, "answer", watch_answer),
     ):
