@@ -91,7 +91,7 @@ def _same(data: bytes) -> bytes:
 
 
 async def _leave(_: Connection) -> None:
-    """Nothing to reset between two uses: every statement is a transaction of its own. Saves a round trip."""
+    """Nothing to reset between two uses: who begins a transaction ends it, or the connection. Saves a round trip."""
 
 
 async def connect_pool(dsn: str, server: Server, size: int) -> Pool:

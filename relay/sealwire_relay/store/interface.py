@@ -182,6 +182,23 @@ class Mailbox(NamedTuple):
     answer: bytes
 
 
+class Dirty(NamedTuple):
+    """A stream of which the records `(compacted, head]` are not compacted yet, its tail.
+
+    Sizes are of bodies, in bytes: of all of its segments, and of those that end after `compacted`. `term` is the
+    newest one written in it: what is read from now on is of this history as long as the stream's term is this one.
+    """
+
+    vault: VaultId
+    stream: StreamId
+    head: int
+    compacted: int
+    bytes: int
+    tail_bytes: int
+    segments: int
+    term: Term
+
+
 class Store(ABC):
     """Vaults, streams, segments, terms, outcomes, mailboxes. See the module's text for what every method promises."""
 
@@ -252,6 +269,41 @@ class Store(ABC):
 
         Goes on when the caller is cancelled. On an error nothing was written, unless it is an OutcomeUnknownError:
         then each vault's write was made or not. Raises LocalMisuse if the writes make no sense in themselves."""
+
+    @abstractmethod
+    async def dirty(self, after: tuple[VaultId, StreamId] | None, tail_min: int, streams_max: int) -> list[Dirty]:
+        """The next streams with `tail_min` or more seqs to be compacted, on one view of the database.
+
+        At most `streams_max` of them, in the order of their keys, from the beginning or after the one that is named.
+        Stream 0 is never among them."""
+
+    @abstractmethod
+    async def swap(
+        self,
+        vault: VaultId,
+        stream: StreamId,
+        old: Sequence[StoredSegment],
+        new: Sequence[StoredSegment],
+        cleaned_to: int,
+        term: Term,
+    ) -> bool:
+        """Put `new` in the place of `old`, segments as they were read, and raise `cleaned_to` to this, all at once.
+
+        `new` holds records of `old` at their old seqs and no others. `cleaned_to` is the greatest seq whose record
+        was looked at to tell which may go: once a reader misses one of them, it is told that this may be why (R9).
+        `term` is the stream's from before the first of these records was read.
+
+        False: not all of `old` are there as they were read, the head is below `cleaned_to`, or the stream's term is
+        another one. Nothing written then. A segment is as it was read if its place and the size of its body are the
+        same: within one history bodies only ever lose records. Appends go on meanwhile. Cancelled, it was made or
+        not. Raises OutcomeUnknownError as `append` does, and LocalMisuse if `new` does not tile what `old` does, or
+        `cleaned_to` lies before its end."""
+
+    @abstractmethod
+    async def compacted(self, vault: VaultId, stream: StreamId, upto: int, term: Term) -> bool:
+        """Note that up to here of no tag more than one record is left; never goes back.
+
+        False: the head is below `upto`, or the stream's term is not `term`. Nothing written then."""
 
     @abstractmethod
     async def open_mailbox(

@@ -27,6 +27,7 @@ from sealwire_protocol.messages import StreamKind, StreamState
 from sealwire_relay.store.interface import (
     OUTCOMES_KEPT,
     PAGE_SEGMENTS_MAX,
+    Dirty,
     GuardName,
     KeptOutcome,
     Mailbox,
@@ -42,7 +43,7 @@ from sealwire_relay.store.interface import (
     VaultState,
     VaultWrite,
 )
-from sealwire_relay.store.rows import check_writes
+from sealwire_relay.store.rows import check_swap, check_writes, signed, stream_of
 
 
 @dataclass(slots=True)
@@ -50,6 +51,8 @@ class _Stream:
     kind: StreamKind
     head: int = 0
     top: int = 0
+    cleaned_to: int = 0
+    compacted: int = 0
     terms: list[TermStart] = field(default_factory=list)
     segments: list[StoredSegment] = field(default_factory=list)
     lasts: list[int] = field(default_factory=list)
@@ -61,7 +64,7 @@ class _Stream:
 
     def state(self, stream: StreamId) -> StreamState:
         told = tuple(self.terms[-TERMS_TOLD_MAX:])
-        return StreamState(stream, self.kind, self.head, self.top, 0, 0, 0, 0, told)
+        return StreamState(stream, self.kind, self.head, self.top, 0, 0, 0, self.cleaned_to, told)
 
     def takes(self, term: Term) -> bool:
         """A stream's terms ascend."""
@@ -73,6 +76,25 @@ class _Stream:
         self.segments.extend(segments)
         self.lasts.extend(segment.last for segment in segments)
         self.head = self.lasts[-1]
+
+    def swap(self, old: Sequence[StoredSegment], new: Sequence[StoredSegment]) -> bool:
+        """Replace segments that are as they were read, judged as a database does."""
+        first = bisect_right(self.lasts, old[0].prev)
+        there = slice(first, first + len(old))
+        if [_measured(segment) for segment in self.segments[there]] != [_measured(segment) for segment in old]:
+            return False
+        self.segments[there] = new
+        self.lasts[there] = [segment.last for segment in new]
+        return True
+
+    def dirty(self, vault: VaultId, stream: StreamId) -> Dirty:
+        sizes = [len(segment.body) for segment in self.segments]
+        tail = sum(sizes[bisect_right(self.lasts, self.compacted) :])
+        return Dirty(vault, stream, self.head, self.compacted, sum(sizes), tail, len(sizes), self.term)
+
+
+def _measured(segment: StoredSegment) -> tuple[int, int, int]:
+    return segment.prev, segment.last, len(segment.body)
 
 
 @dataclass(slots=True)
@@ -219,8 +241,7 @@ class MemoryStore(Store):
 
     async def read(self, vault: VaultId, stream: StreamId, after: int, bytes_max: int) -> Page | None:
         """One page."""
-        kept = self._data().vaults.get(vault)
-        log = kept.streams.get(stream) if kept else None
+        log = self._log(vault, stream)
         if log is None:
             return None
         first = bisect_right(log.lasts, after)
@@ -231,12 +252,11 @@ class MemoryStore(Store):
             if page and size > bytes_max:
                 break
             page.append(segment)
-        return Page(log.term, log.head, 0, 0, 0, 0, tuple(page))
+        return Page(log.term, log.head, 0, 0, 0, log.cleaned_to, tuple(page))
 
     async def heads(self, names: Sequence[tuple[VaultId, StreamId]]) -> dict[tuple[VaultId, StreamId], int]:
         """The heads of streams."""
-        vaults = self._data().vaults
-        logs = {(vault, stream): vaults[vault].streams.get(stream) for vault, stream in names if vault in vaults}
+        logs = {(vault, stream): self._log(vault, stream) for vault, stream in names}
         return {name: log.head for name, log in logs.items() if log is not None}
 
     async def pusher(self, vault: VaultId, device: DeviceKey) -> PusherState | None:
@@ -250,10 +270,9 @@ class MemoryStore(Store):
 
     async def guards(self, wanted: Sequence[GuardName]) -> dict[GuardName, Current]:
         """What guarded streams hold."""
-        vaults = self._data().vaults
         found = {}
         for vault, stream, tag in wanted:
-            log = vaults[vault].streams.get(stream) if vault in vaults else None
+            log = self._log(vault, stream)
             if log is not None and tag in log.guards:
                 found[vault, stream, tag] = log.guards[tag]
         return found
@@ -302,6 +321,49 @@ class MemoryStore(Store):
             member = kept.members[batch.author]
             member.last_batch, member.last_term = batch.outcome.batch, write.term.number
             member.outcomes[batch.outcome.batch % OUTCOMES_KEPT] = batch.outcome
+
+    # --- cleaning
+
+    async def dirty(self, after: tuple[VaultId, StreamId] | None, tail_min: int, streams_max: int) -> list[Dirty]:
+        """The next streams to be compacted, in the order of the columns that streams are found by."""
+        names = ((vault, signed(stream)) for vault, kept in self._data().vaults.items() for stream in kept.streams)
+        place = None if after is None else (after[0], signed(after[1]))
+        found: list[Dirty] = []
+        for vault, column in sorted(name for name in names if place is None or name > place):
+            stream = stream_of(column)
+            log = self._log(vault, stream)
+            if len(found) < streams_max and stream != MEMBERSHIP and log and log.head - log.compacted >= tail_min:
+                found.append(log.dirty(vault, stream))
+        return found
+
+    async def swap(
+        self,
+        vault: VaultId,
+        stream: StreamId,
+        old: Sequence[StoredSegment],
+        new: Sequence[StoredSegment],
+        cleaned_to: int,
+        term: Term,
+    ) -> bool:
+        """Replace segments."""
+        check_swap(stream, old, new, cleaned_to)
+        log = self._log(vault, stream)
+        if log is None or log.head < cleaned_to or log.term != term or not log.swap(old, new):
+            return False
+        log.cleaned_to = max(log.cleaned_to, cleaned_to)
+        return True
+
+    async def compacted(self, vault: VaultId, stream: StreamId, upto: int, term: Term) -> bool:
+        """Note how far no loser is left."""
+        log = self._log(vault, stream)
+        if log is None or log.head < upto or log.term != term:
+            return False
+        log.compacted = max(log.compacted, upto)
+        return True
+
+    def _log(self, vault: VaultId, stream: StreamId) -> _Stream | None:
+        kept = self._data().vaults.get(vault)
+        return kept.streams.get(stream) if kept else None
 
     # --- mailboxes
 

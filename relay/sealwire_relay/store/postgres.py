@@ -3,8 +3,10 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
+
+import asyncpg  # type: ignore[import-untyped]
 
 from sealwire_protocol.conditions import Current
 from sealwire_protocol.ids import (
@@ -24,6 +26,7 @@ from sealwire_relay.store.connections import ACQUIRE_SECONDS_MAX, Connection, Po
 from sealwire_relay.store.failures import translated, translated_commit
 from sealwire_relay.store.interface import (
     PAGE_SEGMENTS_MAX,
+    Dirty,
     GuardName,
     KeptOutcome,
     Mailbox,
@@ -44,12 +47,14 @@ from sealwire_relay.store.interface import (
 from sealwire_relay.store.migrate import check_schema
 from sealwire_relay.store.queries import QUERIES
 from sealwire_relay.store.rows import (
+    check_swap,
     check_writes,
     key_id_of,
     many_arguments,
     one_arguments,
     salt_of,
     signed,
+    stream_of,
     term_of,
 )
 
@@ -298,6 +303,64 @@ class PostgresStore(Store):
                 return False
             with translated_commit():
                 return bool(await connection.fetchval(QUERIES["append_one"], *one_arguments(write)))
+
+    # --- cleaning
+
+    async def dirty(self, after: tuple[VaultId, StreamId] | None, tail_min: int, streams_max: int) -> list[Dirty]:
+        """One statement, so one snapshot. Looks at the head of every stream until enough are found."""
+        place = (None, None) if after is None else (after[0], signed(after[1]))
+        rows = await self._rows("dirty", *place, tail_min, streams_max)
+        return [
+            Dirty(
+                VaultId(row["vault_id"]),
+                stream_of(row["stream"]),
+                row["head"],
+                row["compacted"],
+                row["size"],
+                row["tail_size"],
+                row["segments"],
+                term_of(row["term"], row["term_id"]),
+            )
+            for row in rows
+        ]
+
+    async def swap(
+        self,
+        vault: VaultId,
+        stream: StreamId,
+        old: Sequence[StoredSegment],
+        new: Sequence[StoredSegment],
+        cleaned_to: int,
+        term: Term,
+    ) -> bool:
+        """One transaction of three statements. A connection that was interrupted is given up with what it did."""
+        check_swap(stream, old, new, cleaned_to)
+        name = vault, signed(stream)
+        async with self._connection(self._others) as connection:
+            transaction = connection.transaction()
+            try:
+                await transaction.start()
+                read = [s.prev for s in old], [s.last for s in old], [len(s.body) for s in old]
+                made = [s.prev for s in new], [s.last for s in new], [s.body for s in new]
+                swapped = len(await connection.fetch(QUERIES["swap_out"], *name, *read)) == len(old)
+                if swapped:
+                    await connection.execute(QUERIES["swap_in"], *name, *made)
+                    state = cleaned_to, term.number, signed(term.id)
+                    swapped = bool(await connection.fetch(QUERIES["raise_cleaned_to"], *name, *state))
+                if not swapped:
+                    await transaction.rollback()
+                    return False
+                with translated_commit():
+                    await transaction.commit()
+            except BaseException:
+                with suppress(asyncpg.InterfaceError):  # a connection that was lost cannot be given up again
+                    connection.terminate()
+                raise
+        return True
+
+    async def compacted(self, vault: VaultId, stream: StreamId, upto: int, term: Term) -> bool:
+        """One statement."""
+        return await self._found("compacted", vault, signed(stream), upto, term.number, signed(term.id))
 
     # --- mailboxes
 

@@ -9,12 +9,14 @@ from sealwire_protocol.ids import (
     DEVICE_KEY_BYTES,
     KEY_ID_BYTES,
     MEMBERSHIP,
+    STREAM_ID_BYTES,
     TERM_ID_BYTES,
     KeyId,
+    StreamId,
     Term,
 )
 from sealwire_protocol.segment import SALT_BYTES
-from sealwire_relay.store.interface import OUTCOMES_KEPT, VaultWrite
+from sealwire_relay.store.interface import OUTCOMES_KEPT, StoredSegment, VaultWrite
 
 DEVICE_BITS: Final = 8 * DEVICE_KEY_BYTES
 _BITS: Final = DEVICE_BITS.to_bytes(4, "big")
@@ -23,6 +25,11 @@ _BITS: Final = DEVICE_BITS.to_bytes(4, "big")
 def signed(data: bytes) -> int:
     """Bytes as the integer that a bigint or integer column holds."""
     return int.from_bytes(data, "big", signed=True)
+
+
+def stream_of(column: int) -> StreamId:
+    """A stream's id from its column."""
+    return StreamId(column.to_bytes(STREAM_ID_BYTES, "big", signed=True))
 
 
 def term_of(number: int, column: int) -> Term:
@@ -77,6 +84,22 @@ def check_writes(writes: Sequence[VaultWrite]) -> None:
             if batch.outcome.batch <= batch.expected_last:
                 raise LocalMisuse("a batch is not newer than the one it follows")
             latest[batch.author] = batch.outcome.batch
+
+
+def check_swap(stream: StreamId, old: Sequence[StoredSegment], new: Sequence[StoredSegment], cleaned_to: int) -> None:
+    """Raise LocalMisuse unless both tile the same part of a log of records, and `cleaned_to` reaches its end."""
+    if stream == MEMBERSHIP:
+        raise LocalMisuse("the links of a membership log are not to be left out")
+    spans = [(run[0].prev, run[-1].last) for run in (old, new) if run]
+    if len(spans) < 2 or spans[0] != spans[1]:
+        raise LocalMisuse("the new segments of a swap do not begin and end where the old ones do")
+    for run in (old, new):
+        if any(first.last != second.prev for first, second in pairwise(run)):
+            raise LocalMisuse("the segments of a swap do not tile")
+        if any(segment.prev >= segment.last for segment in run):
+            raise LocalMisuse("a segment of a swap is empty")
+    if cleaned_to < old[-1].last:
+        raise LocalMisuse("a swap replaces records beyond what it says was cleaned")
 
 
 class Columns:

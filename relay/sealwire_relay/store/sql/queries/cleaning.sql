@@ -1,0 +1,55 @@
+-- name: dirty
+-- Streams after a place, in key order, of which enough is not compacted yet, with what their segments amount to.
+-- Without a place, from the beginning. The membership log is no stream of records, and is left out.
+-- octet_length of a body stored EXTERNAL does not read it.
+SELECT s.vault_id, s.stream, s.head, s.compacted, s.term, s.term_id, g.size, g.tail_size, g.segments
+FROM (
+    SELECT vault_id, stream, head, compacted, term, term_id FROM sealwire.stream
+    WHERE vault_id >= coalesce($1::uuid, '00000000-0000-0000-0000-000000000000')
+        AND ($1::uuid IS NULL OR (vault_id, stream) > ($1::uuid, $2::bigint))
+        AND stream <> 0 AND head - compacted >= $3::bigint
+    ORDER BY vault_id, stream LIMIT $4::bigint
+) s
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(octet_length(body)), 0) AS size,
+        coalesce(sum(octet_length(body)) FILTER (WHERE last > s.compacted), 0) AS tail_size,
+        count(*) AS segments
+    FROM sealwire.segment WHERE vault_id = s.vault_id AND stream = s.stream
+) g
+ORDER BY s.vault_id, s.stream
+
+-- name: swap_out
+-- Delete segments that are as they were read; returns a row for each.
+-- A swap is the next three statements, in their order and in one transaction that ends in a rollback unless each of
+-- them does all that it was asked. They are not one statement, because its parts would run in no order, and a key may
+-- be inserted again that was deleted.
+-- Of two cleaners with the same rows the second waits here for the first, and then finds less than it asked for.
+-- Rows are looked up, and so locked, in the order asked, which is the log's: two never wait for each other.
+DELETE FROM sealwire.segment g
+USING unnest($3::bigint[], $4::bigint[], $5::bigint[]) AS o (prev, last, size)
+WHERE g.vault_id = $1 AND g.stream = $2::bigint AND g.last = o.last
+    AND g.prev = o.prev AND octet_length(g.body) = o.size
+RETURNING 1
+
+-- name: swap_in
+-- Put other segments in the place of those deleted.
+INSERT INTO sealwire.segment (vault_id, stream, last, prev, body)
+SELECT $1, $2::bigint, n.last, n.prev, n.body
+FROM unnest($3::bigint[], $4::bigint[], $5::bytea[]) AS n (prev, last, body)
+
+-- name: raise_cleaned_to
+-- Note how far records may have been left out; a row comes back iff the log is still the one that was read.
+-- It comes last, so that appends wait for the head's lock no longer than a commit takes. Under that lock the head and
+-- its term tell that no history was lost since the rows were read: what is pushed in the place of lost records may
+-- have their very size, but comes under another term.
+UPDATE sealwire.stream
+SET cleaned_to = greatest(cleaned_to, $3::bigint)
+WHERE vault_id = $1 AND stream = $2::bigint AND head >= $3 AND term = $4::bigint AND term_id = $5::bigint
+RETURNING 1
+
+-- name: compacted
+-- Note how far no loser is left; a row comes back iff the log is still the one that was compacted.
+UPDATE sealwire.stream
+SET compacted = greatest(compacted, $3::bigint)
+WHERE vault_id = $1 AND stream = $2::bigint AND head >= $3 AND term = $4::bigint AND term_id = $5::bigint
+RETURNING 1
