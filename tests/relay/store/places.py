@@ -1,10 +1,13 @@
 """Where a store keeps its data in a test: memory or one of the Postgres servers. And what tests write there."""
 
+import asyncio
 import contextlib
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import asyncpg  # type: ignore[import-untyped]
 
 from sealwire_protocol.ids import Author, DeviceKey, KeyId, StreamId, Term, VaultId
 from sealwire_protocol.membership import Role
@@ -25,6 +28,9 @@ from sealwire_relay.store.postgres import PostgresStore
 from tests.support.postgres import Server
 
 _numbers = itertools.count(1)
+
+WAITING = "FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+"""The connections to a database that wait for a lock."""
 
 
 def name(size: int) -> bytes:
@@ -87,6 +93,21 @@ class PostgresPlace(Place):
 
     async def restore(self) -> None:
         self.database = await self.server.database(self._backup)
+
+    @contextlib.asynccontextmanager
+    async def direct(self) -> AsyncIterator[Any]:
+        """A connection past the store."""
+        connection = await asyncpg.connect(self.server.dsn(self.database))
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+    async def somebody_waits(self) -> None:
+        """Return once a statement waits for a lock."""
+        async with self.direct() as connection, asyncio.timeout(20):
+            while not await connection.fetchval(f"SELECT EXISTS (SELECT {WAITING})"):
+                pass
 
 
 def _counted() -> Callable[[int], bytes]:

@@ -8,7 +8,7 @@ import pytest
 from sealwire_protocol.conditions import Current
 from sealwire_protocol.ids import DeviceKey, StreamId, Tag, VaultId
 from sealwire_relay.store import migrate as module
-from sealwire_relay.store.interface import SchemaError, StoreError
+from sealwire_relay.store.interface import Dirty, SchemaError, StoreError
 from sealwire_relay.store.migrate import MIGRATIONS, Migration, Phase, latest, migrate
 from sealwire_relay.store.postgres import PostgresStore
 from sealwire_relay.store.rows import signed
@@ -97,6 +97,8 @@ async def test_a_database_of_the_first_schema_is_migrated_with_what_is_in_it(pos
     new = stream_write(vault.stream, 2, b"c")._replace(guards=((wanted[2], held),))
     assert await store.append([write(vault, term, [new], [batch_write(2)], epoch=1)]) == [True]
     assert await store.guards([wanted]) == {wanted: held}
+    [tail] = await store.dirty(None, 0, 10)
+    assert tail == Dirty(vault.id, vault.stream, 3, 0, 3, 3, 2, term)
     await store.close()
 
 

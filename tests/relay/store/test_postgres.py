@@ -2,11 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
 
-import asyncpg  # type: ignore[import-untyped]
 import pytest
 
 from sealwire_protocol.conditions import Current
@@ -19,6 +17,7 @@ from sealwire_relay.store.postgres import PostgresStore
 from tests.relay.store.places import (
     ADMIN,
     EPOCH,
+    WAITING,
     PostgresPlace,
     Vault,
     batch_write,
@@ -31,23 +30,6 @@ from tests.relay.store.places import (
 )
 from tests.support.aio import asyncio_test
 from tests.support.postgres import Server, binaries_of, server
-
-WAITING = "FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-
-
-@contextlib.asynccontextmanager
-async def _direct(place: PostgresPlace) -> AsyncIterator[Any]:
-    connection = await asyncpg.connect(place.server.dsn(place.database))
-    try:
-        yield connection
-    finally:
-        await connection.close()
-
-
-async def _somebody_waits(place: PostgresPlace) -> None:
-    async with _direct(place) as connection, asyncio.timeout(20):
-        while not await connection.fetchval(f"SELECT EXISTS (SELECT {WAITING})"):
-            pass
 
 
 def _where(vault: Vault, table: str) -> str:
@@ -65,13 +47,13 @@ async def _append_while(place: PostgresPlace, table: str, change: str) -> tuple[
     await store.create_stream(vault.id, second, StreamKind.OPEN)
     both = [stream_write(stream, 0, b"ab") for stream in (vault.stream, second)]
     assert await store.append([write(vault, term, both, [batch_write(1)])]) == [True]
-    async with _direct(place) as other:
+    async with place.direct() as other:
         transaction = other.transaction()
         await transaction.start()
         await other.execute(f"UPDATE sealwire.{table} SET {change} {_where(vault, table)}")
         late = [stream_write(stream, 2, b"c") for stream in (vault.stream, second)]
         append = asyncio.create_task(store.append([write(vault, term, late, [batch_write(2)])]))
-        await _somebody_waits(place)
+        await place.somebody_waits()
         await transaction.commit()
     return await append, store, vault, term
 
@@ -125,13 +107,13 @@ async def test_a_refusal_waits_for_a_head_that_is_about_to_move(
         term = await store.open_term()
         vault = await make_vault(store, term)
         assert await store.append([write(vault, term, [stream_write(vault.stream, 0, b"ab")])]) == [True]
-        async with _direct(postgres) as other:
+        async with postgres.direct() as other:
             transaction = other.transaction()
             await transaction.start()
             await other.execute(f"UPDATE sealwire.stream SET {change} {_where(vault, 'stream')}")
             looked_at = StreamWrite(vault.stream, 2, 2, 0, ())
             append = asyncio.create_task(store.append([write(vault, term, [looked_at], [batch_write(1)])]))
-            await _somebody_waits(postgres)
+            await postgres.somebody_waits()
             await transaction.commit()
         assert await append == [holds]
         state = await store.pusher(vault.id, vault.admin)
@@ -144,7 +126,7 @@ async def test_what_is_written_again_and_again_stays_within_its_page(postgres: P
     """Updates of what a stream holds leave the index alone, and so cost no more after the thousandth."""
     place = PostgresPlace(postgres.server, await postgres.server.database(), False)
     await migrate(place.server.dsn(place.database), lambda line: None, Phase.PRE)
-    async with place.opened() as store, _direct(place) as direct:
+    async with place.opened() as store, place.direct() as direct:
         term = await store.open_term()
         vault = await make_vault(store, term)
         tags = [Tag(bytes([n]) * 16) for n in range(4)]
@@ -161,12 +143,12 @@ async def test_a_cancelled_caller_leaves_its_append_going_on(postgres: PostgresP
     await store.open()
     term = await store.open_term()
     vault = await make_vault(store, term)
-    async with _direct(postgres) as other:
+    async with postgres.direct() as other:
         transaction = other.transaction()
         await transaction.start()
         await other.execute(f"UPDATE sealwire.stream SET cleaned_to = 0 {_where(vault, 'stream')}")
         append = asyncio.create_task(store.append([write(vault, term, [stream_write(vault.stream, 0, b"a")])]))
-        await _somebody_waits(postgres)
+        await postgres.somebody_waits()
         append.cancel()
         with pytest.raises(asyncio.CancelledError):
             await append
@@ -181,12 +163,12 @@ async def test_a_connection_lost_during_a_commit_leaves_the_outcome_unknown(post
     async with postgres.opened() as store:
         term = await store.open_term()
         vault = await make_vault(store, term)
-        async with _direct(postgres) as other:
+        async with postgres.direct() as other:
             transaction = other.transaction()
             await transaction.start()
             await other.execute(f"UPDATE sealwire.stream SET cleaned_to = 0 {_where(vault, 'stream')}")
             append = asyncio.create_task(store.append([write(vault, term, [stream_write(vault.stream, 0, b"a")])]))
-            await _somebody_waits(postgres)
+            await postgres.somebody_waits()
             await other.execute(f"SELECT pg_terminate_backend(pid) {WAITING}")
             with pytest.raises(OutcomeUnknownError, match="look before writing again"):
                 await append
@@ -197,7 +179,7 @@ async def test_a_connection_lost_during_a_commit_leaves_the_outcome_unknown(post
 @asyncio_test
 async def test_a_full_disk_is_told_and_nothing_is_written(postgres: PostgresPlace) -> None:
     """The database is made to say what it says when its disk is full."""
-    async with postgres.opened() as store, _direct(postgres) as direct:
+    async with postgres.opened() as store, postgres.direct() as direct:
         term = await store.open_term()
         vault = await make_vault(store, term)
         await direct.execute(
@@ -218,7 +200,7 @@ async def test_a_full_disk_is_told_and_nothing_is_written(postgres: PostgresPlac
 
 @asyncio_test
 async def test_the_newest_terms_are_told_when_there_are_too_many(postgres: PostgresPlace) -> None:
-    async with postgres.opened() as store, _direct(postgres) as direct:
+    async with postgres.opened() as store, postgres.direct() as direct:
         term = await store.open_term()
         vault = await make_vault(store, term)
         count = TERMS_TOLD_MAX + 10
