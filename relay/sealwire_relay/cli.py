@@ -109,7 +109,7 @@ def migrate(phase: str, **options: Any) -> None:
     """Bring a database's schema up to date, and end. Doing it twice does no harm."""
     settings = _settings(options)
     from sealwire_relay.database import address_of, log, prepare
-    from sealwire_relay.serve import ExitCode, told
+    from sealwire_relay.ending import ExitCode, told
     from sealwire_relay.store.migrate import Phase
 
     async def bring_up_to_date() -> ExitCode:
@@ -160,7 +160,7 @@ def _finish(work: Callable[[], Coroutine[Any, Any, int]]) -> NoReturn:
 
     import uvloop
 
-    from sealwire_relay.serve import ExitCode, RelayError
+    from sealwire_relay.ending import ExitCode, RelayError
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -10,20 +10,17 @@ import gc
 import logging
 import os
 import resource
-import signal
 import socket
-from collections.abc import Callable, Coroutine, Iterator
-from enum import IntEnum
-from typing import Any, Final, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
 
 from sealwire_relay.control.app import control_app
 from sealwire_relay.control.server import ControlServer
 from sealwire_relay.database import Database
 from sealwire_relay.dataplane import DataPlane
-from sealwire_relay.embedded import AlreadyRunningError, EmbeddedPostgresError
-from sealwire_relay.log import redacted
+from sealwire_relay.ending import ExitCode, RelayError, asked_to_end, before, ending, told
 from sealwire_relay.metrics import Metrics
-from sealwire_relay.settings import Settings, SettingsError, option
+from sealwire_relay.settings import Settings, option
 from sealwire_relay.signatures import verify
 from sealwire_relay.store.interface import Store, StoreError
 
@@ -34,31 +31,6 @@ SPARE_FILES: Final = 256
 
 CHECK_SECONDS: Final = 1.0
 """Between two looks at the database: how late `/readyz` may be, and a new term after the database came back."""
-
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What asks a relay to end: Ctrl-C, a supervisor, a terminal that is closed."""
-
-T = TypeVar("T")
-
-
-class ExitCode(IntEnum):
-    """How a command ended; docs/relay.md lists them for those who write scripts."""
-
-    DONE = 0
-    FAILED = 1
-    USAGE = 2
-    IN_USE = 3
-    DATABASE = 4
-    INTERRUPTED = 130
-    TERMINATED = 143
-
-
-class RelayError(Exception):
-    """The relay cannot run. The message is one sentence for whoever started it; `code` is for scripts."""
-
-    def __init__(self, message: str, code: ExitCode = ExitCode.FAILED) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 class Ready(NamedTuple):
@@ -159,76 +131,19 @@ async def run(settings: Settings, database: Database, announce: Callable[[Ready]
 
     Raises RelayError if it cannot start, or cannot go on. Nothing is left running then either.
     """
-    with _asked_to_end() as asked:
+    with asked_to_end() as asked:
         relay = Relay(settings, database)
         try:
             with told():
-                ready = await _before(asked, relay.start())
+                ready = await before(asked, relay.start())
                 if ready is None:
-                    return _ending(asked.result(), before_ready=True)
+                    return ending(asked.result(), before_ready=True)
                 _settle_down(settings)
                 announce(ready)
-                await _before(asked, relay.tend())
-                return _ending(asked.result(), before_ready=False)
+                await before(asked, relay.tend())
+                return ending(asked.result(), before_ready=False)
         finally:
             await relay.stop()
-
-
-async def _before(asked: "asyncio.Future[signal.Signals]", work: Coroutine[Any, Any, T]) -> T | None:
-    """The result of `work`, or None if the relay was asked to end before there was one; `work` has ended then."""
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.wait((asked, task), return_when=asyncio.FIRST_COMPLETED)
-        return task.result() if task.done() and not asked.done() else None
-    finally:
-        if not task.done():
-            task.cancel()
-        await asyncio.wait({task})
-        if asked.done() and not task.cancelled() and task.exception() is not None:
-            log.debug("Ended in the middle of it", exc_info=task.exception())
-
-
-def _ending(by: signal.Signals, *, before_ready: bool) -> ExitCode:
-    log.info("Asked to end by %s: finishing what is under way.", by.name)
-    if by is signal.SIGINT:
-        return ExitCode.INTERRUPTED
-    return ExitCode.TERMINATED if before_ready else ExitCode.DONE
-
-
-@contextlib.contextmanager
-def _asked_to_end() -> Iterator["asyncio.Future[signal.Signals]"]:
-    """A future that is set by the first signal that asks the relay to end; later ones change nothing."""
-    loop = asyncio.get_running_loop()
-    asked: asyncio.Future[signal.Signals] = loop.create_future()
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-
-    def ask(number: signal.Signals) -> None:
-        if not asked.done():
-            asked.set_result(number)
-
-    # A signal that is ignored (nohup) stays so.
-    handled = [number for number in SIGNALS if before[number] != signal.SIG_IGN]
-    for number in handled:
-        loop.add_signal_handler(number, ask, number)
-    try:
-        yield asked
-    finally:
-        for number in handled:
-            loop.remove_signal_handler(number)
-            signal.signal(number, before[number])
-
-
-@contextlib.contextmanager
-def told() -> Iterator[None]:
-    """Every error that can be foreseen, as RelayError: the one sentence that it is worth, and its exit code."""
-    try:
-        yield
-    except AlreadyRunningError as error:
-        raise RelayError(redacted(str(error)), ExitCode.IN_USE) from error
-    except (EmbeddedPostgresError, StoreError) as error:
-        raise RelayError(redacted(str(error)), ExitCode.DATABASE) from error
-    except SettingsError as error:
-        raise RelayError(str(error), ExitCode.USAGE) from error
 
 
 @contextlib.contextmanager

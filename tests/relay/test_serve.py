@@ -11,10 +11,11 @@ from pathlib import Path
 import asyncpg  # type: ignore[import-untyped]
 import pytest
 
-from sealwire_relay import serve
+from sealwire_relay import ending, serve
 from sealwire_relay.database import Changed, GivenDatabase
 from sealwire_relay.embedded import AlreadyRunningError, EmbeddedPostgres, EmbeddedPostgresError
-from sealwire_relay.serve import ExitCode, Ready, Relay, RelayError, run
+from sealwire_relay.ending import ExitCode, RelayError
+from sealwire_relay.serve import Ready, Relay, run
 from sealwire_relay.settings import Secret, Settings
 from sealwire_relay.store.interface import SchemaError, Store, StoreDownError
 from sealwire_relay.store.memory import MemoryStore
@@ -119,9 +120,9 @@ def _process_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
 @asyncio_test
 async def test_a_signal_ends_it_in_order(number: signal.Signals, code: ExitCode) -> None:
     database, told = FakeDatabase(), list[Ready]()
-    before = [signal.getsignal(each) for each in serve.SIGNALS]
+    before = [signal.getsignal(each) for each in ending.SIGNALS]
     assert await run(ANY_PORT, database, send_when_ready(number, told)) is code
-    assert [signal.getsignal(each) for each in serve.SIGNALS] == before
+    assert [signal.getsignal(each) for each in ending.SIGNALS] == before
     assert database.store.closed
     assert database.stopped == 1
     assert refuses(port_of(told[0].data))
