@@ -340,10 +340,10 @@ class PostgresStore(Store):
             transaction = connection.transaction()
             try:
                 await transaction.start()
-                read = [s.prev for s in old], [s.last for s in old], [len(s.body) for s in old]
-                made = [s.prev for s in new], [s.last for s in new], [s.body for s in new]
-                swapped = len(await connection.fetch(QUERIES["swap_out"], *name, *read)) == len(old)
+                there = await connection.fetch(QUERIES["swap_out"], *name, old[0].prev, old[-1].last)
+                swapped = sorted(map(tuple, there)) == [(s.prev, s.last, len(s.body)) for s in old]
                 if swapped:
+                    made = [s.prev for s in new], [s.last for s in new], [s.body for s in new]
                     await connection.execute(QUERIES["swap_in"], *name, *made)
                     state = cleaned_to, term.number, signed(term.id)
                     swapped = bool(await connection.fetch(QUERIES["raise_cleaned_to"], *name, *state))

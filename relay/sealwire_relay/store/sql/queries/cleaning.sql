@@ -19,17 +19,15 @@ CROSS JOIN LATERAL (
 ORDER BY s.vault_id, s.stream
 
 -- name: swap_out
--- Delete segments that are as they were read; returns a row for each.
+-- Delete the segments that end in a part of the log; returns what they were, to be compared with what was read.
 -- A swap is the next three statements, in their order and in one transaction that ends in a rollback unless each of
 -- them does all that it was asked. They are not one statement, because its parts would run in no order, and a key may
--- be inserted again that was deleted.
--- Of two cleaners with the same rows the second waits here for the first, and then finds less than it asked for.
--- Rows are looked up, and so locked, in the order asked, which is the log's: two never wait for each other.
-DELETE FROM sealwire.segment g
-USING unnest($3::bigint[], $4::bigint[], $5::bigint[]) AS o (prev, last, size)
-WHERE g.vault_id = $1 AND g.stream = $2::bigint AND g.last = o.last
-    AND g.prev = o.prev AND octet_length(g.body) = o.size
-RETURNING 1
+-- be inserted again that was deleted. The part is named by its ends: a join with a list of rows may be planned, while
+-- the table is small, as a look at every row of the stream for every one of the list.
+-- Of two cleaners with the same rows the second waits here for the first, and then finds less than it read.
+DELETE FROM sealwire.segment
+WHERE vault_id = $1 AND stream = $2::bigint AND last > $3::bigint AND last <= $4::bigint
+RETURNING prev, last, octet_length(body) AS size
 
 -- name: swap_in
 -- Put other segments in the place of those deleted.
