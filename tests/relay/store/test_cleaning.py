@@ -414,6 +414,8 @@ async def test_an_append_does_not_wait_for_a_swap_that_waits(postgres: PostgresP
 async def test_a_swap_that_was_interrupted_has_done_nothing(
     postgres: PostgresPlace, hindered: Callable[[Log], str]
 ) -> None:
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, complaint: complaints.append(complaint))
     async with postgres.opened() as store, postgres.direct() as other:
         log = await make_log(store)
         for cancelled in (True, False) * 6:
@@ -432,6 +434,7 @@ async def test_a_swap_that_was_interrupted_has_done_nothing(
             page = await log.page(store)
             assert (page.cleaned_to, page.segments) == (0, log.read)
         assert await log.swap(store, log.read[:2], [JOINED])
+    assert complaints == [], "no connection came back in the midst of a transaction"
 
 
 @asyncio_test
