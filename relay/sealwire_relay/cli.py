@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 import click
 
 from sealwire_protocol import __version__
-from sealwire_relay.settings import Settings, SettingsError, choices, fields, load, option
+from sealwire_relay.settings import CLEANING, LOGGING, Settings, SettingsError, choices, fields, load, option
 
 if TYPE_CHECKING:
+    from sealwire_relay.cleaner import Cleaned, Looked
     from sealwire_relay.database import Database
     from sealwire_relay.serve import Ready
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-LOGGING: Final = ("log_level", "log_format")
 
 
 def settings_options(names: Collection[str]) -> Callable[[Command], Command]:
@@ -121,6 +120,70 @@ def migrate(phase: str, **options: Any) -> None:
     _finish(bring_up_to_date)
 
 
+@main.command()
+@settings_options({*CLEANING, *LOGGING})
+@click.option(
+    "--all", "everything", is_flag=True, help="Clean every stream that has anything to clean, however little it is."
+)
+@click.option("--watch", is_flag=True, help="Go on until stopped, with a look every --clean-seconds.")
+@click.option("--beside", is_flag=True, hidden=True)
+@json_option
+def clean(everything: bool, watch: bool, beside: bool, as_json: bool, **options: Any) -> None:
+    """Leave superseded records out of the stored logs, and end. Devices may push and catch up meanwhile.
+
+    Each relay runs this with --watch beside itself, unless its --clean-seconds is 0. Cleaning is safe to be
+    interrupted, and to be done by several at once.
+    """
+    settings = _settings(options)
+    if everything and watch:
+        _refuse(SettingsError("--all cleans once and ends, so it does not go with --watch: leave one of them out."))
+    if watch and not settings.clean_seconds:
+        _refuse(SettingsError("--clean-seconds is 0, which keeps a relay from cleaning: give --watch a pause."))
+    from sealwire_relay.cleaning import clean_on, clean_once
+
+    def tell(looked: "Looked") -> None:
+        if as_json or beside:
+            _say(json.dumps(looked._asdict()))
+        elif not watch or looked.streams or looked.unfinished:
+            _say(_cleaned(looked, everything))
+
+    def step(cleaned: "Cleaned") -> None:
+        _say(json.dumps({"step": cleaned._asdict()}))
+
+    _finish(
+        lambda: clean_on(settings, tell, step if beside else None) if watch else clean_once(settings, everything, tell)
+    )
+
+
+def _cleaned(looked: "Looked", everything: bool) -> str:
+    """What came of a look, in words."""
+    parts = ["Nothing was to be cleaned."]
+    if looked.streams + looked.unfinished:
+        parts = [
+            f"Cleaned {_count(looked.streams, 'stream')}: {_count(looked.records, 'superseded record')} left out;",
+            f"{looked.bytes:,} bytes in {_count(looked.segments, 'segment')} before,",
+            f"{looked.bytes_left:,} bytes in {_count(looked.segments_left, 'segment')} now.",
+        ]
+    if looked.unfinished:
+        parts.append(f"Not finished: {_count(looked.unfinished, 'stream')}, as the log says; run it again.")
+    small = looked.waiting_streams - looked.unfinished
+    if small and not everything:
+        parts.append(f"{_count(small, 'stream')} with too little to be worth it yet; --all cleans these too.")
+    return " ".join(parts)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _say(line: str) -> None:
+    """A line on stdout. Whoever has closed it does not want to know."""
+    try:
+        click.echo(line)
+    except OSError:
+        pass
+
+
 def _settings(options: Mapping[str, Any]) -> Settings:
     given = {name: ",".join(v) if isinstance(v, tuple) else v for name, v in options.items() if v not in (None, ())}
     try:
@@ -137,12 +200,7 @@ def _run(settings: Settings, database: "Callable[[], Database]", as_json: bool) 
     from sealwire_relay.serve import run
 
     def announce(ready: "Ready") -> None:
-        told = json.dumps({"ready": True, "version": __version__, **ready._asdict()}) if as_json else _sentence(ready)
-        # Whoever has closed our stdout does not want to know.
-        try:
-            click.echo(told)
-        except OSError:
-            pass
+        _say(json.dumps({"ready": True, "version": __version__, **ready._asdict()}) if as_json else _sentence(ready))
 
     _finish(lambda: run(settings, database(), announce))
 

@@ -44,6 +44,10 @@ class Database(Protocol):
         """End what `start` has started. Safe in every state."""
 
     @property
+    def address(self) -> str:
+        """Where it is found once it has been started, for other processes of this relay. May hold a password."""
+
+    @property
     def trouble(self) -> str | None:
         """What keeps the database from working, as far as it is known here."""
 
@@ -54,6 +58,11 @@ class GivenDatabase:
     def __init__(self, settings: Settings) -> None:
         self._pool_size = settings.pool_size
         self._dsn = address_of(settings)
+
+    @property
+    def address(self) -> str:
+        """See Database."""
+        return self._dsn
 
     @property
     def trouble(self) -> None:
@@ -83,6 +92,11 @@ class OwnDatabase:
         )
         self._dsn = ""
         self._trouble: str | None = None
+
+    @property
+    def address(self) -> str:
+        """See Database."""
+        return self._dsn
 
     @property
     def trouble(self) -> str | None:

@@ -14,6 +14,7 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
+from sealwire_relay.beside import CleanerProcess
 from sealwire_relay.control.app import control_app
 from sealwire_relay.control.server import ControlServer
 from sealwire_relay.database import Database
@@ -83,6 +84,10 @@ class Relay:
         self._parts.push_async_callback(plane.stop)
         with _explained("data", settings.host, settings.port):
             port = await plane.start()
+        if settings.clean_seconds:
+            cleaner = CleanerProcess(settings, self._database.address, self._metrics)
+            self._parts.push_async_callback(cleaner.stop)
+            cleaner.start()
         self._store, self._plane = store, plane
         return Ready(
             f"ws://{_authority(settings.host, port)}",

@@ -11,7 +11,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -32,6 +32,12 @@ NOT_OURS: Final = frozenset(
     }
 )
 """Variables of the `sealwire` command and of long proofs: they may stand in a relay's environment."""
+
+CLEANING: Final = ("database_url", "clean_seconds", "clean_share", "clean_idle_seconds", "clean_records_max")
+"""The settings of a cleaner."""
+
+LOGGING: Final = ("log_level", "log_format")
+"""The settings of a process that logs."""
 
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 LogFormat: TypeAlias = Literal["text", "json"]
@@ -170,6 +176,25 @@ class Settings:
     sweep_seconds: float = _setting(
         5.0, "How often to look for what other relays on the same database have committed.", 0.05, 3_600
     )
+    clean_seconds: float = _setting(
+        60.0, "Pause between two looks of the cleaner; 0: none runs beside this relay.", 0, 86_400
+    )
+    clean_share: float = _setting(
+        0.25,
+        "Share of a stream's bytes that came after it was last cleaned, from which it is cleaned: bounds both what "
+        "superseded records take up and how often the others are read.",
+        0.01,
+        1,
+    )
+    clean_idle_seconds: float = _setting(
+        600.0, "Silence after which a stream is cleaned that has less than that.", 1, 2_592_000
+    )
+    clean_records_max: int = _setting(
+        262_144,
+        "Records that the cleaner takes on in one step, of some 300 bytes of memory each.",
+        1_000,
+        67_108_864,
+    )
     drain_seconds: float = _setting(
         10.0, "When stopping, the longest wait for commits under way before connections are cut.", 0, 600
     )
@@ -212,6 +237,13 @@ def load(environ: Mapping[str, str], options: Mapping[str, str]) -> Settings:
         if found is not None:
             values[name] = _parsed(name, *found)
     return Settings(**values)
+
+
+def environment(environ: Mapping[str, str], settings: Settings, names: Collection[str]) -> dict[str, str]:
+    """The environment for a child that is to have these settings, which are numbers or words, and no others."""
+    known = {f"{PREFIX}{field.name.upper()}{end}" for field, _ in fields() for end in ("", "_FILE")}
+    kept = {variable: text for variable, text in environ.items() if variable not in known}
+    return kept | {f"{PREFIX}{name.upper()}": str(getattr(settings, name)) for name in names}
 
 
 def choices(name: str) -> tuple[str, ...]:

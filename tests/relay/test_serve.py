@@ -58,6 +58,7 @@ class FakeDatabase:
         self.stopped = 0
         self.changed: Changed | None = None
         self.trouble: str | None = None
+        self.address = ""
 
     async def start(self, changed: Changed) -> Store:
         """When the test lets it."""
