@@ -24,6 +24,9 @@ from sealwire_protocol.client_session import CLIENT_MESSAGES, ClientSession, Cli
 from sealwire_protocol.events import PageRead
 from sealwire_protocol.messages import Deliver
 from sealwire_protocol.relay_session import RELAY_EVENTS, RelaySession, RelayState
+from sealwire_relay import compaction
+from sealwire_relay.cleaner import _Step
+from sealwire_relay.compaction import Survivors
 from sealwire_relay.ingest import Ingest
 from sealwire_relay.store.memory import MemoryStore
 from sealwire_relay.view import Draft
@@ -45,7 +48,7 @@ def rewritten(function: FunctionType, *changes: tuple[str, str]) -> FunctionType
     return planted
 
 
-def _change(owner: type, name: str, *changes: tuple[str, str]) -> Plant:
+def _change(owner: type | ModuleType, name: str, *changes: tuple[str, str]) -> Plant:
     def plant(stack: ExitStack) -> None:
         found = vars(owner)[name]
         static = isinstance(found, staticmethod)
@@ -255,6 +258,18 @@ BUGS: Final[dict[str, Bug]] = {
                 "KeptOutcome(push.batch, admitted.digest, codec.encode(Pushed(self.vault, push.batch, 0, (), ())))",
             ),
         ),
+    ),
+    "newest_wins": Bug(
+        "the cleaner leaves out an older record of greater rank (R1)",
+        _change(Survivors, "stays", ("if rank > best[0]:", "if False:")),
+    ),
+    "seqs_move": Bug(
+        "records move into the places of those that the cleaner left out",
+        _change(compaction, "_swap", ("encode_varint(seq - at - 1)", "encode_varint(0)")),
+    ),
+    "half_a_step": Bug(
+        "the cleaner takes a step for done before the tail is cleaned",
+        _change(_Step, "run", ("await self._rewrite(start, end, end)", "pass")),
     ),
     "live_early": Bug("a listener is live before it was sent everything", _live_too_early),
 }

@@ -22,6 +22,10 @@ DEVICE_CRASH_WITHIN: Final = "device crash within a write"
 DEVICE_CRASH_AFTER: Final = "device crash after a write"
 DEVICE_CRASH_SENDING: Final = "device crash at sending"
 DEVICE_CRASH_RECEIVING: Final = "device crash at receiving"
+CLEANER_CRASH: Final = "cleaner crash at any time"
+CLEANER_CRASH_BEFORE: Final = "cleaner crash before a swap"
+CLEANER_CRASH_AFTER: Final = "cleaner crash after a swap"
+SWAP_UNKNOWN: Final = "outcome of a swap unknown"
 CLOCK: Final = "clock jump"
 OFFLINE: Final = "device offline"
 
@@ -47,7 +51,8 @@ OF_RELAYS: Final = (
     RELAY_STOP,
     NEW_TERM,
 )
-ALL: Final = (*OF_DEVICES, *OF_RELAYS, CLOCK, OFFLINE)
+OF_CLEANERS: Final = (CLEANER_CRASH, CLEANER_CRASH_BEFORE, CLEANER_CRASH_AFTER, SWAP_UNKNOWN)
+ALL: Final = (*OF_DEVICES, *OF_RELAYS, *OF_CLEANERS, CLOCK, OFFLINE)
 
 FAULTS_MIN: Final = 30
 """Faults that must have happened in a run before it may come to rest."""

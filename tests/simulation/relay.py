@@ -3,102 +3,29 @@
 Several run on one database. They crash at every commit and at any other moment; the database is what remains.
 """
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from random import Random
 from typing import Final
 from unittest import mock
 
 import trio
 
-from sealwire_protocol.conditions import Current
-from sealwire_protocol.ids import DeviceKey, StreamId, VaultId
 from sealwire_relay import wheel
 from sealwire_relay.dataplane import DataPlane
 from sealwire_relay.metrics import Metrics
 from sealwire_relay.settings import Settings
 from sealwire_relay.signatures import verify
-from sealwire_relay.store.interface import (
-    GuardName,
-    OutcomeUnknownError,
-    Page,
-    StoreDownError,
-    Subscription,
-    VaultWrite,
-)
-from sealwire_relay.store.memory import MemoryDatabase, MemoryStore
-from tests.simulation import faults
-from tests.simulation.agenda import GRAIN_SECONDS, Agenda
+from sealwire_relay.store.memory import MemoryDatabase
+from tests.simulation.agenda import Agenda
 from tests.simulation.faults import Faults
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.network import Wire
+from tests.simulation.store import FaultyStore, Whole
 
 ORIGIN: Final = "wss://relay.test"
-COMMIT_GRAINS_MAX: Final = 6
-"""How long a call of the database takes, there and back; half of them take no time."""
-AWAY_SECONDS_MAX: Final = 5.0
 SWEEP_SECONDS: Final = 3.0
 TICK_SECONDS: Final = 5.0
 """How late the relay notices that a deadline has passed: later than in production, where a tick costs nothing."""
-
-
-class FaultyStore(MemoryStore):
-    """A store whose calls take time, fail, and sometimes do not say whether they were carried out."""
-
-    def __init__(self, process: "RelayProcess", database: MemoryDatabase) -> None:
-        super().__init__(random_bytes=process.random.randbytes, clock=process.agenda.current_time, database=database)
-        self._process, self._random, self._armed = process, process.random, process.faults
-        self._away_until = 0.0
-
-    async def _travel(self) -> None:
-        grains = self._random.randint(-COMMIT_GRAINS_MAX, COMMIT_GRAINS_MAX)
-        if grains > 0:
-            await asyncio.sleep(grains * GRAIN_SECONDS)
-
-    async def _wait(self) -> None:
-        await self._travel()
-        if self._armed.strikes("relays", faults.STORE_DOWN):
-            self._away_until = self._process.agenda.current_time() + self._random.uniform(0, AWAY_SECONDS_MAX)
-        if self._process.dead or self._process.agenda.current_time() < self._away_until:
-            raise StoreDownError("the database is away")
-
-    async def subscription(self, vault: VaultId, device: DeviceKey, streams: Sequence[StreamId]) -> Subscription | None:
-        """As the store's; takes time on the way back, so that what it tells can be old."""
-        await self._wait()
-        told = await super().subscription(vault, device, streams)
-        await self._travel()
-        return told
-
-    async def read(self, vault: VaultId, stream: StreamId, after: int, bytes_max: int) -> Page | None:
-        """As the store's; takes time on the way back."""
-        await self._wait()
-        page = await super().read(vault, stream, after, bytes_max)
-        await self._travel()
-        return page
-
-    async def guards(self, wanted: Sequence[GuardName]) -> dict[GuardName, Current]:
-        """As the store's; takes time on the way back."""
-        await self._wait()
-        held = await super().guards(wanted)
-        await self._travel()
-        return held
-
-    async def append(self, writes: Sequence[VaultWrite]) -> list[bool]:
-        """As the store's, with what can go wrong before and after the commit."""
-        await self._wait()
-        if self._armed.strikes("relays", faults.RELAY_CRASH_BEFORE):
-            self._process.crash()
-            raise StoreDownError("the process is dead")
-        if self._armed.strikes("relays", faults.UNKNOWN_NOT_DONE):
-            raise OutcomeUnknownError("the connection was lost before the commit")
-        done = await super().append(writes)
-        if self._armed.strikes("relays", faults.RELAY_CRASH_AFTER):
-            self._process.crash()
-            raise StoreDownError("the process is dead")
-        if self._armed.strikes("relays", faults.UNKNOWN_DONE):
-            raise OutcomeUnknownError("the connection was lost after the commit")
-        await self._travel()
-        return done
 
 
 class RelayProcess:
@@ -108,11 +35,13 @@ class RelayProcess:
         self,
         agenda: Agenda,
         database: MemoryDatabase,
+        whole: Whole,
         armed: Faults,
         random: Random,
         failed: Callable[[str], None],
     ) -> None:
         self.agenda, self.database, self.faults, self.random, self._failed = agenda, database, armed, random, failed
+        self._whole = whole
         self.dead = True
         self.loop = VirtualLoop(agenda)
         self.loop.bury()  # each start makes one of its own
@@ -153,7 +82,7 @@ class RelayProcess:
         settings = Settings(origins=(ORIGIN,), sweep_seconds=SWEEP_SECONDS)
         while True:
             self.dead, self.loop, self._died = False, VirtualLoop(self.agenda), trio.Event()
-            store = FaultyStore(self, self.database)
+            store = FaultyStore(self, self.database, self._whole)
             self.loop.begin(store.open())
             self.plane = DataPlane(store, settings, Metrics(), verify)
             self.loop.begin(self.plane.start())

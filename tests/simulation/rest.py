@@ -10,6 +10,7 @@ from sealwire_protocol.ids import MEMBERSHIP, StreamId
 from sealwire_protocol.relay_session import RelayState
 from tests.simulation import faults
 from tests.simulation.checker import Checker, Logged, read
+from tests.simulation.cleaned import check_cleaned
 from tests.simulation.guarded import check_guarded
 from tests.simulation.history import Violation
 from tests.simulation.things import ACCOUNTS, KINDS, SCHEMAS, Note
@@ -93,6 +94,10 @@ class Rest:
             for device in self._world.devices:
                 if device.vault is not None and device.vault._sync._streams[stream].cursor != head:
                     return f"{device.name} has not all of {name}"
+        for kept in self._world.database.vaults.values():
+            for stream, log in kept.streams.items():
+                if stream != MEMBERSHIP and log.compacted < log.head:
+                    return f"{heads[stream][0]} is cleaned up to {log.compacted} of {log.head} only"
         return None
 
     @staticmethod
@@ -112,13 +117,15 @@ class Rest:
             raise Violation("everything comes to rest: the host is not up")
         keys = vault._sync.keys
         logs: dict[StreamId, list[Logged]] = {}
-        for kept in self._world.database.vaults.values():
+        for name, kept in self._world.database.vaults.items():
             for stream, log in kept.streams.items():
                 if stream != MEMBERSHIP:
                     opener = Opener(keys.stream(stream), [keys.stream_keys(stream, epoch) for epoch in keys.epochs])
-                    logs[stream] = list(read(opener, log.segments))
+                    whole = self._world.whole[name, stream]
+                    logs[stream] = list(read(opener, whole))
                     if len(logs[stream]) != log.head:
                         raise Violation(f"seqs have no gaps: {len(logs[stream])} records, and the head is {log.head}")
+                    check_cleaned(whole, log.segments, log.compacted)
         return Checker(self._world.history, logs, {self._world.host.stream(name): name for name in KINDS})
 
     def _replicas_agree(self, checker: Checker, name: str) -> None:

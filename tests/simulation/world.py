@@ -3,7 +3,7 @@
 Everything runs in one thread under a virtual clock. All that chance decides comes from the seed.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -14,16 +14,19 @@ from sealwire_client.vault import InviteExpiredError, PendingInvite
 from sealwire_relay.store.memory import MemoryDatabase
 from tests.simulation import faults
 from tests.simulation.agenda import Agenda
+from tests.simulation.cleaner import CleanerProcess
 from tests.simulation.device import SimDevice
 from tests.simulation.faults import FAULTS_MAX, FAULTS_MIN, Faults
 from tests.simulation.history import History
 from tests.simulation.network import Trace, Wire
 from tests.simulation.relay import RelayProcess
 from tests.simulation.rest import Rest
+from tests.simulation.store import Whole
 from tests.simulation.work import Work
 
 DEVICES: Final = 5
 RELAYS: Final = 2
+CLEANERS: Final = 2
 
 RUN_SECONDS_MAX: Final = 7_200.0
 
@@ -37,6 +40,7 @@ class World:
         self.history = History()
         self.faults = Faults(Random(f"faults {seed}"))
         self.database = MemoryDatabase()
+        self.whole: Whole = defaultdict(list)
         self.operations: Counter[str] = Counter()
         self.healed = False
         self.writes = self.numbers = 0
@@ -44,8 +48,16 @@ class World:
         self._wires = 0
         self._seed = seed
         self.relays = [
-            RelayProcess(self.agenda, self.database, self.faults, Random(f"relay {seed} {n}"), self.history.fail)
+            RelayProcess(
+                self.agenda, self.database, self.whole, self.faults, Random(f"relay {seed} {n}"), self.history.fail
+            )
             for n in range(RELAYS)
+        ]
+        self.cleaners = [
+            CleanerProcess(
+                self.agenda, self.database, self.whole, self.faults, Random(f"cleaner {seed} {n}"), self.history.fail
+            )
+            for n in range(CLEANERS)
         ]
         starts = [0.0, 0.0, *(self.random.uniform(0, 20) for _ in range(DEVICES - 3)), self.random.uniform(20, 60)]
         self.devices = [
@@ -98,6 +110,8 @@ class World:
             async with trio.open_nursery() as self._nursery:
                 for relay in self.relays:
                     self._nursery.start_soon(relay.run)
+                for cleaner in self.cleaners:
+                    self._nursery.start_soon(cleaner.run)
                 for device in self.devices:
                     self._nursery.start_soon(device.run)
                 async with trio.open_nursery() as working:
@@ -145,6 +159,11 @@ class World:
                 relay.database_restarted()
             elif kind in faults.OF_RELAYS:
                 self.faults.arm("relays", kind, random.randrange(3))
+                continue
+            elif kind == faults.CLEANER_CRASH:
+                random.choice(self.cleaners).crash()
+            elif kind in faults.OF_CLEANERS:
+                self.faults.arm("cleaners", kind, random.randrange(3))
                 continue
             else:
                 self.faults.arm(device.name, kind, random.randrange(8))
