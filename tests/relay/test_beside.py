@@ -1,0 +1,145 @@
+"""The cleaner's process beside a relay's: real processes on a real Postgres."""
+
+import asyncio
+import json
+import os
+import signal
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sealwire_protocol.ids import VaultId
+from tests.support.aio import asyncio_test
+from tests.support.device import Device, Identity, group, record, stream_id
+from tests.support.program import POLL_S, WAIT_S_MAX, Program, answer, relay
+
+ANNA = Identity(1)
+TODOS = stream_id(1)
+ENTRIES = 3
+VERSIONS = 8
+
+pytestmark = pytest.mark.embedded
+
+
+def cleaners_of(program: Program) -> list[int]:
+    """The processes of cleaners among a relay's children."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+                words = (folder / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if int(parent) == program.process.pid and b"clean" in words:
+                found.append(int(folder.name))
+    return found
+
+
+def lives(pid: int) -> bool:
+    """Whether a process is there and has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait until something holds that other processes bring about and do not announce."""
+    async with asyncio.timeout(WAIT_S_MAX):
+        while not holds():  # noqa: ASYNC110 - another process sets no event here
+            await asyncio.sleep(POLL_S)
+
+
+def counted(control: str, name: str) -> float:
+    """The value of one of a relay's metrics."""
+    with urllib.request.urlopen(f"{control}/metrics", timeout=5) as response:
+        lines = response.read().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(f"sealwire_{name}"))
+
+
+async def push_versions(device: Device) -> VaultId:
+    """A stream whose few entries are overwritten again and again; its vault."""
+    vault, _ = await device.create_vault()
+    await device.create_stream(vault, TODOS)
+    await device.subscribe(vault, TODOS)
+    for version in range(1, VERSIONS + 1):
+        await device.push(vault, version, group(TODOS, *[record(version, tag=entry) for entry in range(ENTRIES)]))
+    return vault
+
+
+@asyncio_test
+async def test_a_log_shrinks_by_itself(open_folder: Path) -> None:
+    with relay(open_folder / "data", "--clean-seconds", "0.2", "--clean-idle-seconds", "1") as program:
+        told = program.ready()
+        port, control = int(told["data"].rpartition(":")[2]), told["control"]
+        async with await Device.open(port, ANNA) as anna:
+            vault = await push_versions(anna)
+            await until(lambda: counted(control, "cleaned_records_total") == ENTRIES * (VERSIONS - 1))
+            await anna.push(vault, VERSIONS + 1, group(TODOS, record(1, tag=ENTRIES)))
+            await anna.has(TODOS, ENTRIES * VERSIONS + 1)
+        await until(lambda: counted(control, "dirty_streams") == 0)
+        assert counted(control, "cleaned_streams_total") >= 1
+        assert counted(control, "cleaned_bytes_total") > 0
+        assert counted(control, "cleaner_steps_total") >= 1
+        assert counted(control, "cleaner_ends_total") == 0
+        async with await Device.open(port, ANNA) as anna:
+            await anna.subscribe(vault, TODOS)
+            await anna.has(TODOS, ENTRIES + 1)
+            assert anna.seqs(TODOS) == list(range(ENTRIES * (VERSIONS - 1) + 1, ENTRIES * VERSIONS + 2))
+        [cleaner] = cleaners_of(program)
+        assert os.getpriority(os.PRIO_PROCESS, cleaner) > os.getpriority(os.PRIO_PROCESS, program.process.pid)
+        assert program.end(signal.SIGTERM) == 0
+        assert not lives(cleaner)
+        assert "force" not in program.errors
+
+
+@asyncio_test
+async def test_it_is_cleaned_by_hand(open_folder: Path) -> None:
+    folder = open_folder / "data"
+    with relay(folder, "--clean-seconds", "0") as program:
+        told = program.ready()
+        async with await Device.open(int(told["data"].rpartition(":")[2]), ANNA) as anna:
+            await push_versions(anna)
+
+        def clean(*arguments: str) -> str:
+            url = f"postgresql://sealwire@/sealwire?host={folder}/socket"
+            code, output, errors = Program("clean", *arguments, SEALWIRE_DATABASE_URL=url).finished()
+            assert (code, errors) == (0, "")
+            return output
+
+        assert clean() == (
+            "Nothing was to be cleaned. 1 stream with too little to be worth it yet; --all cleans these too.\n"
+        )
+        said = clean("--all")
+        assert said.startswith(f"Cleaned 1 stream: {ENTRIES * (VERSIONS - 1)} superseded records left out; ")
+        assert f" bytes in {VERSIONS} segments before, " in said
+        assert said.endswith(" bytes in 1 segment now.\n")
+        assert json.loads(clean("--json"))["streams"] == 0
+        assert cleaners_of(program) == []
+
+
+@asyncio_test
+async def test_it_ends_when_the_relay_is_killed(open_folder: Path) -> None:
+    with relay(open_folder / "data", "--clean-seconds", "0.1") as program:
+        program.ready()
+        await until(lambda: cleaners_of(program) != [])
+        [cleaner] = cleaners_of(program)
+        assert program.end(signal.SIGKILL) == -signal.SIGKILL
+        await until(lambda: not lives(cleaner))
+
+
+@asyncio_test
+async def test_it_is_started_again_and_the_relay_goes_on(open_folder: Path) -> None:
+    with relay(open_folder / "data", "--clean-seconds", "0.1") as program:
+        control = program.ready()["control"]
+        await until(lambda: cleaners_of(program) != [])
+        [cleaner] = cleaners_of(program)
+        os.kill(cleaner, signal.SIGKILL)
+        await until(lambda: not {cleaner} & set(cleaners_of(program)) and cleaners_of(program) != [])
+        assert counted(control, "cleaner_ends_total") == 1
+        assert answer(f"{control}/readyz")[0] == 200
+        assert program.end(signal.SIGTERM) == 0
+        assert "The cleaner has ended with exit status -9" in program.errors
