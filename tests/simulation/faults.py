@@ -57,9 +57,6 @@ ALL: Final = (*OF_DEVICES, *OF_RELAYS, *OF_CLEANERS, CLOCK, OFFLINE)
 FAULTS_MIN: Final = 30
 """Faults that must have happened in a run before it may come to rest."""
 
-FAULTS_MAX: Final = 30
-"""Faults after which a run goes on in peace, so that it ends."""
-
 
 class Faults:
     """Faults that wait at a place for their moment, and those that have happened."""
@@ -93,3 +90,8 @@ class Faults:
     def total(self) -> int:
         """How many have happened."""
         return self.happened.total()
+
+    @property
+    def expected(self) -> int:
+        """How many have happened, or wait for their moment."""
+        return self.total + len(self._due)
