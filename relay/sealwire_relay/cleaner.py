@@ -244,6 +244,7 @@ class _Step:
                 self.records += swap.left_out
                 self.bytes += sum(len(old.body) for old in swap.old) - len(swap.new.body)
                 self.segments += len(swap.old) - 1
+                began = await self._rest(began)
             at = segments[-1].last
             await self._rest(began)
 
@@ -256,9 +257,11 @@ class _Step:
     def _time(self) -> float:
         return asyncio.get_running_loop().time()
 
-    async def _rest(self, began: float) -> None:
+    async def _rest(self, began: float) -> float:
+        """Rest for the work that began then; the time now."""
         if self._busy < 1:
             await asyncio.sleep((self._time() - began) * (1 / self._busy - 1))
+        return self._time()
 
 
 def _name(dirty: Dirty) -> str:

@@ -234,7 +234,8 @@ async def test_it_works_the_part_of_the_time_that_it_is_told(monkeypatch: pytest
     log = await make_log(troubled.store, [record(1, 1)], [record(1, 2)])
     troubled.expect("read", Mishap(before=take))
     await Cleaner(troubled.store, busy=0.25).clean(await log.dirty())
-    assert rests == [9.0, 0.0]
+    assert rests[0] == 9.0
+    assert set(rests[1:]) == {0.0}
 
 
 MIB = 1 << 20
