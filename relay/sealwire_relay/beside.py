@@ -12,6 +12,8 @@ from typing import Final
 from sealwire_relay.metrics import Metrics
 from sealwire_relay.settings import CLEANING, LOGGING, Settings, environment
 
+COMMAND: Final = (sys.executable, "-m", "sealwire_relay", "clean", "--watch", "--beside")
+
 NICENESS: Final = 10
 """How much less of a processor it gets than the relay where both want one."""
 
@@ -54,11 +56,10 @@ class CleanerProcess:
         task, self._task = self._task, None
         if task is None:
             return
-        await asyncio.wait({task}, timeout=END_SECONDS_MAX)
-        if self._process is not None and self._process.returncode is None:
+        _, late = await asyncio.wait({task}, timeout=END_SECONDS_MAX)
+        if late:
             _log.warning("The cleaner did not end within %g s and is ended by force.", END_SECONDS_MAX)
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+            self._kill()
         await task
 
     def _let_go(self) -> None:
@@ -71,10 +72,9 @@ class CleanerProcess:
         while not await self._stopped_within(wait):
             began = clock()
             try:
-                status = await self._live()
-                why = f"with exit status {status}"
-            except OSError as error:
-                why = f"as it could not be started: {error}"
+                why = f"with exit status {await self._live()}"
+            except Exception as error:  # nothing that becomes of it is to end the relay
+                why = f"as something went wrong: {error!r}"
             if self._stopping.is_set():
                 return
             self._metrics.cleaner_ends.inc()
@@ -91,25 +91,32 @@ class CleanerProcess:
 
     async def _live(self) -> int:
         """One process from its start to its end; returns its exit status. Raises OSError if there is none."""
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "sealwire_relay", "clean", "--watch", "--beside"),
+        self._process = process = await asyncio.create_subprocess_exec(
+            *COMMAND,
             env=self._environment,
             stdin=PIPE,
             stdout=PIPE,
             # Ctrl-C in the terminal reaches the relay alone, which then ends it in order.
             start_new_session=True,
         )
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
-        self._process = process
-        if self._stopping.is_set():
+        try:
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
+            if self._stopping.is_set():
+                self._let_go()
+            assert process.stdout is not None
+            async for line in process.stdout:
+                self._count(line)
+            return await process.wait()
+        finally:
             self._let_go()
-        assert process.stdout is not None
-        async for line in process.stdout:
-            self._count(line)
-        status = await process.wait()
-        self._let_go()
-        return status
+            self._kill()
+            await process.wait()
+
+    def _kill(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
 
     def _count(self, line: bytes) -> None:
         """Take in what it says: an object a line, for each step and for each look."""

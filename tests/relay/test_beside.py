@@ -1,16 +1,23 @@
 """The cleaner's process beside a relay's: real processes on a real Postgres."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
+import sys
 import urllib.request
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sealwire_protocol.ids import VaultId
+from sealwire_relay import beside as module
+from sealwire_relay.beside import CleanerProcess
+from sealwire_relay.metrics import Metrics
+from sealwire_relay.settings import Settings
 from tests.support.aio import asyncio_test
 from tests.support.device import Device, Identity, group, record, stream_id
 from tests.support.program import POLL_S, WAIT_S_MAX, Program, answer, relay
@@ -19,8 +26,6 @@ ANNA = Identity(1)
 TODOS = stream_id(1)
 ENTRIES = 3
 VERSIONS = 8
-
-pytestmark = pytest.mark.embedded
 
 
 def cleaners_of(program: Program) -> list[int]:
@@ -70,6 +75,7 @@ async def push_versions(device: Device) -> VaultId:
     return vault
 
 
+@pytest.mark.embedded
 @asyncio_test
 async def test_a_log_shrinks_by_itself(open_folder: Path) -> None:
     with relay(open_folder / "data", "--clean-seconds", "0.2", "--clean-idle-seconds", "1") as program:
@@ -96,6 +102,7 @@ async def test_a_log_shrinks_by_itself(open_folder: Path) -> None:
         assert "force" not in program.errors
 
 
+@pytest.mark.embedded
 @asyncio_test
 async def test_it_is_cleaned_by_hand(open_folder: Path) -> None:
     folder = open_folder / "data"
@@ -121,6 +128,7 @@ async def test_it_is_cleaned_by_hand(open_folder: Path) -> None:
         assert cleaners_of(program) == []
 
 
+@pytest.mark.embedded
 @asyncio_test
 async def test_it_ends_when_the_relay_is_killed(open_folder: Path) -> None:
     with relay(open_folder / "data", "--clean-seconds", "0.1") as program:
@@ -131,6 +139,7 @@ async def test_it_ends_when_the_relay_is_killed(open_folder: Path) -> None:
         await until(lambda: not lives(cleaner))
 
 
+@pytest.mark.embedded
 @asyncio_test
 async def test_it_is_started_again_and_the_relay_goes_on(open_folder: Path) -> None:
     with relay(open_folder / "data", "--clean-seconds", "0.1") as program:
@@ -143,3 +152,55 @@ async def test_it_is_started_again_and_the_relay_goes_on(open_folder: Path) -> N
         assert answer(f"{control}/readyz")[0] == 200
         assert program.end(signal.SIGTERM) == 0
         assert "The cleaner has ended with exit status -9" in program.errors
+
+
+@contextlib.asynccontextmanager
+async def beside(monkeypatch: pytest.MonkeyPatch, *command: str) -> AsyncIterator[Metrics]:
+    """A cleaner's process that is another program, from its start to its end."""
+    monkeypatch.setattr(module, "COMMAND", command)
+    monkeypatch.setattr(module, "RESTART_SECONDS_MIN", 0.01)
+    metrics = Metrics()
+    process = CleanerProcess(Settings(clean_seconds=0.01), "", metrics)
+    process.start()
+    try:
+        yield metrics
+    finally:
+        await process.stop()
+        await process.stop()
+
+
+def value(metrics: Metrics, name: str) -> float:
+    return metrics.registry.get_sample_value(f"sealwire_{name}") or 0.0
+
+
+@pytest.mark.parametrize("command", [(sys.executable, "-c", "print('what?')"), ("/no/such/program",)])
+@asyncio_test
+async def test_whatever_it_is_it_is_tried_again(command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    async with beside(monkeypatch, *command) as metrics:
+        await until(lambda: value(metrics, "cleaner_ends_total") > 1)
+
+
+@asyncio_test
+async def test_one_that_does_not_end_is_ended_by_force(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "END_SECONDS_MAX", 0.1)
+    said = json.dumps({"step": {"records": 7, "bytes": 1, "segments": 1, "complete": True}})
+    code = f"import time; print({said!r}, flush=True); time.sleep(600)"
+    async with beside(monkeypatch, sys.executable, "-c", code) as metrics:
+        await until(lambda: value(metrics, "cleaned_records_total") == 7)
+    assert "ended by force" in caplog.text
+
+
+@asyncio_test
+async def test_it_can_be_stopped_while_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, spawn = asyncio.Event(), asyncio.create_subprocess_exec
+
+    async def begin(*arguments: str, **options: Any) -> asyncio.subprocess.Process:
+        begun.set()
+        return await spawn(*arguments, **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", begin)
+    async with beside(monkeypatch, sys.executable, "-c", "import sys; sys.stdin.read()") as metrics:
+        await begun.wait()
+    assert value(metrics, "cleaner_ends_total") == 0
