@@ -214,29 +214,26 @@ class _Step:
 
     async def _learn(self) -> tuple[int, int]:
         """Where the tail that was learnt begins and ends. It begins earlier if another cleaner has joined segments."""
-        start, end = None, self._after
+        start = end = self._after
         while end < self._bound:
             began = self._time()
             for segment in await self._read(end):
-                if start is None:
-                    start = end = segment.prev
-                if segment.prev != end:
-                    raise _Moved("another cleaner is at work on it")
                 # The first one is taken however long it is, so that a step gets on.
                 if segment.last > self._bound and end > self._after:
                     return start, end
                 self._survivors.learn(segment)
-                end = segment.last
+                start, end = min(start, segment.prev), segment.last
             await self._rest(began)
-        return self._after if start is None else start, end
+        return start, end
 
     async def _rewrite(self, at: int, last: int, cleaned_to: int) -> None:
         """Leave the losers out of `(at, last]`, a page at a time."""
         vault, stream, term = self._dirty.vault, self._dirty.stream, self._dirty.term
         while at < last:
             began = self._time()
+            # Another cleaner may have joined segments meanwhile: all is well unless that was across `last`.
             segments = [segment for segment in await self._read(at) if segment.last <= last]
-            if not segments or segments[0].prev != at:
+            if not segments:
                 raise _Moved("another cleaner is at work on it")
             for swap in swaps(segments, self._survivors.stays):
                 if not await self._store.swap(vault, stream, swap.old, (swap.new,), cleaned_to, term):
@@ -250,7 +247,7 @@ class _Step:
 
     async def _read(self, after: int) -> tuple[StoredSegment, ...]:
         page = await self._store.read(self._dirty.vault, self._dirty.stream, after, PAGE_BYTES)
-        if page is None or page.term != self._dirty.term or not page.segments:
+        if page is None or not page.segments:
             raise _Moved("its history is another one now")
         return page.segments
 

@@ -104,6 +104,22 @@ async def test_after_a_crash_at_any_swap_the_next_comes_to_the_same(seed: int) -
     assert crashes > 3
 
 
+@asyncio_test
+async def test_the_first_swap_tells_how_far_the_log_was_looked_at() -> None:
+    troubled = TroubledStore(await memory_store())
+    log = await make_log(troubled.store, [record(1, 1), record(2, 1)])
+    await clean(log)
+    assert await log.cleaned_to() == 0
+    await log.append([record(1, 2)], [record(3, 1)])
+    troubled.expect("swap", Mishap(StoreDownError("the power failed"), made=True))
+    with pytest.raises(StoreDownError):
+        await clean(log)
+    # The first record is gone because of the third: whoever reads on from the second must know.
+    assert list(await log.left()) == [2, 3, 4]
+    assert await log.cleaned_to() == 4
+    assert (await log.dirty()).compacted == 2
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 @asyncio_test
 async def test_two_at_once_while_devices_push_harm_nobody(seed: int) -> None:
@@ -150,6 +166,16 @@ async def test_a_segment_longer_than_a_step_is_a_step() -> None:
     log = await make_log(await memory_store(), [record(n % 3, n) for n in range(20)], [record(1, 99)])
     await clean(log, 5)
     assert list(await log.left()) == [18, 19, 21]
+
+
+@asyncio_test
+async def test_a_step_may_begin_within_a_segment_that_another_cleaner_has_joined() -> None:
+    log = await make_log(await memory_store(), [record(9, 1)], [record(entry, 1) for entry in range(5)])
+    assert await log.store.compacted(log.vault.id, log.vault.stream, 3, await log.store.current_term())
+    await log.append([record(0, 2), record(4, 2)])
+    assert (await clean(log)).complete
+    assert list(await log.left()) == [1, 3, 4, 5, 7, 8]
+    assert await is_clean(log)
 
 
 @asyncio_test
