@@ -6,8 +6,13 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 CI = os.environ.get("CI", "").lower() == "true"
+
+# How fast examples are made says how busy the machine is, and nothing about what is tested.
+settings.register_profile("sealwire", suppress_health_check=[HealthCheck.too_slow], deadline=None)
+settings.load_profile("sealwire")
 
 
 @pytest.hookimpl(wrapper=True)

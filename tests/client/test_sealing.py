@@ -89,7 +89,6 @@ DRAFTS = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(DRAFTS, max_size=8), st.sampled_from([1, 255, 256, 2**32 - 1]), st.sampled_from([1, 255, 256, 65535]))
 def test_what_is_sealed_opens_and_is_sealed_again_to_the_same_bytes(
     drafts: list[Draft], author: int, epoch: int
@@ -113,7 +112,6 @@ def test_what_is_sealed_opens_and_is_sealed_again_to_the_same_bytes(
     assert again == sealed
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(DRAFTS, st.integers(0, 2**40)), max_size=6), st.data())
 def test_the_fast_loop_and_the_clear_one_agree(placed: list[tuple[Draft, int]], data: st.DataObject) -> None:
     records = [read_record(s.encoded, 0)[1] for s in sealer().seal_many([draft for draft, _ in placed])]
@@ -136,7 +134,6 @@ def test_the_fast_loop_and_the_clear_one_agree(placed: list[tuple[Draft, int]], 
     assert sorted(both, key=lambda one: one.seq) == expected
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_rubbish_is_a_typed_error_or_does_not_open(data: bytes) -> None:
     try:
@@ -273,7 +270,7 @@ def test_each_record_of_a_batch_has_randomness_of_its_own() -> None:
 
 
 @given(st.integers(0, 70_000).map(bytes), st.binary(max_size=300))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_padding(value: bytes, key: bytes) -> None:
     try:
         padded = pad(key, value)

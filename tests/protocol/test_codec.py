@@ -20,8 +20,8 @@ from tests.protocol.examples import T1
 from tests.protocol.strategies import any_message, messages_of
 from tests.protocol.vectors import FULL, full_message
 
-quick = settings(max_examples=25, deadline=None)
-thorough = settings(max_examples=150, deadline=None)
+quick = settings(max_examples=25)
+thorough = settings(max_examples=150)
 
 DECODERS: dict[str, Callable[[bytes], Any]] = {
     "message": decode,

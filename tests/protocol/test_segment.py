@@ -25,7 +25,7 @@ from sealwire_protocol.segment import (
 from tests.protocol.examples import record
 from tests.protocol.strategies import any_record, exactly, sized
 
-often = settings(max_examples=100, deadline=None)
+often = settings(max_examples=100)
 WIDE = 8
 
 ranks = st.builds(Rank, sized(64), sized(16), sized(32), exactly(8))

@@ -163,6 +163,7 @@ def invited(inviter: Machine, joiner: Machine) -> tuple[Done, Done]:
     """Bring two devices together; how `invite` and `join` ended."""
     with inviter.running("invite", "--json") as inviting:
         inviting.until("out", "\n")
-        link = json.loads(inviting.out)["link"]
-        joined = joiner.run("join", link, "--name", "second", "--json")
+        told = json.loads(inviting.out)
+        assert "link" in told, told
+        joined = joiner.run("join", told["link"], "--name", "second", "--json")
         return inviting.done(), joined

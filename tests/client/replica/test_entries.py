@@ -92,7 +92,7 @@ KEYS = ("a", "b", "c")
 VERSIONS = st.tuples(st.sampled_from(KEYS), st.integers(1, 6), st.integers(1, 3), st.booleans())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(VERSIONS, min_size=1, max_size=12, unique_by=lambda v: v[:3]), st.data())
 def test_the_greatest_rank_wins_whatever_the_order(
     versions: list[tuple[str, int, int, bool]], data: st.DataObject

@@ -181,7 +181,7 @@ def test_an_older_app_keeps_what_it_does_not_know_through_its_edits(first: Opene
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_whatever_apps_open_it_the_bytes_stay(data: st.DataObject) -> None:
     """Rows written by, and delivered from, apps of any version, under apps of any version."""
