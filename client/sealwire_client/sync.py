@@ -42,7 +42,7 @@ from sealwire_protocol.errors import Action, FaultCode, Outcome, RemoteFault, ma
 from sealwire_protocol.events import Listen
 from sealwire_protocol.ids import MEMBERSHIP, NO_TERM, START, Position, StreamId
 from sealwire_protocol.limits import SUBSCRIBE_STREAMS_MAX
-from sealwire_protocol.membership import FIRST_AUTHOR, Membership
+from sealwire_protocol.membership import FIRST_AUTHOR, Membership, Role
 from sealwire_protocol.messages import (
     NO_REQUEST,
     CreateStream,
@@ -254,6 +254,13 @@ class VaultSync:
     def knows_members(self) -> bool:
         """True if the whole membership log that the relay has told of is here."""
         return self.link.session is not None and self.members.complete
+
+    @property
+    def may_sign(self) -> bool:
+        """True if this device knows the members, and is not on its way to new keys; or cannot get any."""
+        own = self.membership.members.get(self.held.author)
+        in_place = self.enrolment.why is None and own is not None and own.role is not Role.REPLACED
+        return self.knows_members and (in_place or self.enrolment.refused is not None)
 
     async def grown_beyond(self, head: int) -> None:
         """Wait until the membership log here is longer than that."""

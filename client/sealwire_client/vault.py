@@ -291,7 +291,7 @@ class Vault:
 
         Show `invite.link` to whoever is invited, alone, and await `invite.joined()`, which approves by itself.
         """
-        await self.known()
+        await self._sync.until(lambda sync: sync.may_sign)
         membership = self._sync.membership
         invite = invites.new_invite(
             self._held.origin, self.id, membership.head, membership.last_hash, self._sync.identity.device_key

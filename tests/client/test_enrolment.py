@@ -160,6 +160,26 @@ async def test_a_copy_that_never_writes_takes_new_keys_when_another_has(
 
 
 @virtual
+async def test_a_restored_folder_invites_with_its_new_keys(
+    open_device: OpenDevice, memory_relay: MemoryRelay, folder: Path
+) -> None:
+    await made(open_device)
+    copied(folder, "device 0", "backup")
+    async with party(open_device) as guests:
+        await guests[0].notes.put("x", Note("later"))
+        await in_step(guests)
+    restored(folder, "backup", "device 0")
+    async with open_device("device 0") as device, open_device("new") as new:
+        guest = await returned(device)
+        await guest.vault.known()
+        invite = await guest.vault.invite()
+        assert roles(memory_relay, guest)[0] is Role.REPLACED
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(invite.joined)
+            assert (await new.join(invite.link)).id == guest.vault.id
+
+
+@virtual
 async def test_a_restored_folder_is_told_before_it_sends_anything(
     open_device: OpenDevice, memory_relay: MemoryRelay, folder: Path
 ) -> None:

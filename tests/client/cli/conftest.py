@@ -56,6 +56,14 @@ def lonely(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]
 
 
 @pytest.fixture
+def astray(machine: Callable[[str], Machine]) -> Machine:
+    """A device with a vault of its own, and a wrong address of its relay."""
+    device = machine("astray")
+    device.succeed("init", "--relay", NOWHERE, "--wait", "0")
+    return device
+
+
+@pytest.fixture
 def alone(machine: Callable[[str], Machine], lonely: Path) -> Machine:
     """A device with a vault, whose relay is not there. A copy, which no relay will ever see beside another."""
     device = machine("alone")

@@ -77,30 +77,30 @@ def test_an_address_without_a_relay_is_told_and_the_vault_is_made(machine: Calla
 
 
 def test_a_wrong_address_is_corrected_by_saying_the_right_one(
-    alone: Machine, relay: Relay, machine: Callable[[str], Machine]
+    astray: Machine, relay: Relay, machine: Callable[[str], Machine]
 ) -> None:
-    alone.succeed("put", "notes", "k", "v")
-    before = alone.run("status", "--wait", "0", "--json").answer
-    corrected = alone.succeed("init", "--relay", relay.address, "--json").answer
+    astray.succeed("put", "notes", "k", "v")
+    before = astray.run("status", "--wait", "0", "--json").answer
+    corrected = astray.succeed("init", "--relay", relay.address, "--json").answer
     assert (corrected["id"], corrected["relay"]) == (before["id"], relay.address)
     assert corrected["relay_reached"] is True
-    assert json.loads((alone.folder / "config.json").read_text())["relay"] == relay.address
-    status = alone.succeed("status", "--json").answer
+    assert json.loads((astray.folder / "config.json").read_text())["relay"] == relay.address
+    status = astray.succeed("status", "--json").answer
     assert (status["relay"], status["pending"]) == (relay.address, 0)
     b = machine("b")
-    invited(alone, b)
+    invited(astray, b)
     assert b.succeed("get", "notes", "k").out == "v\n"
 
 
 def test_a_vault_of_which_a_relay_holds_something_stays_there(
-    alone: Machine, relay: Relay, machine: Callable[[str], Machine]
+    astray: Machine, relay: Relay, machine: Callable[[str], Machine]
 ) -> None:
-    alone.succeed("init", "--relay", relay.address)
-    invited(alone, machine("b"))
+    astray.succeed("init", "--relay", relay.address)
+    invited(astray, machine("b"))
     written = machine("written")
     written.succeed("init", "--relay", relay.address)
     written.succeed("put", "notes", "k", "v")
-    for device in (alone, written):
+    for device in (astray, written):
         done = device.run("init", "--relay", NOWHERE, "--json")
         assert (done.code, done.answer["error"]["kind"]) == (1, "exists")
         assert relay.address in done.error
@@ -115,19 +115,19 @@ def test_a_command_line_without_a_command_is_answered_with_help(machine: Callabl
 
 
 def test_vaults_of_one_name_are_told_by_their_ids(
-    alone: Machine, relay: Relay, machine: Callable[[str], Machine]
+    astray: Machine, relay: Relay, machine: Callable[[str], Machine]
 ) -> None:
     inviter = machine("inviter")
     made = inviter.succeed("init", "--relay", relay.address, "--json").answer
     with inviter.running("invite") as inviting:
         inviting.until("out", "\n")
-        alone.succeed("join", inviting.out.split()[0])
+        astray.succeed("join", inviting.out.split()[0])
         inviting.done()
-    several = alone.run("put", "notes", "k", "v", "--vault", "home")
+    several = astray.run("put", "notes", "k", "v", "--vault", "home")
     assert made["id"][:8] in several.error
-    (alone.folder / "config.json").unlink()
-    assert made["id"][:8] in alone.run("put", "notes", "k", "v").error
-    alone.succeed("put", "notes", "k", "v", "--vault", made["id"][:8])
+    (astray.folder / "config.json").unlink()
+    assert made["id"][:8] in astray.run("put", "notes", "k", "v").error
+    astray.succeed("put", "notes", "k", "v", "--vault", made["id"][:8])
 
 
 def test_an_invite_works_once_and_for_its_time(a: Machine, machine: Callable[[str], Machine]) -> None:
