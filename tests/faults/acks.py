@@ -15,6 +15,7 @@ from sealwire_client.transport import Transport, dial
 from sealwire_protocol import codec
 from sealwire_protocol.errors import CloseCode, Outcome, Refusal
 from sealwire_protocol.ids import StreamId, Tag
+from sealwire_protocol.limits import PUSHES_PER_SESSION_MAX
 from sealwire_protocol.messages import Group, Push, Pushed
 from sealwire_protocol.segment import RANK_BYTES, Record, read_segment
 
@@ -36,6 +37,10 @@ class Noted(NamedTuple):
     seq: int
     tag: Tag
     rank: bytes
+
+
+PUSHES_KEPT: Final = 4 * PUSHES_PER_SESSION_MAX
+"""Pushes remembered on one connection. What was sent again after a SUBSCRIBED may have two verdicts."""
 
 
 def packed(stream: StreamId, seq: int, record: Record) -> bytes:
@@ -79,6 +84,8 @@ class _Noting:
             push = codec.decode(data)
             assert isinstance(push, Push)
             self._pushed[push.vault, push.batch] = push.groups
+            if len(self._pushed) > PUSHES_KEPT:
+                del self._pushed[next(iter(self._pushed))]
         await self._transport.send(data)
 
     async def receive(self) -> bytes:
@@ -93,7 +100,7 @@ class _Noting:
         await self._transport.close(code, reason)
 
     def _note(self, verdict: Pushed) -> None:
-        groups = self._pushed.pop((verdict.vault, verdict.batch))
+        groups = self._pushed[verdict.vault, verdict.batch]
         done = verdict.outcome is Outcome.DONE
         refused = {(each.group, each.place): each.reason for each in verdict.refused}
         first = {each.stream: each.first for each in verdict.appended}
