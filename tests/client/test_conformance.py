@@ -58,7 +58,6 @@ pytestmark = pytest.mark.trio
 
 SECONDS_MAX = 30.0
 """Only a test that fails takes so long."""
-POLL_S = 0.01
 
 Open = Callable[[str], AbstractAsyncContextManager[Device]]
 Dial = Callable[[], AbstractAsyncContextManager[Link]]
@@ -122,8 +121,12 @@ async def agree(*guests: Guest, entries: int) -> None:
                 await anext(changes)
     for guest in guests:
         await guest.vault.synced()
-    while any(guest.dump() != guests[0].dump() for guest in guests):  # noqa: ASYNC110  # of any of them
-        await trio.sleep(POLL_S)  # what one sent may still be on its way to those that were in step before
+    # What one sent may still be on its way to those that were in step before.
+    stream = guests[0].notes.held.stream
+    head = max(guest.vault._sync._streams[stream].cursor for guest in guests)
+    for guest in guests:
+        await guest.vault._sync.until(lambda sync: sync.reached(stream, head))
+    assert all(guest.dump() == guests[0].dump() for guest in guests)
     assert len(guests[0].dump()) == entries
 
 

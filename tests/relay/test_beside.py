@@ -23,7 +23,7 @@ from tests.support.device import Device, Identity, group, record, stream_id
 from tests.support.program import POLL_S, WAIT_S_MAX, Program, answer, relay
 
 ANNA = Identity(1)
-TODOS = stream_id(1)
+LISTED = stream_id(1)
 ENTRIES = 3
 VERSIONS = 8
 
@@ -68,10 +68,10 @@ def counted(control: str, name: str) -> float:
 async def push_versions(device: Device) -> VaultId:
     """A stream whose few entries are overwritten again and again; its vault."""
     vault, _ = await device.create_vault()
-    await device.create_stream(vault, TODOS)
-    await device.subscribe(vault, TODOS)
+    await device.create_stream(vault, LISTED)
+    await device.subscribe(vault, LISTED)
     for version in range(1, VERSIONS + 1):
-        await device.push(vault, version, group(TODOS, *[record(version, tag=entry) for entry in range(ENTRIES)]))
+        await device.push(vault, version, group(LISTED, *[record(version, tag=entry) for entry in range(ENTRIES)]))
     return vault
 
 
@@ -84,17 +84,17 @@ async def test_a_log_shrinks_by_itself(open_folder: Path) -> None:
         async with await Device.open(port, ANNA) as anna:
             vault = await push_versions(anna)
             await until(lambda: counted(control, "cleaned_records_total") == ENTRIES * (VERSIONS - 1))
-            await anna.push(vault, VERSIONS + 1, group(TODOS, record(1, tag=ENTRIES)))
-            await anna.has(TODOS, ENTRIES * VERSIONS + 1)
+            await anna.push(vault, VERSIONS + 1, group(LISTED, record(1, tag=ENTRIES)))
+            await anna.has(LISTED, ENTRIES * VERSIONS + 1)
         await until(lambda: counted(control, "dirty_streams") == 0)
         assert counted(control, "cleaned_streams_total") >= 1
         assert counted(control, "cleaned_bytes_total") > 0
         assert counted(control, "cleaner_steps_total") >= 1
         assert counted(control, "cleaner_ends_total") == 0
         async with await Device.open(port, ANNA) as anna:
-            await anna.subscribe(vault, TODOS)
-            await anna.has(TODOS, ENTRIES + 1)
-            assert anna.seqs(TODOS) == list(range(ENTRIES * (VERSIONS - 1) + 1, ENTRIES * VERSIONS + 2))
+            await anna.subscribe(vault, LISTED)
+            await anna.has(LISTED, ENTRIES + 1)
+            assert anna.seqs(LISTED) == list(range(ENTRIES * (VERSIONS - 1) + 1, ENTRIES * VERSIONS + 2))
         [cleaner] = cleaners_of(program)
         assert os.getpriority(os.PRIO_PROCESS, cleaner) > os.getpriority(os.PRIO_PROCESS, program.process.pid)
         assert program.end(signal.SIGTERM) == 0
