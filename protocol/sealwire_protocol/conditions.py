@@ -48,12 +48,16 @@ NOTHING: Final = Condition(Names.NOTHING)
 
 
 class Current(NamedTuple):
-    """What a guarded stream holds of a tag now: the record that won, and its seq."""
+    """What a guarded stream holds of a tag now: the record that won, and its seq.
+
+    `refilled`: it was given back after a loss (R14), so that no one decided on it knowing what else was lost.
+    """
 
     version: int
     salt: bytes
     tombstone: bool
     seq: int
+    refilled: bool = False
 
 
 def encode_condition(condition: Condition) -> bytes:

@@ -256,7 +256,9 @@ class PostgresStore(Store):
         vaults, tags = [vault for vault, _, _ in wanted], [tag for _, _, tag in wanted]
         rows = await self._rows("guards", vaults, [signed(stream) for _, stream, _ in wanted], tags)
         return {
-            wanted[row["place"] - 1]: Current(row["version"], salt_of(row["salt"]), row["tombstone"], row["seq"])
+            wanted[row["place"] - 1]: Current(
+                row["version"], salt_of(row["salt"]), row["tombstone"], row["seq"], row["refilled"]
+            )
             for row in rows
         }
 

@@ -141,10 +141,10 @@ def segment_rows(write: VaultWrite) -> list[tuple[int, int, int, bytes]]:
     return [(signed(s.stream), g.last, g.prev, g.body) for s in write.streams for g in s.segments]
 
 
-def guard_rows(write: VaultWrite) -> list[tuple[int, bytes, int, int, int, bool]]:
-    """(stream, tag, version, salt, seq, tombstone)."""
+def guard_rows(write: VaultWrite) -> list[tuple[int, bytes, int, int, int, bool, bool]]:
+    """(stream, tag, version, salt, seq, tombstone, refilled)."""
     return [
-        (signed(s.stream), tag, held.version, signed(held.salt), held.seq, held.tombstone)
+        (signed(s.stream), tag, held.version, signed(held.salt), held.seq, held.tombstone, held.refilled)
         for s in write.streams
         for tag, held in s.guards
     ]
@@ -160,7 +160,7 @@ def outcome_rows(write: VaultWrite) -> list[tuple[int, int, int, bytes, bytes]]:
 
 def many_arguments(writes: Sequence[VaultWrite]) -> list[list[object]]:
     """The arguments of append_many."""
-    wanted, heads, pushers, segments, guards, outcomes = (Columns(width) for width in (4, 8, 5, 5, 7, 6))
+    wanted, heads, pushers, segments, guards, outcomes = (Columns(width) for width in (4, 8, 5, 5, 8, 6))
     for write in writes:
         vault, term, term_id = write.vault, write.term.number, signed(write.term.id)
         locked, authors = head_rows(write), pusher_rows(write)
@@ -183,7 +183,7 @@ def one_arguments(write: VaultWrite) -> list[object]:
     locked, authors = head_rows(write), pusher_rows(write)
     arguments: list[object] = [write.vault, write.term.number, signed(write.term.id), write.epoch]
     arguments.append(len(locked) + len(authors))
-    written = ((4, segment_rows(write)), (6, guard_rows(write)), (5, outcome_rows(write)))
+    written = ((4, segment_rows(write)), (7, guard_rows(write)), (5, outcome_rows(write)))
     for width, rows in ((4, locked), (3, authors), *written):
         columns = Columns(width)
         for row in rows:

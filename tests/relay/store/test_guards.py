@@ -38,9 +38,9 @@ def tag(number: int) -> Tag:
     return Tag(b"\xf0" * 15 + bytes([number]))
 
 
-def held(version: int, seq: int, tombstone: bool = False) -> Current:
+def held(version: int, seq: int, tombstone: bool = False, refilled: bool = False) -> Current:
     """What a stream holds, with a salt whose high bit is set."""
-    return Current(version, b"\xf0" * 7 + bytes([version % 256]), tombstone, seq)
+    return Current(version, b"\xf0" * 7 + bytes([version % 256]), tombstone, seq, refilled)
 
 
 def guarded(vault: Vault, head: int, body: bytes, *guards: tuple[Tag, Current]) -> StreamWrite:
@@ -75,6 +75,20 @@ async def test_what_guarded_streams_hold_is_kept_with_the_records(place: Place) 
         assert await store.append([write(one, term, both)]) == [True]
         assert await store.guards(names) == known | {names[0]: held(8, 3, True)}
         assert await store.guards([(one.id, other, tag(9))]) == {(one.id, other, tag(9)): held(3, 1)}
+
+
+@asyncio_test
+async def test_r14_whether_a_record_was_given_back_is_kept_until_it_is_replaced(place: Place) -> None:
+    async with place.opened() as store:
+        term = await store.open_term()
+        vault = await make_vault(store, term)
+        names = [(vault.id, vault.stream, tag(n)) for n in (1, 2)]
+        first = (tag(1), held(3, 1, refilled=True)), (tag(2), held(4, 2, True))
+        assert await store.append([write(vault, term, [guarded(vault, 0, b"ab", *first)])]) == [True]
+        assert await store.guards(names) == {names[0]: held(3, 1, refilled=True), names[1]: held(4, 2, True)}
+        second = (tag(1), held(4, 3)), (tag(2), held(5, 4, refilled=True))
+        assert await store.append([write(vault, term, [guarded(vault, 2, b"cd", *second)])]) == [True]
+        assert await store.guards(names) == {names[0]: held(4, 3), names[1]: held(5, 4, refilled=True)}
 
 
 @asyncio_test

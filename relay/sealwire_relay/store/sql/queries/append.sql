@@ -69,16 +69,17 @@ WITH wanted AS (
         AS g (vault_id, stream, last, prev, body)
     WHERE vault_id NOT IN (SELECT vault_id FROM refused)
 ), guarded AS (
-    INSERT INTO sealwire.guard AS g (vault_id, stream, tag, version, salt, seq, tombstone)
+    INSERT INTO sealwire.guard AS g (vault_id, stream, tag, version, salt, seq, tombstone, refilled)
     SELECT * FROM unnest($23::uuid[], $24::bigint[], $25::uuid[], $26::bigint[], $27::bigint[], $28::bigint[],
-                         $29::boolean[])
-        AS n (vault_id, stream, tag, version, salt, seq, tombstone)
+                         $29::boolean[], $30::boolean[])
+        AS n (vault_id, stream, tag, version, salt, seq, tombstone, refilled)
     WHERE vault_id NOT IN (SELECT vault_id FROM refused)
     ON CONFLICT (vault_id, stream, tag) DO UPDATE
-    SET version = excluded.version, salt = excluded.salt, seq = excluded.seq, tombstone = excluded.tombstone
+    SET version = excluded.version, salt = excluded.salt, seq = excluded.seq, tombstone = excluded.tombstone,
+        refilled = excluded.refilled
 ), answered AS (
     INSERT INTO sealwire.outcome AS o (vault_id, author, slot, batch, digest, answer)
-    SELECT * FROM unnest($30::uuid[], $31::bigint[], $32::smallint[], $33::bigint[], $34::bytea[], $35::bytea[])
+    SELECT * FROM unnest($31::uuid[], $32::bigint[], $33::smallint[], $34::bigint[], $35::bytea[], $36::bytea[])
         AS b (vault_id, author, slot, batch, digest, answer)
     WHERE vault_id NOT IN (SELECT vault_id FROM refused)
     ON CONFLICT (vault_id, author, slot)
@@ -132,15 +133,17 @@ WITH held AS MATERIALIZED (
         AS g (stream, last, prev, body)
     WHERE (SELECT good FROM verdict)
 ), guarded AS (
-    INSERT INTO sealwire.guard AS g (vault_id, stream, tag, version, salt, seq, tombstone)
-    SELECT $1, n.* FROM unnest($17::bigint[], $18::uuid[], $19::bigint[], $20::bigint[], $21::bigint[], $22::boolean[])
-        AS n (stream, tag, version, salt, seq, tombstone)
+    INSERT INTO sealwire.guard AS g (vault_id, stream, tag, version, salt, seq, tombstone, refilled)
+    SELECT $1, n.* FROM unnest($17::bigint[], $18::uuid[], $19::bigint[], $20::bigint[], $21::bigint[], $22::boolean[],
+                            $23::boolean[])
+        AS n (stream, tag, version, salt, seq, tombstone, refilled)
     WHERE (SELECT good FROM verdict)
     ON CONFLICT (vault_id, stream, tag) DO UPDATE
-    SET version = excluded.version, salt = excluded.salt, seq = excluded.seq, tombstone = excluded.tombstone
+    SET version = excluded.version, salt = excluded.salt, seq = excluded.seq, tombstone = excluded.tombstone,
+        refilled = excluded.refilled
 ), answered AS (
     INSERT INTO sealwire.outcome AS o (vault_id, author, slot, batch, digest, answer)
-    SELECT $1, b.* FROM unnest($23::bigint[], $24::smallint[], $25::bigint[], $26::bytea[], $27::bytea[])
+    SELECT $1, b.* FROM unnest($24::bigint[], $25::smallint[], $26::bigint[], $27::bytea[], $28::bytea[])
         AS b (author, slot, batch, digest, answer)
     WHERE (SELECT good FROM verdict)
     ON CONFLICT (vault_id, author, slot)
