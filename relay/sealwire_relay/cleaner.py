@@ -235,7 +235,7 @@ class _Step:
             segments = [segment for segment in await self._read(at) if segment.last <= last]
             if not segments:
                 raise _Moved("another cleaner is at work on it")
-            for swap in swaps(segments, self._survivors.stays):
+            for swap in swaps(segments, self._survivors.tags, self._survivors.stays):
                 if not await self._store.swap(vault, stream, swap.old, (swap.new,), cleaned_to, term):
                     raise _Moved("another cleaner is at work on it, or its history is another one now")
                 self.records += swap.left_out

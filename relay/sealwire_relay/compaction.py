@@ -6,11 +6,24 @@ of the tail's, whether it stays. Of one tag the record of the greatest rank stay
 Seqs never change.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from struct import Struct
+from struct import error as StructError
 from typing import Final, NamedTuple
 
-from sealwire_protocol.ids import Tag
-from sealwire_protocol.segment import Placed, encode_varint, read_record, read_segment
+from sealwire_protocol.ids import KEY_ID_BYTES, TAG_BYTES, Tag
+from sealwire_protocol.segment import (
+    FLAGS_KNOWN,
+    FORMAT,
+    MAC_BYTES,
+    SALT_BYTES,
+    Placed,
+    Rank,
+    Record,
+    beyond,
+    encode_varint,
+    read_record,
+)
 from sealwire_relay.store.interface import StoredSegment
 
 JOINED_BYTES_MAX: Final = 131_072
@@ -19,6 +32,15 @@ credit still pays for several."""
 
 JOINED_MIN: Final = 4
 """Segments that must become one before they are written anew although no record of them goes."""
+
+_COMPACT: Final = frozenset(range(FORMAT << 4, (FORMAT << 4 | FLAGS_KNOWN) + 1))
+"""The kinds of records that come in the narrow width, nearly all of them."""
+
+_NUMBERS: Final = Struct(f">IBB{KEY_ID_BYTES}x{SALT_BYTES}s")
+"""The numbers in a narrow record that make its rank: version, author, epoch, salt. They follow its kind and tag."""
+
+_HEADER: Final = Struct(f">BB{TAG_BYTES}s{_NUMBERS.size}xB")
+"""Skip count, kind, tag and units of a narrow record that skips less than 128 places."""
 
 
 class Survivors:
@@ -32,10 +54,18 @@ class Survivors:
 
     def learn(self, segment: StoredSegment) -> None:
         """Take in the tail, segment by segment, in order. Raises DecodeError."""
-        for seq, record in read_segment(segment.body, segment.prev, segment.last):
-            best, rank = self._best.get(record.tag), record.rank.pack()
-            if best is None or rank >= best[0]:
-                self._best[record.tag] = rank, seq
+        best, seq = self._best, segment.prev
+        for seq, tag, at, _ in _walk(segment):
+            held, rank = best.get(tag), _rank(segment.body, at)
+            if held is None or rank >= held[0]:
+                best[tag] = rank, seq
+        if seq > segment.last:
+            raise beyond(seq, segment.last)
+
+    @property
+    def tags(self) -> Container[Tag]:
+        """The tags of the tail: what has another one stays, unasked."""
+        return self._best.keys()
 
     def stays(self, placed: Placed) -> bool:
         """True if a record survives. To be asked of all older records before any of the tail's."""
@@ -58,25 +88,34 @@ class Swap(NamedTuple):
     """Records that are gone from it."""
 
 
+class _Run(NamedTuple):
+    """Records of a segment that stay with none between them that goes: the first's skip count is left away."""
+
+    first: int
+    last: int
+    raw: bytes
+
+
 class _Kept(NamedTuple):
-    """A segment with those of its records that stay, each with its seq, without its skip count."""
+    """A segment, and what stays of it."""
 
     segment: StoredSegment
-    records: list[tuple[int, bytes]]
+    runs: list[_Run]
     left_out: int
     size: int
 
 
-def swaps(segments: Iterable[StoredSegment], stays: Callable[[Placed], bool]) -> Iterator[Swap]:
+def swaps(segments: Iterable[StoredSegment], tags: Container[Tag], stays: Callable[[Placed], bool]) -> Iterator[Swap]:
     """What must be written anew so that only the records that stay are left, and small segments are joined.
 
-    `segments` are consecutive. No segment is divided, so that what was pushed together stays together (R16). Holds
-    some JOINED_BYTES_MAX of them at a time. Raises DecodeError.
+    `segments` are consecutive. Records with one of the `tags` are asked for, in their order; all others stay. No
+    segment is divided, so that what was pushed together stays together (R16). Holds some JOINED_BYTES_MAX of them at
+    a time. Raises DecodeError.
     """
     group: list[_Kept] = []
     size = 0
     for segment in segments:
-        kept = _kept(segment, stays)
+        kept = _kept(segment, tags, stays)
         if group and size + kept.size > JOINED_BYTES_MAX:
             yield from _swap(group)
             group, size = [], 0
@@ -85,20 +124,57 @@ def swaps(segments: Iterable[StoredSegment], stays: Callable[[Placed], bool]) ->
     yield from _swap(group)
 
 
-def _kept(segment: StoredSegment, stays: Callable[[Placed], bool]) -> _Kept:
-    data, at, seq = segment.body, 0, segment.prev
-    records: list[tuple[int, bytes]] = []
-    left_out = size = 0
-    while at < len(data):
-        skip, record, end = read_record(data, at)
-        seq += skip + 1
-        if stays(Placed(seq, record)):
-            records.append((seq, data[at + len(encode_varint(skip)) : end]))
-            size += end - at
+def _walk(segment: StoredSegment) -> Iterator[tuple[int, Tag, int, int]]:
+    """Of each record its seq, its tag, where it begins behind its skip count, and where it ends. Raises DecodeError.
+
+    Narrow ones, which are nearly all, are told by their header alone; whatever is anything else is read whole.
+    """
+    data, seq, unpack, header, compact = segment.body, segment.prev, _HEADER.unpack_from, _HEADER.size, _COMPACT
+    at, size = 0, len(data)
+    while at < size:
+        try:
+            skip, kind, tag, units = unpack(data, at)
+        except StructError:
+            kind = 0
+        if kind in compact and skip < 0x80 and units and (end := at + header + (units << 4) + MAC_BYTES) <= size:
+            begin = at + 1
         else:
-            left_out += 1
+            skip, record, end = read_record(data, at)
+            tag, begin = record.tag, at + len(encode_varint(skip))
+        seq += skip + 1
+        yield seq, tag, begin, end
         at = end
-    return _Kept(segment, records, left_out, size)
+
+
+def _record(data: bytes, at: int) -> Record:
+    """The record that begins there. The byte before it is the last of its skip count, and so one by itself."""
+    return read_record(data, at - 1)[1]
+
+
+def _rank(data: bytes, at: int) -> bytes:
+    """The rank of the record that begins there, as `Rank.pack` has it."""
+    if data[at] not in _COMPACT:
+        return _record(data, at).rank.pack()
+    version, author, epoch, salt = _NUMBERS.unpack_from(data, at + 1 + TAG_BYTES)
+    return Rank(version, epoch, author, salt).pack()
+
+
+def _kept(segment: StoredSegment, tags: Container[Tag], stays: Callable[[Placed], bool]) -> _Kept:
+    data, runs = segment.body, list[_Run]()
+    left_out = first = last = begin = until = 0
+    for seq, tag, at, end in _walk(segment):
+        if tag in tags and not stays(Placed(seq, _record(data, at))):
+            left_out += 1
+            if begin < until:
+                runs.append(_Run(first, last, data[begin:until]))
+            begin = until = 0
+            continue
+        if begin == until:
+            first, begin = seq, at
+        last, until = seq, end
+    if begin < until:
+        runs.append(_Run(first, last, data[begin:until]))
+    return _Kept(segment, runs, left_out, sum(len(run.raw) + 1 for run in runs))
 
 
 def _swap(group: Sequence[_Kept]) -> Iterator[Swap]:
@@ -114,8 +190,8 @@ def _swap(group: Sequence[_Kept]) -> Iterator[Swap]:
     at = group[0].segment.prev
     parts: list[bytes] = []
     for kept in group:
-        for seq, raw in kept.records:
-            parts += encode_varint(seq - at - 1), raw
-            at = seq
+        for first, last, raw in kept.runs:
+            parts += encode_varint(first - at - 1), raw
+            at = last
     old = tuple(kept.segment for kept in group)
     yield Swap(old, StoredSegment(old[0].prev, old[-1].last, b"".join(parts)), left_out)
