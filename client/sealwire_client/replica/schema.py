@@ -188,6 +188,20 @@ MIGRATIONS: Final = (
         PRIMARY KEY (collection, key, author)
     ) STRICT, WITHOUT ROWID;
     """,
+    """
+    -- doubt: why a batch number may be used twice if this device goes on under its keys (NULL: it may go on).
+    -- synced_at: when all was last sent and applied. Times for people: this device's clock, Unix milliseconds.
+    ALTER TABLE _vault ADD COLUMN doubt TEXT;
+    ALTER TABLE _vault ADD COLUMN synced_at INTEGER;
+
+    -- When the last record of each author was applied here.
+    CREATE TABLE _heard (
+        vault   INTEGER NOT NULL REFERENCES _vault,
+        author  INTEGER NOT NULL,
+        at      INTEGER NOT NULL,
+        PRIMARY KEY (vault, author)
+    ) STRICT, WITHOUT ROWID;
+    """,
 )
 """Script k brings a replica from schema version k to k + 1. Published ones are never changed, only followed."""
 

@@ -1,5 +1,6 @@
 """Vaults: which ones a replica holds, and their membership links as they came."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from sealwire_client.replica.database import Database
@@ -9,7 +10,10 @@ from sealwire_protocol.messages import StreamKind
 
 
 class HeldVault(NamedTuple):
-    """A vault of this replica. `number` is its local name, `author` this device's index in its membership log."""
+    """A vault of this replica. `number` is its local name, `author` this device's index in its membership log.
+
+    `doubt`: why a batch number may be used twice if the device goes on as this author (R16); None: it may go on.
+    """
 
     number: int
     id: VaultId
@@ -17,6 +21,7 @@ class HeldVault(NamedTuple):
     origin: str
     author: Author
     next_batch: int
+    doubt: str | None = None
 
 
 class Vaults:
@@ -42,7 +47,7 @@ class Vaults:
     def all(self) -> list[HeldVault]:
         """Every vault, the oldest first."""
         found = self._database.connection.execute(
-            "SELECT id, vault, name, origin, author, next_batch FROM _vault ORDER BY id"
+            "SELECT id, vault, name, origin, author, next_batch, doubt FROM _vault ORDER BY id"
         )
         return [HeldVault(*row) for row in found]
 
@@ -67,8 +72,32 @@ class Vaults:
                 return None
             # By more than they span, so that no number is met that is not moved yet.
             connection.execute("UPDATE _sent SET batch = batch - ? WHERE vault = ?", (after - min(before, 1), vault))
-            connection.execute("UPDATE _vault SET author = ?, next_batch = 1 WHERE id = ?", (author, vault))
+            connection.execute(
+                "UPDATE _vault SET author = ?, next_batch = 1, doubt = NULL WHERE id = ?", (author, vault)
+            )
             return next(held for held in self.all() if held.number == vault)
+
+    def heard(self, vault: int, authors: Iterable[Author], at: int) -> None:
+        """Records of these authors were applied at a time (this device's clock, Unix milliseconds). Within the
+        caller's transaction."""
+        self._database.connection.executemany(
+            "INSERT OR REPLACE INTO _heard (vault, author, at) VALUES (?, ?, ?)",
+            [(vault, author, at) for author in authors],
+        )
+
+    def last_heard(self, vault: int) -> dict[Author, int]:
+        """When the last record of each author was applied here, see `heard`."""
+        found = self._database.connection.execute("SELECT author, at FROM _heard WHERE vault = ?", (vault,))
+        return {Author(author): at for author, at in found}
+
+    def in_step(self, vault: int, at: int) -> None:
+        """Remember that at this time (as for `heard`) everything was sent and applied."""
+        self._database.connection.execute("UPDATE _vault SET synced_at = ? WHERE id = ?", (at, vault))
+
+    def last_in_step(self, vault: int) -> int | None:
+        """When everything was last sent and applied, as far as it was remembered; None: it never was."""
+        found = self._database.connection.execute("SELECT synced_at FROM _vault WHERE id = ?", (vault,)).fetchone()
+        return found[0] if found else None
 
     def move(self, vault: HeldVault, origin: str) -> bool:
         """Give a vault another relay, if none has been sent anything of it yet but its first link. True if it moved."""
