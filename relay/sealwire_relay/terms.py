@@ -63,6 +63,8 @@ class Terms:
         if self.doubtful:
             return await self._open()
         term = await self._store.current_term()
+        if self._doubts != self._settled:  # the row that was read is of another history
+            return await self._open()
         if term == self._term:
             return term
         if term.number <= self._term.number:

@@ -1,11 +1,13 @@
 """Connections to Postgres: what each must be before the store uses it, and how it is told that the server changed."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 import asyncpg  # type: ignore[import-untyped]
 
+from sealwire_protocol.ids import Term
 from sealwire_relay.store.interface import StoreError
 from sealwire_relay.store.queries import QUERIES
 from sealwire_relay.store.rows import from_bits, to_bits
@@ -30,9 +32,12 @@ SESSION: Final = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "jit": "off",  # every statement is short; compiling it would take longer than running it
+    "idle_in_transaction_session_timeout": "5s",  # a cleaner that is stopped in a swap does not hold a head for ever
     "work_mem": "32MB",  # the bodies of one group commit pass through a function scan; keep them off the disk
 }
 """Session settings of every connection."""
+
+_log = logging.getLogger("sealwire.store")
 
 Connection = Any
 """An asyncpg connection; the library comes without types."""
@@ -49,13 +54,21 @@ class ServerIdentity(NamedTuple):
     timeline: int
 
 
+class TermRow(NamedTuple):
+    """The row of the current term as it was read, and the transaction that wrote it."""
+
+    term: Term
+    written: int
+
+
 class Server:
     """The server as connections have found it. `changed` stays True until `settle`, called when a term was opened."""
 
-    __slots__ = ("_on_change", "changed", "identity")
+    __slots__ = ("_on_change", "changed", "identity", "row")
 
     def __init__(self, on_change: Callable[[], None] | None) -> None:
         self.identity: ServerIdentity | None = None
+        self.row: TermRow | None = None
         self.changed = False
         self._on_change = on_change
 
@@ -77,13 +90,38 @@ class Server:
     def _compare(self, found: ServerIdentity) -> None:
         known, self.identity = self.identity, found
         if known is not None and known != found:
-            self.changed = True
-            if self._on_change is not None:
-                self._on_change()
+            self._change()
 
-    def settle(self) -> None:
+    def compare_row(self, known: TermRow | None, found: TermRow) -> None:
+        """Take in the term's row as it was found by a query that began when `known` was what was known of it.
+
+        A dump restored in place leaves the server what it is, and may bring back the very term. But it writes the row
+        anew, and so does nobody else without opening a higher term (or migrating, where another term does no harm).
+        """
+        if self.row is not known:
+            return  # it was read or written again meanwhile, by somebody who knows better
+        self.row = found
+        if known is not None and known.written != found.written and found.term.number <= known.term.number:
+            _log.warning(
+                "the database was restored in place: term %d is there, and %d was; the next one begins",
+                found.term.number,
+                known.term.number,
+            )
+            self._change()
+
+    def written(self, terms: Collection[Term]) -> int | None:
+        """The transaction that the term's row must come from for a write under `terms`; None if it is not known."""
+        return self.row.written if self.row is not None and set(terms) == {self.row.term} else None
+
+    def settle(self, row: TermRow) -> None:
         """A term was opened on the server as it is now."""
+        self.row = row
         self.changed = False
+
+    def _change(self) -> None:
+        self.changed = True
+        if self._on_change is not None:
+            self._on_change()
 
 
 def _same(data: bytes) -> bytes:

@@ -22,7 +22,15 @@ from sealwire_protocol.ids import (
 from sealwire_protocol.limits import TERMS_TOLD_MAX
 from sealwire_protocol.membership import Role, decode_links, encode_links
 from sealwire_protocol.messages import StreamKind, StreamState
-from sealwire_relay.store.connections import ACQUIRE_SECONDS_MAX, Connection, Pool, Server, ServerIdentity, connect_pool
+from sealwire_relay.store.connections import (
+    ACQUIRE_SECONDS_MAX,
+    Connection,
+    Pool,
+    Server,
+    ServerIdentity,
+    TermRow,
+    connect_pool,
+)
 from sealwire_relay.store.failures import translated, translated_commit
 from sealwire_relay.store.interface import (
     PAGE_SEGMENTS_MAX,
@@ -71,7 +79,8 @@ class PostgresStore(Store):
     """A store on any Postgres from 15 on. Needs the schema (`migrate`).
 
     `on_other_server` is called, on the event loop, when a new connection shows another server, start or timeline
-    than the one before. From then until `open_term` nothing is written under a term: writes answer False.
+    than the one before, or the term's row another history. From then until `open_term` nothing is written under a
+    term: writes answer False.
     """
 
     def __init__(
@@ -139,16 +148,16 @@ class PostgresStore(Store):
     async def _found(self, query: str, *arguments: object) -> bool:
         return bool(await self._rows(query, *arguments))
 
-    async def _under_term(self, query: str, *arguments: object) -> bool:
+    async def _under_term(self, query: str, term: Term, *arguments: object) -> bool:
         """Run a write that names its term, on a connection that was made to the server the term was opened on."""
         async with self._connection(self._others) as connection:
             if self._server.changed:
                 return False
-            return bool(await connection.fetch(QUERIES[query], *arguments))
+            return bool(await connection.fetch(QUERIES[query], *arguments, self._server.written({term})))
 
     async def ping(self) -> None:
-        """One cheap round trip."""
-        await self._rows("ping")
+        """One cheap round trip, which also shows whether the database was restored in place."""
+        await self.current_term()
 
     # --- terms
 
@@ -156,13 +165,17 @@ class PostgresStore(Store):
         """Begin the next term; what was written under an older one stays as it is."""
         async with self._connection(self._others) as connection:
             row = await connection.fetchrow(QUERIES["open_term"], signed(self._random_bytes(TERM_ID_BYTES)))
-            self._server.settle()
-        return term_of(row["term"], row["term_id"])
+            opened = _term_row(row)
+            self._server.settle(opened)
+        return opened.term
 
     async def current_term(self) -> Term:
         """The present term, as the database has it."""
         [row] = await self._rows("current_term")
-        return term_of(row["term"], row["term_id"])
+        found = _term_row(row)
+        self._server.compare_row(known, found)
+        return found.term
+        known = self._server.row
 
     # --- vaults and streams
 
@@ -172,6 +185,7 @@ class PostgresStore(Store):
             "create_vault",
             vault,
             link.seq,
+            term,
             signed(state.key_id),
             state.epoch,
             StreamKind.MEMBERSHIP,
@@ -185,7 +199,7 @@ class PostgresStore(Store):
         """Append to stream 0."""
         place = vault, link.seq, term.number, signed(term.id)
         members = *_member_columns(link), link.replaced
-        return await self._under_term("append_link", *place, encode_links([link.raw]), *members)
+        return await self._under_term("append_link", term, *place, encode_links([link.raw]), *members)
 
     async def links(self, vault: VaultId) -> tuple[bytes, ...]:
         """The whole membership log."""
@@ -284,7 +298,8 @@ class PostgresStore(Store):
             if self._server.changed:
                 return [False] * len(writes)
             with translated_commit():
-                refused = set(await connection.fetchval(QUERIES["append_many"], *many_arguments(writes)))
+                written = self._server.written({write.term for write in writes})
+                refused = set(await connection.fetchval(QUERIES["append_many"], *many_arguments(writes), written))
         return [write.vault not in refused for write in writes]
 
     async def _append_each(self, writes: Sequence[VaultWrite]) -> list[bool]:
@@ -304,7 +319,8 @@ class PostgresStore(Store):
             if self._server.changed:
                 return False
             with translated_commit():
-                return bool(await connection.fetchval(QUERIES["append_one"], *one_arguments(write)))
+                written = self._server.written({write.term})
+                return bool(await connection.fetchval(QUERIES["append_one"], *one_arguments(write), written))
 
     # --- cleaning
 
@@ -397,6 +413,10 @@ def _member_columns(link: NewLink) -> tuple[int | None, bytes | None, int | None
 
 
 def _stream_state(stream: StreamId, row: Row) -> StreamState:
+def _term_row(row: Row) -> TermRow:
+    return TermRow(term_of(row["term"], row["term_id"]), row["written"])
+
+
     if row["kind"] is None:
         return StreamState(stream, StreamKind.ABSENT, 0, 0, 0, 0, 0, 0, ())
     flat = row["terms"][-3 * TERMS_TOLD_MAX :]

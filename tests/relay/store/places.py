@@ -82,11 +82,11 @@ class MemoryPlace(Place):
 class PostgresPlace(Place):
     def __init__(self, server: Server, database: str, one_vault_per_statement: bool) -> None:
         self.server, self.database = server, database
-        self._one = one_vault_per_statement
+        self.one_vault_per_statement = one_vault_per_statement
         self._backup = database
 
     def store(self) -> PostgresStore:
-        return PostgresStore(self.server.dsn(self.database), one_vault_per_statement=self._one)
+        return PostgresStore(self.server.dsn(self.database), one_vault_per_statement=self.one_vault_per_statement)
 
     async def back_up(self) -> None:
         self._backup = await self.server.database(self.database)

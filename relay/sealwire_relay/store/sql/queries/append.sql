@@ -12,6 +12,7 @@
 --   * The current term is read on the snapshot. If a newer one was opened since, and something was written under
 --     it in this stream, then the head has moved, and the row's own term tells as well. If nothing was, this
 --     append comes before that term's first one in this stream, which is all that terms promise.
+--   * The term's row must be the one that was read (its xmin), should the same term have been restored in place.
 --   * What guarded streams hold is written only together with a move of their head, so never by two at once, and a
 --     decision made on it holds as long as the head does. A stream that was only decided on comes with its expected
 --     head and new_head null: it must hold, and is not written.
@@ -41,7 +42,9 @@ WITH wanted AS (
     ORDER BY m.vault_id, m.author
     FOR UPDATE OF m
 ), counted AS (
-    SELECT vault_id, CASE WHEN (SELECT (r.term, r.term_id) FROM sealwire.relay r) = (term, term_id)
+    SELECT vault_id, CASE WHEN (
+            SELECT (r.term, r.term_id) FROM sealwire.relay r WHERE r.xmin = coalesce($37::xid, r.xmin)
+        ) = (term, term_id)
         THEN - conditions ELSE - conditions - 1 END AS holding
     FROM wanted
     UNION ALL SELECT vault_id, 1 FROM held WHERE holds
@@ -111,7 +114,9 @@ WITH held AS MATERIALIZED (
     FOR UPDATE OF m
 ), verdict AS MATERIALIZED (
     SELECT (SELECT count(*) FROM held WHERE holds) + (SELECT count(*) FROM pushers WHERE holds) = $5::bigint
-        AND (SELECT r.term = $2 AND r.term_id = $3 FROM sealwire.relay r) AS good
+        AND (
+            SELECT r.term = $2 AND r.term_id = $3 AND r.xmin = coalesce($29::xid, r.xmin) FROM sealwire.relay r
+        ) AS good
 ), accepted AS MATERIALIZED (
     SELECT held.* FROM held, verdict WHERE good AND new_head IS NOT NULL
 ), accepted_pushers AS MATERIALIZED (

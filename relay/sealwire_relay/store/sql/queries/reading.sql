@@ -53,7 +53,3 @@ CROSS JOIN LATERAL (
     WHERE vault_id = w.vault_id AND stream = w.stream AND tag = w.tag
     LIMIT 1
 ) g
-
--- name: ping
--- One cheap round trip.
-SELECT 1

@@ -3,12 +3,13 @@
 SELECT migrated_pre, migrated_post FROM sealwire.relay
 
 -- name: current_term
--- The term under which appends are accepted now.
-SELECT term, term_id FROM sealwire.relay
+-- The term under which appends are accepted now, and the transaction that wrote its row. Whatever restores the row in
+-- place writes it in another transaction, so that tells one history from another which brings back the very same term.
+SELECT term, term_id, xmin AS written FROM sealwire.relay
 
 -- name: open_term
 -- Begin the next term under a random id; returns it.
-UPDATE sealwire.relay SET term = term + 1, term_id = $1 RETURNING term, term_id
+UPDATE sealwire.relay SET term = term + 1, term_id = $1 RETURNING term, term_id, xmin AS written
 
 -- name: server_identity
 -- What differs when a connection leads to another history: R7's reasons to open a term.

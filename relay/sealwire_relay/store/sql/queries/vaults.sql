@@ -5,7 +5,7 @@ WITH made AS (
         term, term_id, key_id, epoch, kind, terms)
     SELECT $1::uuid, 0, $2::bigint, 0, 0, 0, 0, 0, $6::bigint, $7::bigint, $3::integer, $4::integer, $5::smallint,
         ARRAY[$6, $7, 0]
-    WHERE (SELECT r.term = $6 AND r.term_id = $7 FROM sealwire.relay r)
+    WHERE (SELECT r.term = $6 AND r.term_id = $7 AND r.xmin = coalesce($12::xid, r.xmin) FROM sealwire.relay r)
     ON CONFLICT (vault_id, stream) DO NOTHING
     RETURNING vault_id, stream, head
 ), stored AS (
@@ -26,7 +26,7 @@ WITH held AS MATERIALIZED (
     FROM sealwire.stream
     WHERE vault_id = $1::uuid AND stream = 0 AND head + 1 = $2::bigint
         AND (term < $3::bigint OR term = $3 AND term_id = $4::bigint)
-        AND (SELECT r.term = $3 AND r.term_id = $4 FROM sealwire.relay r)
+        AND (SELECT r.term = $3 AND r.term_id = $4 AND r.xmin = coalesce($10::xid, r.xmin) FROM sealwire.relay r)
     FOR UPDATE
 ), moved AS (
     UPDATE sealwire.stream s
