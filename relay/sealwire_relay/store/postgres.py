@@ -171,11 +171,11 @@ class PostgresStore(Store):
 
     async def current_term(self) -> Term:
         """The present term, as the database has it."""
+        known = self._server.row
         [row] = await self._rows("current_term")
         found = _term_row(row)
         self._server.compare_row(known, found)
         return found.term
-        known = self._server.row
 
     # --- vaults and streams
 
@@ -183,9 +183,9 @@ class PostgresStore(Store):
         """Register a vault with its genesis link."""
         return await self._under_term(
             "create_vault",
+            term,
             vault,
             link.seq,
-            term,
             signed(state.key_id),
             state.epoch,
             StreamKind.MEMBERSHIP,
@@ -407,16 +407,16 @@ class PostgresStore(Store):
         return Mailbox(*rows[0].values()) if rows else None
 
 
+def _term_row(row: Row) -> TermRow:
+    return TermRow(term_of(row["term"], row["term_id"]), row["written"])
+
+
 def _member_columns(link: NewLink) -> tuple[int | None, bytes | None, int | None]:
     member = link.member
     return (None, None, None) if member is None else (member.author, member.device, member.role)
 
 
 def _stream_state(stream: StreamId, row: Row) -> StreamState:
-def _term_row(row: Row) -> TermRow:
-    return TermRow(term_of(row["term"], row["term_id"]), row["written"])
-
-
     if row["kind"] is None:
         return StreamState(stream, StreamKind.ABSENT, 0, 0, 0, 0, 0, 0, ())
     flat = row["terms"][-3 * TERMS_TOLD_MAX :]
