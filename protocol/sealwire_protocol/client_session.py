@@ -30,11 +30,14 @@ from sealwire_protocol.events import (
     Submit,
     Ticked,
 )
-from sealwire_protocol.ids import NO_TERM, DeviceKey, Position, StreamId, Term, VaultId
+from sealwire_protocol.history import newest_term, why_history_is_lost
+from sealwire_protocol.ids import DeviceKey, Position, StreamId, Term, VaultId
 from sealwire_protocol.login import login_payload
 from sealwire_protocol.messages import (
     NO_REQUEST,
     NO_VAULT,
+    REFILL,
+    REFILL_SINCE,
     Ack,
     Acked,
     Challenge,
@@ -48,7 +51,8 @@ from sealwire_protocol.messages import (
     Prove,
     Push,
     Pushed,
-    StreamState,
+    Ranges,
+    Records,
     Subscribe,
     Subscribed,
     Wanted,
@@ -84,7 +88,8 @@ class _Listening:
 class ClientSession:
     """One connection of one device. Not for use by two tasks at once.
 
-    `nonce` is 32 fresh random bytes; `origin` is the normal form of the address dialled.
+    `nonce` is 32 fresh random bytes; `origin` is the normal form of the address dialled. `version` is the one that the
+    relay has chosen, 0 before it has: what a later version brought must not be sent under it.
     Raises LocalMisuse if an event does not fit the state; never raises on what the relay sends.
     """
 
@@ -92,6 +97,7 @@ class ClientSession:
         self.device, self.origin, self.nonce, self.agent = device, origin, nonce, agent
         self.state = ClientState.IDLE
         self.limits = limits.Limits()
+        self.version = 0
         self._deadline: float | None = None
         self._streams: dict[tuple[VaultId, StreamId], _Listening] = {}
         self._terms: dict[VaultId, Term] = {}
@@ -157,6 +163,8 @@ class ClientSession:
             handler = CLIENT_MESSAGES.get((self.state, type(message)))
             if handler is None:
                 raise RemoteFault(f"the relay sent {type(message).__name__} while {self.state.name}")
+            if self.version < message.SINCE and self.state is ClientState.READY:
+                raise RemoteFault(f"the relay sent {type(message).__name__}, unknown in version {self.version}")
             return handler(self, message, event)
         except RemoteFault as fault:
             return self._close(fault.code, str(fault))
@@ -191,7 +199,7 @@ class ClientSession:
                 f"{limits.VERSION_MAX}; update whichever is older",
                 CloseCode.VERSION_UNSUPPORTED,
             )
-        self.state = ClientState.SIGNING
+        self.state, self.version = ClientState.SIGNING, message.version
         versions = (limits.VERSION_MIN, limits.VERSION_MAX, message.version)
         return [Sign(login_payload(versions, self.origin, self.device, self.nonce, message.nonce))]
 
@@ -326,12 +334,16 @@ class ClientSession:
     def _request(self, event: Request) -> list[ClientEffect]:
         if getattr(event.message, "request", NO_REQUEST) == NO_REQUEST:
             raise LocalMisuse("a request needs a number other than 0, under which it is answered")
+        if self.version < event.message.SINCE:
+            raise LocalMisuse(f"{type(event.message).__name__} is not known to a relay of version {self.version}")
         return [self._send(event.message)]
 
     def _submit(self, event: Submit) -> list[ClientEffect]:
         push: Push = event.push
         if not self.may_push(push.vault):
             raise LocalMisuse("a push needs a subscribed vault and an open window")
+        if push.flags & REFILL and self.version < REFILL_SINCE:
+            raise LocalMisuse(f"a refill is not known to a relay of version {self.version}")
         waiting = self._outstanding.setdefault(push.vault, set())
         if push.batch in waiting:
             raise LocalMisuse(f"batch {push.batch} was sent on this connection and is not answered yet")
@@ -380,37 +392,6 @@ def _by_number(position: Position) -> tuple[int, int]:
     return position.term.number, position.seq
 
 
-def newest_term(state: StreamState) -> Term:
-    """The newest term in which the stream was written."""
-    return state.terms[-1].term if state.terms else NO_TERM
-
-
-def end_of(term: Term, state: StreamState) -> int | None:
-    """The known end of a term in a stream (R7), or None for a term that the relay does not know there."""
-    for place, (known, _) in enumerate(state.terms):
-        if known == term:
-            return state.terms[place + 1].start if place + 1 < len(state.terms) else state.head
-    return None
-
-
-def why_history_is_lost(state: StreamState, cursor: Position, served: Position) -> str | None:
-    """R9 and R10: None if the replica may simply go on, else what is wrong, in words.
-
-    An empty replica has nothing that could have been deleted, and stands at 0 in every term.
-    """
-    for name, position in (("stands at", cursor), ("was served a log cleaned to", served)):
-        if position.seq == 0:
-            continue
-        end = end_of(position.term, state)
-        if end is None:
-            return f"this device {name} {position.seq} of a history that the relay does not know"
-        if position.seq > end:
-            return f"this device {name} {position.seq}, but that history ends at {end} on the relay"
-    if 0 < cursor.seq < state.floor:
-        return f"the relay has purged deletions up to {state.floor}, this device stands at {cursor.seq}"
-    return None
-
-
 _S = ClientState
 _Handler = Callable[[ClientSession, Any], list[ClientEffect]]
 _MessageHandler = Callable[[ClientSession, Any, Received], list[ClientEffect]]
@@ -434,6 +415,8 @@ CLIENT_MESSAGES: Final[dict[tuple[ClientState, type[Message]], _MessageHandler]]
     (_S.READY, Subscribed): ClientSession._subscribed,
     (_S.READY, Deliver): ClientSession._delivered,
     (_S.READY, Pushed): ClientSession._pushed,
+    (_S.READY, Ranges): ClientSession._arrived,
+    (_S.READY, Records): ClientSession._arrived,
     (_S.READY, Done): ClientSession._arrived,
     (_S.READY, Joining): ClientSession._arrived,
     (_S.READY, Joined): ClientSession._arrived,

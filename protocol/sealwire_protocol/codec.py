@@ -3,7 +3,7 @@
 Never raises anything but DecodeError on input, never allocates more than the input's size, and never recurses.
 """
 
-from typing import Any, Final, get_type_hints
+from typing import Annotated, Any, Final, get_origin, get_type_hints
 
 from sealwire_protocol.errors import CloseCode, DecodeError
 from sealwire_protocol.fields import Field
@@ -14,7 +14,7 @@ from sealwire_protocol.messages import BY_TYPE, CRITICAL, Message
 def layout_of(kind: type[Message]) -> tuple[tuple[str, Field], ...]:
     """The fields of a message in wire order: (name, field)."""
     hints = get_type_hints(kind, include_extras=True)
-    return tuple((name, hints[name].__metadata__[0]) for name in hints if name != "TYPE")
+    return tuple((name, hint.__metadata__[0]) for name, hint in hints.items() if get_origin(hint) is Annotated)
 
 
 _LAYOUTS: Final[dict[int, tuple[tuple[str, Field], ...]]] = {

@@ -5,15 +5,21 @@ A group of a PUSH to a guarded stream has one condition for each record, in the 
     names u8, then, unless it names nothing: version varint, salt 8
 
 Version alone would not do: a second write, sent before the first was answered, would replace somebody else's first.
+
+A group of a refill has, to a stream of either kind, one position for each record instead: where the device held it.
+
+    term number varint, term id 8, seq varint
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from enum import IntEnum
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from sealwire_protocol.errors import DecodeError, Refusal
-from sealwire_protocol.ids import Tag
+from sealwire_protocol.fields import POSITION
+from sealwire_protocol.ids import Position, Tag
 from sealwire_protocol.limits import WINNERS_BYTES_MAX
 from sealwire_protocol.messages import Pushed, Refused
 from sealwire_protocol.segment import (
@@ -90,6 +96,25 @@ def decode_conditions(data: bytes, count: int) -> list[Condition]:
     return conditions
 
 
+def encode_held(position: Position) -> bytes:
+    """The bytes of one record's position in a refill."""
+    out = bytearray()
+    POSITION.write(out, position)
+    return bytes(out)
+
+
+def decode_held(data: bytes, count: int) -> list[Position]:
+    """Exactly `count` positions. Raises DecodeError."""
+    positions: list[Position] = []
+    at = 0
+    while at < len(data) and len(positions) < count:
+        position, at = POSITION.read(data, at)
+        positions.append(position)
+    if at != len(data) or len(positions) != count:
+        raise DecodeError("a group of a refill does not have one position for each record")
+    return positions
+
+
 def holds(condition: Condition, current: Current | None, version: int, salt: bytes) -> bool:
     """Whether a record of this version and salt may replace what stands there.
 
@@ -140,7 +165,8 @@ class Judged(NamedTuple):
     """What becomes of a guarded group if it is appended at a head: its accepted records follow each other there.
 
     `body` is their bytes, `top` the greatest version among them, `holds` what the stream holds of their tags then;
-    `refused` are the others' places in the group, each with the seq of what stands there (0: nothing).
+    `refused` are the others' places in the group, each with the seq of what stands there (0: nothing), and so are
+    `superseded` those of a refill that are not needed.
     """
 
     records: int
@@ -148,6 +174,7 @@ class Judged(NamedTuple):
     body: bytes
     holds: dict[Tag, Current]
     refused: dict[int, int]
+    superseded: Mapping[int, int] = MappingProxyType({})
 
 
 def judge(writes: Sequence[Write], body: bytes, head: int, held: Callable[[Tag], Current | None]) -> Judged:
@@ -169,13 +196,16 @@ def judge(writes: Sequence[Write], body: bytes, head: int, held: Callable[[Tag],
 
 
 def refusals(counts: Sequence[int], judged: Mapping[int, Judged], atomic: bool) -> tuple[Refused, ...]:
-    """What PUSHED says of refused records. `counts`: records of each group; `judged`: those that are guarded.
+    """What PUSHED says of refused records. `counts`: records of each group; `judged`: those judged one by one.
 
-    In an atomic push one conflict refuses all of it.
+    In an atomic push one conflict refuses all of it. What is merely superseded never does.
     """
     conflicts = {(group, place): seq for group, found in judged.items() for place, seq in found.refused.items()}
     if not (atomic and conflicts):
-        return tuple(Refused(group, place, Refusal.CONFLICT, seq, b"") for (group, place), seq in conflicts.items())
+        told = [Refused(group, place, Refusal.CONFLICT, seq, b"") for (group, place), seq in conflicts.items()]
+        for group, found in judged.items():
+            told += [Refused(group, place, Refusal.SUPERSEDED, seq, b"") for place, seq in found.superseded.items()]
+        return tuple(sorted(told))
     return tuple(
         Refused(group, place, Refusal.CONFLICT, conflicts[group, place], b"")
         if (group, place) in conflicts

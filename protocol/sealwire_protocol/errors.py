@@ -68,6 +68,7 @@ class FaultCode(IntEnum):
     UNSUPPORTED = 13
     BATCH_GAP = 14
     QUOTA = 15
+    STALE_PIN = 16
 
 
 class Action(IntEnum):
@@ -106,3 +107,5 @@ class Refusal(IntEnum):
     """Guarded stream: the record named as replaced is not the current one."""
     ATOMIC = 2
     """Another record of the same atomic push was refused."""
+    SUPERSEDED = 3
+    """A refill of what a greater record has replaced, or of what is held already: nothing is lost, nothing was done."""

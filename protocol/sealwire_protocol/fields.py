@@ -7,7 +7,7 @@ from typing import Any, Final
 from sealwire_protocol.errors import DecodeError, LocalMisuse
 from sealwire_protocol.ids import TERM_ID_BYTES, Position, Term, TermStart
 from sealwire_protocol.limits import TERMS_TOLD_MAX, TEXT_BYTES_MAX
-from sealwire_protocol.segment import decode_varint, encode_varint
+from sealwire_protocol.segment import RANK_BYTES, decode_varint, encode_varint
 
 
 class Field:
@@ -227,6 +227,7 @@ VARINT: Final = Varint()
 FIXED4: Final = Fixed(4)
 FIXED8: Final = Fixed(8)
 FIXED16: Final = Fixed(16)
+RANK: Final = Fixed(RANK_BYTES)
 FIXED32: Final = Fixed(32)
 FIXED64: Final = Fixed(64)
 TERM: Final = TermField()

@@ -3,7 +3,7 @@
 from typing import Final, NamedTuple
 
 VERSION_MIN: Final = 1
-VERSION_MAX: Final = 1
+VERSION_MAX: Final = 2
 """Protocol versions spoken. Fields are appended within a version; a new version changes meaning."""
 
 PLAINTEXT_BYTES_MAX: Final = 65_536
@@ -74,6 +74,15 @@ LINK_BYTES_MAX: Final = 8_192
 REPLACEMENTS_MAX: Final = 64
 """Keys that may take each other's place, one after the other or side by side, before an admin must invite the device
 again: a folder restored every month lasts five years, and a stolen key cannot flood a vault's membership log."""
+
+RECONCILE_PREFIXES_MAX: Final = 256
+"""Ranges of tags in one RECONCILE: bounds the answer, about 90 KB, and the work that one request can ask for."""
+
+BRANCH_ITEMS_MAX: Final = 8
+"""Records of a range that RANGES names one by one: they take about as much as the sixteen sums of its parts would."""
+
+FETCH_RECORDS_MAX: Final = 1_024
+"""Records in one FETCH: as many as fit into one answer of usual ones, and the segments that one request may open."""
 
 MAILBOX_BYTES_MAX: Final = 1_024
 """One sealed message in an invite's mailbox: device keys, a name and a MAC."""

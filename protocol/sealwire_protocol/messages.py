@@ -18,6 +18,7 @@ from sealwire_protocol.fields import (
     FIXED32,
     FIXED64,
     POSITION,
+    RANK,
     TERM,
     TERM_STARTS,
     U8,
@@ -38,6 +39,7 @@ from sealwire_protocol.ids import (
     MailboxId,
     Position,
     StreamId,
+    Tag,
     Term,
     TermStart,
     VaultId,
@@ -50,6 +52,10 @@ NO_REQUEST: Final = 0
 NO_VAULT: Final = VaultId(bytes(VAULT_ID_BYTES))
 ATOMIC: Final = 1
 """PUSH flag: all records or none."""
+REFILL: Final = 2
+"""PUSH flag: records that the relay has lost, each with the position at which it was held (R14)."""
+REFILL_SINCE: Final = 2
+"""The first version that has refills."""
 
 
 class StreamKind(IntEnum):
@@ -92,7 +98,7 @@ class Acked(NamedTuple):
 
 
 class Group(NamedTuple):
-    """One stream's part of a PUSH. `conditions` is empty for open streams."""
+    """One stream's part of a PUSH. `conditions` is empty for open streams; in a refill it holds positions."""
 
     stream: StreamId
     conditions: bytes
@@ -118,6 +124,43 @@ class Refused(NamedTuple):
     winner: bytes
 
 
+class Prefix(NamedTuple):
+    """A range of tags: those that begin with the first `nibbles` half-bytes of `path`, whose rest is zero."""
+
+    nibbles: int
+    path: bytes
+
+
+class Summary(NamedTuple):
+    """How many records a range has, and the sum of their fingerprints: 16 bytes, big-endian, modulo 2^128."""
+
+    records: int
+    sum: bytes
+
+
+class Item(NamedTuple):
+    """One record of a range, by what tells whether the other side holds it: its tag and packed rank."""
+
+    tag: Tag
+    rank: bytes
+    seq: int
+    flags: int
+
+
+class Branch(NamedTuple):
+    """One range from inside: its sixteen parts, or, if it has at most `BRANCH_ITEMS_MAX` records, those."""
+
+    children: tuple[Summary, ...]
+    items: tuple[Item, ...]
+
+
+class Fetched(NamedTuple):
+    """One record of a RECORDS: its seq, and its bytes with skip count 0."""
+
+    seq: int
+    record: bytes
+
+
 _KIND: Final = Enumerated(1, StreamKind)
 _WANTED: Final = Row("wanted", Wanted, (FIXED8, POSITION, POSITION))
 _STATE: Final = Row(
@@ -131,15 +174,21 @@ _APPENDED: Final = Row("appended", Appended, (FIXED8, TERM, VARINT, VARINT))
 _REFUSED: Final = Row(
     "refused", Refused, (U8, U16, Enumerated(1, Refusal), VARINT, Bytes32(limits.RECORD_BYTES_MAX + 16))
 )
+_PREFIX: Final = Row("prefix", Prefix, (U8, FIXED16))
+_SUMMARY: Final = Row("summary", Summary, (VARINT, FIXED16))
+_ITEM: Final = Row("item", Item, (FIXED16, RANK, VARINT, U8))
+_BRANCH: Final = Row("branch", Branch, (ListOf(_SUMMARY, 16), ListOf(_ITEM, limits.BRANCH_ITEMS_MAX)))
+_FETCHED: Final = Row("fetched", Fetched, (VARINT, Bytes32(limits.RECORD_BYTES_MAX)))
 _LINK: Final = Bytes16(limits.LINK_BYTES_MAX)
 _SEALED: Final = Bytes16(limits.MAILBOX_BYTES_MAX)
 
 
 class Message:
-    """Base of all messages. `TYPE` is the first byte on the wire."""
+    """Base of all messages. `TYPE` is the first byte on the wire; `SINCE` the first version that has the message."""
 
     __slots__ = ()
     TYPE: ClassVar[int] = -1
+    SINCE: ClassVar[int] = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +338,72 @@ class Pushed(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Reconcile(Message):
+    """Ask for ranges of a stream's tags as they stand at `pin` (START: at the present head). Answered by RANGES."""
+
+    TYPE: ClassVar[int] = 0x8B
+    SINCE: ClassVar[int] = 2
+    request: Annotated[int, U32]
+    vault: Annotated[VaultId, FIXED16]
+    stream: Annotated[StreamId, FIXED8]
+    pin: Annotated[Position, POSITION]
+    prefixes: Annotated[tuple[Prefix, ...], ListOf(_PREFIX, limits.RECONCILE_PREFIXES_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranges(Message):
+    """The ranges asked for, in order, as they stand at `pin`, and the stream's state at that head.
+
+    `pin.term` is the newest term written in the stream: NO_TERM, with seq 0, for one that is empty or absent.
+    """
+
+    TYPE: ClassVar[int] = 0xC9
+    SINCE: ClassVar[int] = 2
+    request: Annotated[int, U32]
+    vault: Annotated[VaultId, FIXED16]
+    stream: Annotated[StreamId, FIXED8]
+    pin: Annotated[Position, POSITION]
+    total: Annotated[Summary, _SUMMARY]
+    top: Annotated[int, VARINT]
+    floor: Annotated[int, VARINT]
+    floor_head: Annotated[int, VARINT]
+    purged: Annotated[int, VARINT]
+    cleaned_to: Annotated[int, VARINT]
+    terms: Annotated[tuple[TermStart, ...], TERM_STARTS]
+    branches: Annotated[tuple[Branch, ...], ListOf(_BRANCH, limits.RECONCILE_PREFIXES_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch(Message):
+    """Ask for the records at these seqs, which RANGES named. Answered by RECORDS."""
+
+    TYPE: ClassVar[int] = 0x8C
+    SINCE: ClassVar[int] = 2
+    request: Annotated[int, U32]
+    vault: Annotated[VaultId, FIXED16]
+    stream: Annotated[StreamId, FIXED8]
+    pin: Annotated[Position, POSITION]
+    seqs: Annotated[tuple[int, ...], ListOf(VARINT, limits.FETCH_RECORDS_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class Records(Message):
+    """The records asked for, as far as one answer goes: the first `considered` seqs were looked at.
+
+    Ask again for the others. A seq that was looked at and has no record here is gone: superseded since.
+    """
+
+    TYPE: ClassVar[int] = 0xCA
+    SINCE: ClassVar[int] = 2
+    request: Annotated[int, U32]
+    vault: Annotated[VaultId, FIXED16]
+    stream: Annotated[StreamId, FIXED8]
+    cleaned_to: Annotated[int, VARINT]
+    considered: Annotated[int, VARINT]
+    records: Annotated[tuple[Fetched, ...], ListOf(_FETCHED, limits.FETCH_RECORDS_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
 class OpenMailbox(Message):
     """An inviter opens (or, after a reconnect, opens again) the mailbox of an invite. Answered by DONE."""
 
@@ -367,6 +482,8 @@ FROM_DEVICE: Final[tuple[type[Message], ...]] = (
     Subscribe,
     Ack,
     Push,
+    Reconcile,
+    Fetch,
     OpenMailbox,
     Join,
     AnswerJoin,
@@ -378,6 +495,8 @@ FROM_RELAY: Final[tuple[type[Message], ...]] = (
     Subscribed,
     Deliver,
     Pushed,
+    Ranges,
+    Records,
     Joining,
     Joined,
     Fault,

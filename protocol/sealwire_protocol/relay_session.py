@@ -37,6 +37,8 @@ from sealwire_protocol.membership import Verify
 from sealwire_protocol.messages import (
     NO_REQUEST,
     NO_VAULT,
+    REFILL,
+    REFILL_SINCE,
     Ack,
     AnswerJoin,
     AppendLink,
@@ -45,6 +47,7 @@ from sealwire_protocol.messages import (
     CreateVault,
     Done,
     Fault,
+    Fetch,
     Hello,
     Join,
     Message,
@@ -52,6 +55,9 @@ from sealwire_protocol.messages import (
     Prove,
     Push,
     Pushed,
+    Ranges,
+    Reconcile,
+    Records,
     StreamKind,
     Subscribe,
     Subscribed,
@@ -121,6 +127,7 @@ def _in_frames(message: Subscribed) -> list[bytes]:
 class RelaySession:
     """One connection. `nonce` is 32 fresh random bytes; `origins` are the names under which this relay is dialled.
 
+    `version` is the one agreed on with the device, 0 before that.
     Raises LocalMisuse if an event does not fit the state; never raises on what a device sends.
     """
 
@@ -138,7 +145,6 @@ class RelaySession:
         "_terms",
         "_turn",
         "_verify",
-        "_version",
         "_waiting",
         "_waiting_bytes",
         "credit",
@@ -146,6 +152,7 @@ class RelaySession:
         "limits",
         "listeners",
         "state",
+        "version",
     )
 
     def __init__(
@@ -154,11 +161,11 @@ class RelaySession:
         self._origins, self._nonce, self._verify = origins, nonce, verify
         self.limits = granted or limits.Limits()
         self.state = RelayState.IDLE
+        self.version = 0
         self.device: DeviceKey | None = None
         self.credit = 0
         self.listeners: dict[tuple[VaultId, StreamId], Listener] = {}
         self._hello: Hello | None = None
-        self._version = 0
         self._deadline: float | None = None
         self._term: Term | None = None
         self._terms: dict[VaultId, Term] = {}
@@ -221,6 +228,8 @@ class RelaySession:
             handler = RELAY_MESSAGES.get((self.state, type(message)))
             if handler is None:
                 raise RemoteFault(f"{type(message).__name__} may not come while {self.state.name}")
+            if self.version < message.SINCE and self.state is RelayState.READY:
+                raise RemoteFault(f"{type(message).__name__} may not come in a conversation of version {self.version}")
             return handler(self, message)
         except RemoteFault as fault:
             return self._close(fault.code, str(fault))
@@ -257,7 +266,7 @@ class RelaySession:
                 CloseCode.VERSION_UNSUPPORTED,
             )
         self.state = RelayState.AWAITING_PROOF
-        self._hello, self._version = message, version
+        self._hello, self.version = message, version
         return [Send(codec.encode(Challenge(version, self._nonce)))]
 
     def _proved(self, message: Prove) -> list[RelayEffect]:
@@ -270,7 +279,7 @@ class RelaySession:
                 "its host adds names with the setting `origins`",
                 CloseCode.WRONG_ORIGIN,
             )
-        versions = (hello.version_min, hello.version_max, self._version)
+        versions = (hello.version_min, hello.version_max, self.version)
         payload = login_payload(versions, message.origin, hello.device, hello.nonce, self._nonce)
         if not self._verify(hello.device, payload, message.signature):
             raise RemoteFault("the device's signature is not valid", CloseCode.LOGIN_REFUSED)
@@ -330,6 +339,8 @@ class RelaySession:
         return effects + self._pump()
 
     def _push(self, message: Push) -> list[RelayEffect]:
+        if message.flags & REFILL and self.version < REFILL_SINCE:
+            raise RemoteFault(f"a refill may not come in a conversation of version {self.version}")
         term = self._terms.get(message.vault)
         if term is None or message.batch > self._refused_from.get(message.vault, message.batch):
             self._void(message.vault, message.batch)
@@ -371,7 +382,7 @@ class RelaySession:
             self._judged(message.vault, message.batch)
             if message.batch >= self._refused_from.get(message.vault, message.batch + 1):
                 del self._refused_from[message.vault]
-        return send + self._settled() if isinstance(message, Done) else send
+        return send + self._settled() if isinstance(message, Done | Ranges | Records) else send
 
     def _judged(self, vault: VaultId, batch: int) -> bool:
         """A push has been answered: was it still waited for?"""
@@ -504,7 +515,7 @@ RELAY_MESSAGES: Final[dict[tuple[RelayState, type[Message]], _Handler]] = {
     (_S.READY, Push): RelaySession._push,
     **{
         (_S.READY, kind): RelaySession._asked
-        for kind in (CreateVault, CreateStream, AppendLink, OpenMailbox, Join, AnswerJoin)
+        for kind in (CreateVault, CreateStream, AppendLink, Reconcile, Fetch, OpenMailbox, Join, AnswerJoin)
     },
 }
 """Which message a device may send in which state. Anything else ends the connection."""

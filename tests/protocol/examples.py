@@ -6,7 +6,8 @@ from sealwire_protocol.client_session import ClientSession, ClientState
 from sealwire_protocol.codec import encode
 from sealwire_protocol.events import Listen, Opened, Received, Send, Sign, Signed
 from sealwire_protocol.ids import START, Author, DeviceKey, KeyId, Position, StreamId, Tag, Term, TermStart, VaultId
-from sealwire_protocol.limits import Limits
+from sealwire_protocol.limits import VERSION_MAX, Limits
+from sealwire_protocol.login import login_payload
 from sealwire_protocol.membership import (
     FIRST_AUTHOR,
     LINK_CONTEXT,
@@ -90,7 +91,9 @@ def wanted(stream: StreamId = STREAM, cursor: Position = START, served: Position
     return Wanted(stream, cursor, served)
 
 
-def client_in(state: ClientState, now: float = 0.0, limits: Limits | None = None) -> ClientSession:
+def client_in(
+    state: ClientState, now: float = 0.0, limits: Limits | None = None, version: int = VERSION_MAX
+) -> ClientSession:
     """A device's session that has come as far as `state`."""
     session = ClientSession(DEVICE, ORIGIN, b"c" * 32)
     if state is ClientState.IDLE:
@@ -101,7 +104,7 @@ def client_in(state: ClientState, now: float = 0.0, limits: Limits | None = None
     if state is ClientState.CLOSED:
         session.handle(Received(b"", now))
         return session
-    session.handle(Received(encode(Challenge(1, RELAY_NONCE)), now))
+    session.handle(Received(encode(Challenge(version, RELAY_NONCE)), now))
     if state is ClientState.SIGNING:
         return session
     session.handle(Signed(bytes(64)))
@@ -129,7 +132,9 @@ def proof(session: ClientSession, challenge: Challenge) -> bytes:
     return sent.data
 
 
-def relay_in(state: RelayState, now: float = 0.0, granted: Limits | None = None) -> RelaySession:
+def relay_in(
+    state: RelayState, now: float = 0.0, granted: Limits | None = None, version: int = VERSION_MAX
+) -> RelaySession:
     """A relay's session that has come as far as `state`."""
     session = RelaySession(frozenset({ORIGIN}), RELAY_NONCE, verify, granted)
     if state is RelayState.IDLE:
@@ -140,12 +145,12 @@ def relay_in(state: RelayState, now: float = 0.0, granted: Limits | None = None)
     if state is RelayState.CLOSED:
         session.handle(Received(b"", now))
         return session
-    session.handle(Received(encode(Hello(1, 1, DEVICE, b"c" * 32, "")), now))
+    hello = Hello(1, version, DEVICE, b"c" * 32, "")
+    session.handle(Received(encode(hello), now))
     if state is RelayState.AWAITING_PROOF:
         return session
-    client = ClientSession(DEVICE, ORIGIN, b"c" * 32)
-    client.handle(Opened(now))
-    session.handle(Received(proof(client, Challenge(1, RELAY_NONCE)), now))
+    payload = login_payload((1, version, version), ORIGIN, DEVICE, hello.nonce, RELAY_NONCE)
+    session.handle(Received(prove(ORIGIN, SIGNER.sign(payload).signature), now))
     assert session.state is RelayState.READY
     return session
 

@@ -42,6 +42,7 @@ from sealwire_protocol.messages import (
     BY_TYPE,
     NO_REQUEST,
     NO_VAULT,
+    REFILL,
     Ack,
     Challenge,
     CreateVault,
@@ -187,6 +188,31 @@ def test_a_login_that_takes_too_long_is_given_up_and_may_be_tried_again(state: C
     assert session.handle(Ticked(5.0 + LOGIN_SECONDS_MAX - 0.1)) == []
     [close] = session.handle(Ticked(5.0 + LOGIN_SECONDS_MAX))
     assert isinstance(close, Close) and close.code is CloseCode.TOO_SLOW and close.come_back
+
+
+@pytest.mark.parametrize("kind", [kind for kind in BY_TYPE.values() if kind.SINCE > 1])
+def test_what_a_later_version_brought_is_neither_taken_nor_sent_under_an_older_one(kind: type[Message]) -> None:
+    message, session = full_message(kind), client_in(S.READY, version=1)
+    assert session.version == 1 and client_in(S.READY).version == 2
+    if kind.TYPE < 0xC0:
+        assert sent(client_in(S.READY).handle(Request(message))) == [message]
+        with pytest.raises(LocalMisuse, match="version 1"):
+            session.handle(Request(message))
+    else:
+        assert receive(client_in(S.READY), message) == [Arrived(message)]
+        [close] = receive(session, message)
+        assert isinstance(close, Close) and close.code is CloseCode.PROTOCOL_ERROR and "version 1" in close.reason
+
+
+def test_a_refill_is_not_sent_under_a_version_that_has_none() -> None:
+    session = client_in(S.READY, version=1)
+    receive(session, subscribed())
+    with pytest.raises(LocalMisuse, match="version 1"):
+        session.handle(Submit(Push(VAULT, T1, 1, REFILL, ())))
+    assert session.outstanding(VAULT) == frozenset()
+    session = client_in(S.READY)
+    receive(session, subscribed())
+    assert len(session.handle(Submit(Push(VAULT, T1, 1, REFILL, ())))) == 1
 
 
 def test_a_welcome_after_the_deadline_comes_too_late_even_if_no_tick_came_first() -> None:

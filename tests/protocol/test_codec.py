@@ -92,7 +92,7 @@ def test_unknown_types_below_the_mark_are_ignored_and_above_it_refused() -> None
 
 def test_types_say_who_may_send_them() -> None:
     from_device = {byte for byte in BY_TYPE if byte < 0xC0}
-    assert all(byte >= CRITICAL for byte in BY_TYPE) and len(from_device) == 11
+    assert all(byte >= CRITICAL for byte in BY_TYPE) and len(from_device) == 13
 
 
 # --- limits

@@ -12,9 +12,12 @@ from sealwire_protocol.conditions import (
     NOTHING,
     Condition,
     Current,
+    Judged,
     Names,
     decode_conditions,
+    decode_held,
     encode_condition,
+    encode_held,
     holds,
     judge,
     read_writes,
@@ -22,7 +25,7 @@ from sealwire_protocol.conditions import (
     with_winners,
 )
 from sealwire_protocol.errors import DecodeError, Outcome, Refusal
-from sealwire_protocol.ids import Author, KeyId, Tag, VaultId
+from sealwire_protocol.ids import Author, KeyId, Position, Tag, Term, VaultId
 from sealwire_protocol.limits import WINNERS_BYTES_MAX
 from sealwire_protocol.messages import Pushed, Refused
 from sealwire_protocol.segment import TOMBSTONE, Record, encode_record, encode_segment
@@ -51,6 +54,19 @@ def test_conditions_of_the_vectors_are_read(given: dict[str, Any]) -> None:
     rows = [Condition(Names(names), version, bytes.fromhex(salt)) for names, version, salt in given["conditions"]]
     assert decode_conditions(bytes.fromhex(given["hex"]), len(rows)) == rows
     assert tuple(rows) in VALID
+
+
+@pytest.mark.parametrize("given", json.loads(generate_conditions())["valid_held"], ids=lambda given: given["hex"][:20])
+def test_positions_of_the_vectors_are_read(given: dict[str, Any]) -> None:
+    rows = [Position(Term(number, bytes.fromhex(name)), seq) for (number, name), seq in given["positions"]]
+    assert decode_held(bytes.fromhex(given["hex"]), len(rows)) == rows
+    assert b"".join(map(encode_held, rows)).hex() == given["hex"]
+
+
+@pytest.mark.parametrize("given", json.loads(generate_conditions())["invalid_held"], ids=lambda given: given["case"])
+def test_bytes_that_are_no_positions_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(DecodeError):
+        decode_held(bytes.fromhex(given["hex"]), given["count"])
 
 
 @pytest.mark.parametrize("given", json.loads(generate_conditions())["invalid"], ids=lambda given: given["case"])
@@ -154,7 +170,7 @@ def test_a_group_with_two_records_of_one_tag_makes_no_sense() -> None:
 
 def test_nothing_accepted_is_no_bytes() -> None:
     found = judged({tag(1): ENTRY}, (NOTHING, record(1, 6)))
-    assert found == (0, 0, b"", {}, {0: 9})
+    assert found == Judged(0, 0, b"", {}, {0: 9})
 
 
 def test_refusals_are_told_one_by_one_unless_the_push_is_atomic() -> None:

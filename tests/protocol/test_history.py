@@ -2,7 +2,7 @@
 
 import pytest
 
-from sealwire_protocol.client_session import end_of, newest_term, why_history_is_lost
+from sealwire_protocol.history import end_of, newest_term, why_history_is_lost
 from sealwire_protocol.ids import NO_TERM, START, Position, Term, TermStart
 from tests.protocol.examples import T1, T2, stream_state
 

@@ -8,6 +8,7 @@ from sealwire_protocol import codec
 from sealwire_protocol.errors import Action, CloseCode, FaultCode, LocalMisuse
 from sealwire_protocol.events import (
     Answer,
+    Close,
     Do,
     Lost,
     Noted,
@@ -40,6 +41,7 @@ from sealwire_protocol.login import login_payload
 from sealwire_protocol.messages import (
     BY_TYPE,
     NO_REQUEST,
+    REFILL,
     Ack,
     Acked,
     CreateVault,
@@ -49,6 +51,9 @@ from sealwire_protocol.messages import (
     Hello,
     Message,
     Prove,
+    Ranges,
+    Reconcile,
+    Records,
     StreamKind,
     Subscribe,
     Subscribed,
@@ -78,7 +83,7 @@ from tests.support.link import ORIGIN, VAULT, verify
 
 S = RelayState
 ELSEWHERE = VaultId(b"W" * 16)
-HELLO = Hello(1, 1, DEVICE, b"c" * 32, "")
+HELLO = Hello(1, 2, DEVICE, b"c" * 32, "")
 
 EVENTS: tuple[RelayEvent, ...] = (
     Opened(0.0),
@@ -143,7 +148,7 @@ def test_the_client_events_are_not_the_relays() -> None:
 # --- login
 
 
-@pytest.mark.parametrize(("low", "high"), [(2, 3), (0, 0), (2, 1)])
+@pytest.mark.parametrize(("low", "high"), [(3, 4), (0, 0), (2, 1)])
 def test_versions_that_do_not_meet_are_refused_for_good(low: int, high: int) -> None:
     assert closed(receive(relay_in(S.AWAITING_HELLO), replace(HELLO, version_min=low, version_max=high))) is (
         CloseCode.VERSION_UNSUPPORTED
@@ -152,7 +157,37 @@ def test_versions_that_do_not_meet_are_refused_for_good(low: int, high: int) -> 
 
 def test_a_newer_device_is_answered_in_the_version_of_the_relay() -> None:
     effects = receive(relay_in(S.AWAITING_HELLO), replace(HELLO, version_max=9))
+    assert [effect.data[:3] for effect in effects if isinstance(effect, Send)] == [b"\xc0\x00\x02"]
+
+
+def test_an_older_device_is_answered_in_its_own_version() -> None:
+    session = relay_in(S.AWAITING_HELLO)
+    effects = receive(session, replace(HELLO, version_max=1))
     assert [effect.data[:3] for effect in effects if isinstance(effect, Send)] == [b"\xc0\x00\x01"]
+    assert session.version == 1
+
+
+@pytest.mark.parametrize("kind", [kind for kind in BY_TYPE.values() if kind.SINCE > 1 and kind.TYPE < 0xC0])
+def test_what_a_later_version_brought_ends_a_conversation_of_an_older_one(kind: type[Message]) -> None:
+    assert receive(relay_in(S.READY), full_message(kind)) == [Do(full_message(kind))]
+    assert closed(receive(relay_in(S.READY, version=1), full_message(kind))) is CloseCode.PROTOCOL_ERROR
+
+
+def test_a_refill_ends_a_conversation_of_a_version_that_has_none() -> None:
+    for version, refused in ((1, True), (2, False)):
+        session = relay_in(S.READY, version=version)
+        subscribe(session, stream_state())
+        effects = receive(session, replace(push(1), flags=REFILL))
+        assert isinstance(effects[0], Close) == refused
+
+
+@pytest.mark.parametrize("answer", (full_message(Ranges), full_message(Records)))
+def test_ranges_and_records_make_room_for_the_next_request(answer: Message) -> None:
+    session = relay_in(S.READY)
+    for number in range(1, REQUESTS_MAX + 2):
+        effects = receive(session, replace(full_message(Reconcile), request=number))
+    assert effects == []
+    assert [type(effect) for effect in session.handle(Answer(answer))] == [Send, Do]
 
 
 @pytest.mark.parametrize("state", (S.AWAITING_HELLO, S.AWAITING_PROOF))
@@ -414,7 +449,7 @@ def login(
     payload_of: RelaySession, origin: str = ORIGIN, now: float = 0.0, nonce: bytes = RELAY_NONCE
 ) -> list[RelayEffect]:
     """Prove to a session that awaits it, with a signature made for `nonce` and the relay's own name."""
-    payload = login_payload((1, 1, 1), ORIGIN, DEVICE, HELLO.nonce, nonce)
+    payload = login_payload((1, 2, 2), ORIGIN, DEVICE, HELLO.nonce, nonce)
     return receive(payload_of, Prove(origin, SIGNER.sign(payload).signature), now)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from sealwire_protocol.codec import encode
-from sealwire_protocol.conditions import NOTHING, Condition, Names, encode_condition
+from sealwire_protocol.conditions import NOTHING, Condition, Names, encode_condition, encode_held
 from sealwire_protocol.errors import Action, FaultCode, Outcome, Refusal
 from sealwire_protocol.ids import (
     NO_TERM,
@@ -22,6 +22,7 @@ from sealwire_protocol.ids import (
     MailboxId,
     Position,
     StreamId,
+    Tag,
     Term,
     TermStart,
     VaultId,
@@ -35,27 +36,36 @@ from sealwire_protocol.messages import (
     AnswerJoin,
     Appended,
     AppendLink,
+    Branch,
     Challenge,
     CreateStream,
     CreateVault,
     Deliver,
     Done,
     Fault,
+    Fetch,
+    Fetched,
     Group,
     Hello,
+    Item,
     Join,
     Joined,
     Joining,
     Message,
     OpenMailbox,
+    Prefix,
     Prove,
     Push,
     Pushed,
+    Ranges,
+    Reconcile,
+    Records,
     Refused,
     StreamKind,
     StreamState,
     Subscribe,
     Subscribed,
+    Summary,
     Wanted,
     Welcome,
 )
@@ -81,6 +91,7 @@ KEY_ID: Final = KeyId(run(0x90, 4))
 TERM: Final = Term(300, run(0xA0, 8))
 OLD: Final = Term(7, run(0xB0, 8))
 WIDE: Final = (1 << 63) - 1
+DEEPEST: Final = Prefix(32, run(0xF0, 16))
 ZERO_VAULT: Final = VaultId(bytes(16))
 ZERO_STREAM: Final = StreamId(bytes(8))
 ZERO_MAILBOX: Final = MailboxId(bytes(16))
@@ -106,6 +117,10 @@ MINIMAL: Final[tuple[Message, ...]] = (
     Joined(ZERO_MAILBOX, b""),
     Done(0),
     Fault(0, ZERO_VAULT, FaultCode.INTERNAL, Action.RETRY, 0, ""),
+    Reconcile(1, ZERO_VAULT, ZERO_STREAM, START, ()),
+    Ranges(1, ZERO_VAULT, ZERO_STREAM, START, Summary(0, bytes(16)), 0, 0, 0, 0, 0, (), ()),
+    Fetch(1, ZERO_VAULT, ZERO_STREAM, START, ()),
+    Records(1, ZERO_VAULT, ZERO_STREAM, 0, 0, ()),
 )
 
 FULL: Final[tuple[Message, ...]] = (
@@ -149,6 +164,29 @@ FULL: Final[tuple[Message, ...]] = (
     Joined(MAILBOX, run(11, 33)),
     Done(0xFFFFFFFF),
     Fault(7, VAULT, FaultCode.TERM_CHANGED, Action.RESUBSCRIBE, 1_500, "the relay's history has a new term — 再"),
+    Reconcile(
+        8, VAULT, STREAM, Position(TERM, 70_000), (Prefix(0, bytes(16)), Prefix(3, b"\xab\xc0" + bytes(14)), DEEPEST)
+    ),
+    Ranges(
+        9,
+        VAULT,
+        STREAM,
+        Position(TERM, 70_000),
+        Summary(300, run(0xE0, 16)),
+        1 << 40,
+        11,
+        12,
+        13,
+        14,
+        (TermStart(OLD, 0), TermStart(TERM, 200)),
+        (
+            Branch(tuple(Summary(n * 100 + 1, run(n, 16)) for n in range(16)), ()),
+            Branch((), (Item(Tag(run(12, 16)), run(13, 22), 16_384, 1), Item(Tag(run(14, 16)), run(15, 22), 1, 2))),
+            Branch((), ()),
+        ),
+    ),
+    Fetch(10, VAULT, STREAM, Position(TERM, 70_000), (1, 127, 128, WIDE)),
+    Records(11, VAULT, STREAM, 70_000, 3, (Fetched(1, run(16, 69)), Fetched(128, run(17, 69)))),
 )
 
 
@@ -212,6 +250,22 @@ INVALID: Final[tuple[tuple[str, int, bytes], ...]] = (
 )
 
 
+VALID_HELD: Final[tuple[tuple[Position, ...], ...]] = (
+    (Position(TERM, 1),),
+    (Position(OLD, 128), Position(Term(WIDE, run(0xA0, 8)), WIDE), START),
+)
+
+INVALID_HELD: Final[tuple[tuple[str, int, bytes], ...]] = (
+    ("one too few", 2, encode_held(Position(OLD, 1))),
+    ("one too many", 1, encode_held(Position(OLD, 1)) * 2),
+    ("none at all", 1, b""),
+    ("ends within a term's id", 1, b"\7" + run(0xB0, 7)),
+    ("ends before its seq", 1, b"\7" + run(0xB0, 8)),
+    ("a seq longer than it need be", 1, b"\7" + run(0xB0, 8) + b"\x81\0"),
+    ("a term's number above the last", 1, b"\xff" * 9 + b"\1" + run(0xB0, 8) + b"\1"),
+)
+
+
 def generate_conditions() -> str:
     """The file of conditions, byte for byte."""
     valid = [
@@ -219,4 +273,16 @@ def generate_conditions() -> str:
         for conditions in VALID
     ]
     invalid = [{"case": case, "count": count, "hex": data.hex()} for case, count, data in INVALID]
-    return json.dumps({"format": 1, "valid": valid, "invalid": invalid}, indent=1) + "\n"
+    valid_held = [
+        {"positions": to_json(positions), "hex": b"".join(map(encode_held, positions)).hex()}
+        for positions in VALID_HELD
+    ]
+    invalid_held = [{"case": case, "count": count, "hex": data.hex()} for case, count, data in INVALID_HELD]
+    file = {
+        "format": 1,
+        "valid": valid,
+        "invalid": invalid,
+        "valid_held": valid_held,
+        "invalid_held": invalid_held,
+    }
+    return json.dumps(file, indent=1) + "\n"

@@ -1,0 +1,53 @@
+"""What a position says about a history that a relay tells (R7, R9, R10)."""
+
+from sealwire_protocol.ids import NO_TERM, Position, Term
+from sealwire_protocol.messages import StreamState
+
+
+def newest_term(state: StreamState) -> Term:
+    """The newest term in which the stream was written."""
+    return state.terms[-1].term if state.terms else NO_TERM
+
+
+def end_of(term: Term, state: StreamState) -> int | None:
+    """The known end of a term in a stream (R7), or None for a term that the relay does not know there."""
+    for place, (known, _) in enumerate(state.terms):
+        if known == term:
+            return state.terms[place + 1].start if place + 1 < len(state.terms) else state.head
+    return None
+
+
+def is_lost(position: Position, state: StreamState) -> bool:
+    """Whether a position of a stream lies in a history that the relay has lost (R9). Nothing stands at 0."""
+    end = end_of(position.term, state)
+    return position.seq > 0 and (end is None or position.seq > end)
+
+
+def loss_before(position: Position, state: StreamState) -> int:
+    """Where in the relay's log a history was lost that reached this position: what is beyond was appended since.
+
+    That is the end of its term, or, if the relay does not know it, of the newest one before it that it knows.
+    """
+    end = end_of(position.term, state)
+    if end is not None:
+        return end
+    older = [known for known, _ in state.terms if known.number < position.term.number]
+    return (end_of(older[-1], state) or 0) if older else 0
+
+
+def why_history_is_lost(state: StreamState, cursor: Position, served: Position) -> str | None:
+    """R9 and R10: None if the replica may simply go on, else what is wrong, in words.
+
+    An empty replica has nothing that could have been deleted, and stands at 0 in every term.
+    """
+    for name, position in (("stands at", cursor), ("was served a log cleaned to", served)):
+        if position.seq == 0:
+            continue
+        end = end_of(position.term, state)
+        if end is None:
+            return f"this device {name} {position.seq} of a history that the relay does not know"
+        if position.seq > end:
+            return f"this device {name} {position.seq}, but that history ends at {end} on the relay"
+    if 0 < cursor.seq < state.floor:
+        return f"the relay has purged deletions up to {state.floor}, this device stands at {cursor.seq}"
+    return None
