@@ -15,8 +15,8 @@ from typing import Final
 
 from sealwire_protocol.errors import Action, CloseCode, FaultCode
 from sealwire_protocol.events import Answer, Refuse
-from sealwire_protocol.ids import DeviceKey, StreamId, VaultId
-from sealwire_protocol.messages import Deliver, StreamKind
+from sealwire_protocol.ids import MEMBERSHIP, DeviceKey, StreamId, VaultId
+from sealwire_protocol.messages import Deliver, StreamKind, StreamState
 from sealwire_relay.fanout import Fanout
 from sealwire_relay.metrics import Metrics
 from sealwire_relay.peer import Peer
@@ -189,7 +189,7 @@ class Ingest:
             for _, admitted, _ in items:
                 draft.take(admitted)
             drafts.append(draft)
-        await self._decide(drafts)
+        drafts = await self._decide(drafts)
         if self._terms.doubtful or self._terms.present != term:
             return
         writes = [(draft, draft.write()) for draft in drafts if fresh or not draft.gap]
@@ -200,12 +200,26 @@ class Ingest:
                 await winners.tell(draft)
                 self._finish(draft, write, waiting.pop(draft.vault))
 
-    async def _decide(self, drafts: list[Draft]) -> None:
-        """Judge what was taken. What guarded streams hold is read after the views, whose heads it must go with."""
+    async def _decide(self, drafts: list[Draft]) -> list[Draft]:
+        """Judge what was taken. What guarded streams hold, and their histories, are read after the views, whose heads
+        they must go with. Returns the drafts that could be judged: a vault that has gone meanwhile is read anew."""
+        states = [await self._histories(draft) for draft in drafts]
         wanted = [name for draft in drafts for name in draft.wanted]
         held = await self._store.guards(wanted) if wanted else {}
-        for draft in drafts:
-            draft.decide(held)
+        judged = []
+        for draft, known in zip(drafts, states, strict=True):
+            if known is not None:
+                draft.decide(held, known)
+                judged.append(draft)
+        return judged
+
+    async def _histories(self, draft: Draft) -> dict[StreamId, StreamState] | None:
+        """The states that a draft's refills are judged by; None: there is no such vault any more."""
+        if not draft.histories:
+            return {}
+        device = next(iter(draft.view.pushers))
+        told = await self._store.subscription(draft.vault, device, [MEMBERSHIP, *draft.histories])
+        return None if told is None else {state.stream: state for state in told.streams}
 
     async def _write(self, writes: list[VaultWrite]) -> set[VaultId]:
         if not writes:

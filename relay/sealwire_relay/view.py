@@ -4,7 +4,7 @@ A decision changes only the working copy (`Draft`); the view takes it over when 
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,10 +12,22 @@ from sealwire_protocol import codec
 from sealwire_protocol.conditions import Current, Judged, Write, judge, read_writes, refusals
 from sealwire_protocol.errors import Action, CloseCode, DecodeError, FaultCode, Outcome, RemoteFault
 from sealwire_protocol.events import Answer, Refuse
-from sealwire_protocol.ids import Author, DeviceKey, StreamId, Tag, Term, VaultId
+from sealwire_protocol.ids import MEMBERSHIP, Author, DeviceKey, StreamId, Tag, Term, VaultId
 from sealwire_protocol.limits import PUSH_RECORDS_MAX, SEGMENT_BYTES_MAX, VERSION_STEP_MAX
 from sealwire_protocol.membership import Role
-from sealwire_protocol.messages import ATOMIC, Appended, Deliver, Group, Push, Pushed, Refused, StreamKind, StreamState
+from sealwire_protocol.messages import (
+    ATOMIC,
+    REFILL,
+    Appended,
+    Deliver,
+    Group,
+    Push,
+    Pushed,
+    Refused,
+    StreamKind,
+    StreamState,
+)
+from sealwire_protocol.refills import Returned, judge_returned, read_returned, survey_refill
 from sealwire_protocol.relay_session import term_changed
 from sealwire_protocol.segment import Survey, survey
 from sealwire_relay.store.interface import (
@@ -100,11 +112,12 @@ class Admitted:
 
 def admit(device: DeviceKey, push: Push) -> Admitted:
     """Walk a push's bytes. Raises RemoteFault: the sender is no honest client."""
-    if push.flags & ~ATOMIC:
+    if push.flags & ~(ATOMIC | REFILL):
         raise RemoteFault(f"push flags {push.flags:#04x} are not known; they may need a newer version")
     if len({group.stream for group in push.groups}) < len(push.groups):
         raise RemoteFault("a push names a stream twice")
-    surveys = tuple(survey(group.records) for group in push.groups)
+    walk = survey_refill if push.flags & REFILL else survey
+    surveys = tuple(walk(group.records) for group in push.groups)
     if sum(found.records for found in surveys) > PUSH_RECORDS_MAX:
         raise RemoteFault(f"a push has more than {PUSH_RECORDS_MAX} records", CloseCode.TOO_LARGE)
     size = sum(len(group.records) + len(group.conditions) for group in push.groups)
@@ -118,8 +131,13 @@ def admit(device: DeviceKey, push: Push) -> Admitted:
     return Admitted(device, push, surveys, digest.digest(), size)
 
 
-Taken = tuple[Admitted, dict[int, list[Write]]]
-"""A push, and the writes of those of its groups, by index, that are guarded."""
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A push, and what is judged one by one: the writes of its guarded groups, by index, or all that it returns."""
+
+    admitted: Admitted
+    guarded: dict[int, list[Write]] = field(default_factory=dict)
+    returned: dict[int, list[Returned]] = field(default_factory=dict)
 
 
 class Draft:
@@ -128,9 +146,10 @@ class Draft:
     `gap`: a push was refused because of what the view says of its device, and no condition of a write will tell if
     the view is old (the device may have pushed through another process): it counts only if the view was read afresh.
 
-    `wanted`: what guarded streams hold of these is to be read, after the view, and given to `decide`. `conflicts`: the
-    answers, by index, that tell of winners. Every guarded stream that was looked at is a condition of the write, so
-    that a refusal is as exact as what is accepted.
+    `wanted`: what guarded streams hold of these is to be read, after the view, and given to `decide`. So are the states
+    of `histories`, the streams that refills give records back to, and of stream 0. `conflicts`: the answers, by index,
+    that tell of winners. Every stream that was looked at so is a condition of the write, so that a refusal is as exact
+    as what is accepted.
     """
 
     def __init__(self, vault: VaultId, view: VaultView, term: Term) -> None:
@@ -139,9 +158,11 @@ class Draft:
         self.gap = False
         self.records = 0
         self.wanted: set[GuardName] = set()
+        self.histories: dict[StreamId, None] = {}
         self.conflicts: list[int] = []
         self._taken: list[Taken] = []
         self._held: Mapping[GuardName, Current] = {}
+        self._states: Mapping[StreamId, StreamState] = {}
         self._guards: dict[StreamId, dict[Tag, Current]] = {}
         self._heads: dict[StreamId, tuple[int, int]] = {}
         self._bodies: dict[StreamId, list[tuple[int, list[bytes], int]]] = {}
@@ -150,32 +171,46 @@ class Draft:
         self._outcomes: dict[tuple[DeviceKey, int], KeptOutcome] = {}
 
     def take(self, admitted: Admitted) -> None:
-        """The next push of this vault. Its guarded groups are walked, unless it is a repeat or a stranger's."""
-        guarded: dict[int, list[Write]] = {}
+        """The next push of this vault. What is judged one by one is walked, unless it is a repeat or a stranger's."""
+        taken = Taken(admitted)
         pusher = self.view.pushers.get(admitted.device)
         if pusher is not None and admitted.push.batch not in pusher.outcomes:
             for index, (group, found) in enumerate(zip(admitted.push.groups, admitted.surveys, strict=True)):
-                if group.conditions and self._kind(group) is StreamKind.GUARDED:
-                    try:
-                        writes = read_writes(group.conditions, group.records, found.records)
-                    except DecodeError:
-                        continue  # _outcome says so
-                    guarded[index] = writes
-                    self.wanted.update((self.vault, group.stream, write.tag) for write in writes)
-        self._taken.append((admitted, guarded))
+                try:
+                    tags = self._walk(taken, index, group, found.records)
+                except DecodeError:
+                    continue  # _outcome says so
+                if self._kind(group) is StreamKind.GUARDED:
+                    self.wanted.update((self.vault, group.stream, tag) for tag in tags)
+        self._taken.append(taken)
+
+    def _walk(self, taken: Taken, index: int, group: Group, records: int) -> list[Tag]:
+        """Read what is said of each record of a group, if anything is to be. Raises DecodeError."""
+        kind = self._kind(group)
+        if taken.admitted.push.flags & REFILL:
+            if kind in (StreamKind.OPEN, StreamKind.GUARDED):
+                taken.returned[index] = read_returned(group.conditions, group.records, records)
+                self.histories[group.stream] = None
+                return [one.tag for one in taken.returned[index]]
+        elif group.conditions and kind is StreamKind.GUARDED:
+            taken.guarded[index] = read_writes(group.conditions, group.records, records)
+            return [write.tag for write in taken.guarded[index]]
+        return []
 
     def _kind(self, group: Group) -> StreamKind:
         head = self.view.heads.get(group.stream)
         return StreamKind.ABSENT if head is None else head.kind
 
-    def decide(self, held: Mapping[GuardName, Current]) -> None:
-        """Judge the pushes taken since. `held`: what guarded streams hold of what is `wanted`, as the store has it."""
-        self._held = held
-        for admitted, guarded in self._taken:
-            self.answers.append((admitted, self._judge(admitted, guarded)))
+    def decide(self, held: Mapping[GuardName, Current], states: Mapping[StreamId, StreamState]) -> None:
+        """Judge the pushes taken since. `held`: what guarded streams hold of what is `wanted`, as the store has it, and
+        `states` those of `histories` and stream 0."""
+        self._held, self._states = held, states
+        for taken in self._taken:
+            self.answers.append((taken.admitted, self._judge(taken)))
         self._taken.clear()
 
-    def _judge(self, admitted: Admitted, guarded: dict[int, list[Write]]) -> Answer | Refuse:
+    def _judge(self, taken: Taken) -> Answer | Refuse:
+        admitted = taken.admitted
         push = admitted.push
         pusher = self.view.pushers.get(admitted.device)
         if pusher is None:
@@ -195,8 +230,8 @@ class Draft:
             self.gap = True
             why = f"batch {push.batch} does not follow batch {last}; subscribe again and send what is unanswered"
             return Refuse(FaultCode.BATCH_GAP, Action.RESUBSCRIBE, why, vault=self.vault, batch=push.batch)
-        outcome = self._outcome(admitted, pusher, guarded)
-        appended, refused = self._append(admitted, guarded) if outcome is Outcome.DONE else ((), ())
+        outcome = self._outcome(taken, pusher)
+        appended, refused = self._append(taken) if outcome is Outcome.DONE else ((), ())
         answer = Pushed(self.vault, push.batch, outcome, appended, refused)
         if refused:
             self.conflicts.append(len(self.answers))
@@ -210,45 +245,54 @@ class Draft:
         assert isinstance(answer, Pushed)
         return Answer(answer)
 
-    def _outcome(self, admitted: Admitted, pusher: Pusher, guarded: dict[int, list[Write]]) -> Outcome:
+    def _outcome(self, taken: Taken, pusher: Pusher) -> Outcome:
         if pusher.role < Role.WRITER:
             return Outcome.NOT_A_WRITER
-        state = self.view.state
-        for index, (group, found) in enumerate(zip(admitted.push.groups, admitted.surveys, strict=True)):
+        refill = bool(taken.admitted.push.flags & REFILL)
+        for index, (group, found) in enumerate(zip(taken.admitted.push.groups, taken.admitted.surveys, strict=True)):
             head = self.view.heads.get(group.stream)
             if head is None:
                 return Outcome.MALFORMED
-            if index not in guarded and (head.kind is not StreamKind.OPEN or group.conditions):
-                return Outcome.MALFORMED
             _, top = self._heads.get(group.stream, (head.head, head.top))
-            if found.author != pusher.author:
-                return Outcome.MALFORMED
             if found.top > top + VERSION_STEP_MAX:
                 # Another process may have raised the top: this is so only as long as the head is the one known here.
                 self._heads.setdefault(group.stream, (head.head, head.top))
                 return Outcome.MALFORMED
-            if found.epoch != state.epoch or found.key_id != state.key_id:
-                return Outcome.EPOCH_STALE
-            if found.lowest <= head.purged:
-                return Outcome.SEAL_AGAIN
+            said = index in taken.guarded or (head.kind is StreamKind.OPEN and not group.conditions)
+            outcome = self._of_refill(taken, index, found) if refill else self._of_push(found, head, pusher, said)
+            if outcome is not Outcome.DONE:
+                return outcome
         return Outcome.DONE
 
-    def _append(
-        self, admitted: Admitted, guarded: dict[int, list[Write]]
-    ) -> tuple[tuple[Appended, ...], tuple[Refused, ...]]:
-        judged: dict[int, Judged] = {}
+    def _of_push(self, found: Survey, head: Head, pusher: Pusher, said: bool) -> Outcome:
+        """Whether a group may be in an ordinary push. `said`: of each record, what it replaces, if that must be."""
+        if not said or found.author != pusher.author:
+            return Outcome.MALFORMED
+        if (found.epoch, found.key_id) != self.view.state:
+            return Outcome.EPOCH_STALE
+        return Outcome.SEAL_AGAIN if found.lowest <= head.purged else Outcome.DONE
+
+    def _of_refill(self, taken: Taken, index: int, found: Survey) -> Outcome:
+        """Whether a group may be in a refill: of any author of the log, and any epoch that there was (R14)."""
+        if index not in taken.returned or found.author > self._states[MEMBERSHIP].head:
+            return Outcome.MALFORMED
+        state = self.view.state
+        known = found.epoch < state.epoch or (found.epoch, found.key_id) == state
+        return Outcome.DONE if known else Outcome.MALFORMED
+
+    def _append(self, taken: Taken) -> tuple[tuple[Appended, ...], tuple[Refused, ...]]:
+        admitted, judged = taken.admitted, self._judge_groups(taken)
         refused: tuple[Refused, ...] = ()
-        if guarded:
-            judged = {index: self._judge_group(admitted.push.groups[index], guarded[index]) for index in guarded}
+        if judged:
             atomic = bool(admitted.push.flags & ATOMIC)
             refused = refusals([found.records for found in admitted.surveys], judged, atomic)
-            if atomic and refused:
+            if atomic and any(found.refused for found in judged.values()):
                 return (), refused
         appended = []
         for index, (group, found) in enumerate(zip(admitted.push.groups, admitted.surveys, strict=True)):
             records, top, body = found.records, found.top, group.records
             if index in judged:
-                records, top, body, holds, _ = judged[index]
+                records, top, body, holds, _, _ = judged[index]
                 self._guards[group.stream].update(holds)
                 if not records:
                     continue
@@ -256,16 +300,24 @@ class Draft:
             appended.append(Appended(group.stream, self.term, first, records))
         return tuple(appended), refused
 
-    def _judge_group(self, group: Group, writes: list[Write]) -> Judged:
-        """Judge a guarded group on top of what this draft has accepted. From now on its head is a condition."""
-        guards = self._guards.setdefault(group.stream, {})
-        known = self.view.heads[group.stream]
-        head, _ = self._heads.setdefault(group.stream, (known.head, known.top))
+    def _judge_groups(self, taken: Taken) -> dict[int, Judged]:
+        """Judge what is judged one by one on top of what this draft has accepted. From now on these heads are
+        conditions."""
+        groups, judged = taken.admitted.push.groups, dict[int, Judged]()
+        for index in (*taken.guarded, *taken.returned):
+            stream, body = groups[index].stream, groups[index].records
+            known = self.view.heads[stream]
+            head, _ = self._heads.setdefault(stream, (known.head, known.top))
+            held = self._held_in(stream)
+            if index in taken.returned:
+                judged[index] = judge_returned(taken.returned[index], body, head, self._states[stream], held)
+            else:
+                judged[index] = judge(taken.guarded[index], body, head, held)
+        return judged
 
-        def held(tag: Tag) -> Current | None:
-            return guards.get(tag) or self._held.get((self.vault, group.stream, tag))
-
-        return judge(writes, group.records, head, held)
+    def _held_in(self, stream: StreamId) -> Callable[[Tag], Current | None]:
+        guards = self._guards.setdefault(stream, {})
+        return lambda tag: guards.get(tag) or self._held.get((self.vault, stream, tag))
 
     def _append_group(self, stream: StreamId, records: int, top: int, body: bytes) -> int:
         """Append one group's accepted records. Returns the seq of the first."""
@@ -301,7 +353,7 @@ class Draft:
                 StoredSegment(prev, last, b"".join(parts))
                 for (prev, parts, _), last in zip(segments, ends, strict=True)
             )
-            guards = tuple(self._guards[stream].items()) if stream in self._guards else ()
+            guards = tuple(self._guards.get(stream, {}).items())
             expected = self.view.heads[stream].head
             streams.append(StreamWrite(stream, expected, new_head, new_top, stored, guards))
         return VaultWrite(self.vault, self.term, self.view.state.epoch, tuple(streams), tuple(self._batches))

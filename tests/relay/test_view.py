@@ -9,19 +9,21 @@ from sealwire_protocol import codec
 from sealwire_protocol.conditions import NOTHING, Current
 from sealwire_protocol.errors import FaultCode, Outcome, Refusal, RemoteFault
 from sealwire_protocol.events import Answer, Refuse
-from sealwire_protocol.ids import Author, Term, VaultId
+from sealwire_protocol.ids import MEMBERSHIP, Author, KeyId, Position, StreamId, Term, TermStart, VaultId
 from sealwire_protocol.limits import PUSH_RECORDS_MAX, SEGMENT_BYTES_MAX, VERSION_STEP_MAX
 from sealwire_protocol.membership import Role
-from sealwire_protocol.messages import ATOMIC, Group, Push, Pushed, Refused, StreamKind
+from sealwire_protocol.messages import ATOMIC, REFILL, Group, Push, Pushed, Refused, StreamKind, StreamState
 from sealwire_protocol.segment import encode_segment, read_segment
 from sealwire_relay.store.interface import OUTCOMES_KEPT, GuardName, StreamWrite, VaultState
 from sealwire_relay.view import LIGHT_BYTES_MAX, Admitted, Draft, Head, Pusher, VaultView, admit
-from tests.support.device import KEY_ID, Identity, group, guarded, record, replaces, stream_id
+from tests.support.device import KEY_ID, Identity, group, guarded, record, replaces, returned, stream_id
 
 ANNA, BERT = Identity(1).key, Identity(2).key
 VAULT = VaultId(bytes(16))
 TODOS, NOTES, ACCOUNTS = stream_id(1), stream_id(2), stream_id(3)
-TERM = Term(5, b"term five"[:8])
+TERM, BEFORE = Term(5, b"term five"[:8]), Term(3, bytes(8))
+LOG = StreamState(MEMBERSHIP, StreamKind.MEMBERSHIP, 2, 0, 0, 0, 0, 0, ())
+LOST, KEPT = Position(BEFORE, 11), Position(BEFORE, 10)
 
 
 def view(head: int = 0, last_batch: int = 0, last_term: int = 5) -> VaultView:
@@ -42,10 +44,17 @@ def pushed(batch: int, *groups: Group, term: Term = TERM) -> Admitted:
     return admit(ANNA, Push(VAULT, term, batch, 0, groups or (group(TODOS, record()),)))
 
 
+def state(draft: Draft, stream: StreamId) -> StreamState:
+    """A stream as the store tells it: written in term 3 up to 10, then in the present one."""
+    known = draft.view.heads[stream]
+    terms = TermStart(BEFORE, 0), TermStart(TERM, 10)
+    return StreamState(stream, known.kind, known.head, known.top, 0, 0, known.purged, 0, terms)
+
+
 def decide(draft: Draft, admitted: Admitted, held: Mapping[GuardName, Current] | None = None) -> Pushed | Refuse:
     """The verdict on a push, where the guarded stream holds this."""
     draft.take(admitted)
-    draft.decide(held or {})
+    draft.decide(held or {}, {stream: state(draft, stream) for stream in draft.histories} | {MEMBERSHIP: LOG})
     _, verdict = draft.answers[-1]
     if isinstance(verdict, Refuse):
         return verdict
@@ -253,7 +262,7 @@ def test_a_push_names_a_stream_once_and_no_flag_that_is_not_known() -> None:
     with pytest.raises(RemoteFault, match="twice"):
         pushed(1, one, one)
     with pytest.raises(RemoteFault, match="flags"):
-        admit(ANNA, Push(VAULT, TERM, 1, 2, (one,)))
+        admit(ANNA, Push(VAULT, TERM, 1, ATOMIC | REFILL | 4, (one,)))
 
 
 def test_a_push_has_only_so_many_records() -> None:
@@ -280,7 +289,7 @@ def test_what_the_stream_holds_is_asked_for_by_those_groups_alone_that_need_it()
     draft.take(pushed(3, guarded(NOTES, (NOTHING, record(tag=4)))))
     draft.take(pushed(4, group(ACCOUNTS, record(tag=5))))
     assert draft.wanted == {(VAULT, ACCOUNTS, record(tag=n).tag) for n in (2, 3)}
-    draft.decide({})
+    draft.decide({}, {})
     write = draft.write()
     assert write is not None
     draft.committed(write)
@@ -298,7 +307,7 @@ def test_each_push_is_judged_on_top_of_those_before_it_and_written_with_what_the
     held = {(VAULT, ACCOUNTS, old.tag): Current(old.version, old.salt, False, 7)}
     for batch, write in enumerate([(replaces(old), first), (replaces(old), late), (replaces(first), second)], 1):
         draft.take(pushed(batch, guarded(ACCOUNTS, write)))
-    draft.decide(held)
+    draft.decide(held, {})
     refused = [answer.message.refused for _, answer in draft.answers]  # type: ignore[union-attr]
     assert refused == [(), (conflict(0, 11),), ()]
     assert draft.conflicts == [1]
@@ -376,3 +385,96 @@ def test_a_long_verdict_marks_the_view_and_a_short_one_does_not() -> None:
         assert write is not None
         draft.committed(write)
         assert known.heavy is heavy
+
+
+# --- refills
+
+
+def refilled(batch: int, *groups: Group, flags: int = 0) -> Admitted:
+    """Anna's refill."""
+    return admit(ANNA, Push(VAULT, TERM, batch, REFILL | flags, groups))
+
+
+def test_r14_a_refill_is_of_any_author_and_old_epoch_and_below_what_was_purged() -> None:
+    known = view(head=20)
+    known.state = VaultState(2, KEY_ID)
+    for head in known.heads.values():
+        head.purged = 100
+    draft = Draft(VAULT, known, TERM)
+    old = record(tag=1, author=2, version=7, key_id=KeyId(b"old!"))
+    new = record(tag=2, author=1, version=8, epoch=2)
+    verdict = decide(draft, refilled(1, returned(TODOS, (LOST, old), (KEPT, new)), returned(ACCOUNTS, (LOST, old))))
+    assert isinstance(verdict, Pushed)
+    assert [(row.stream, row.first, row.records) for row in verdict.appended] == [(TODOS, 21, 1), (ACCOUNTS, 21, 1)]
+    assert verdict.refused == (Refused(0, 1, Refusal.SUPERSEDED, 0, b""),)
+    write = draft.write()
+    assert write is not None
+    assert [segment.body for stream in write.streams for segment in stream.segments] == [encode_segment([old])] * 2
+    assert write.streams[1].guards == ((old.tag, Current(7, old.salt, False, 21, refilled=True)),)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        returned(TODOS, (LOST, record(author=3))),
+        returned(TODOS, (LOST, record(epoch=2))),
+        returned(TODOS, (LOST, record(key_id=KeyId(b"none")))),
+        returned(TODOS, (LOST, record(version=20 + VERSION_STEP_MAX + 1))),
+        returned(TODOS, (LOST, record()), (LOST, record())),
+        returned(stream_id(9), (LOST, record())),
+        returned(MEMBERSHIP, (LOST, record())),
+        group(TODOS, record()),
+        guarded(ACCOUNTS, (NOTHING, record())),
+    ],
+    ids=["author", "epoch", "key", "version", "one tag", "absent", "members", "no position", "condition"],
+)
+def test_r14_what_no_device_can_have_held_is_not_taken_in(wrong: Group) -> None:
+    draft = Draft(VAULT, view(head=20), TERM)
+    good = returned(NOTES, (LOST, record()))
+    verdict = decide(draft, refilled(1, good, wrong))
+    assert verdict == Pushed(VAULT, 1, Outcome.MALFORMED, (), ())
+    write = draft.write()
+    assert write is not None
+    assert not any(stream.segments for stream in write.streams)
+
+
+def test_r14_a_stream_by_whose_history_a_refill_was_judged_is_a_condition_though_nothing_is_appended() -> None:
+    for stream in (TODOS, ACCOUNTS):
+        draft = Draft(VAULT, view(head=20), TERM)
+        verdict = decide(draft, refilled(1, returned(stream, (KEPT, record()))))
+        assert verdict == Pushed(VAULT, 1, Outcome.DONE, (), (Refused(0, 0, Refusal.SUPERSEDED, 0, b""),))
+        write = draft.write()
+        assert write is not None
+        assert write.streams == (StreamWrite(stream, 20, 20, 20, (), ()),)
+
+
+def test_r14_refills_of_one_commit_are_judged_one_after_the_other_and_told_again_alike() -> None:
+    draft = Draft(VAULT, view(head=20), TERM)
+    held = {(VAULT, ACCOUNTS, record().tag): Current(9, bytes(8), False, 10)}
+    older, newer = record(version=10), record(version=11)
+    pushes = [refilled(batch, returned(ACCOUNTS, (LOST, one))) for batch, one in enumerate([newer, older], 1)]
+    verdicts = [decide(draft, push, held) for push in pushes]
+    superseded = (Refused(0, 0, Refusal.SUPERSEDED, 21, b""),)
+    assert [verdict.refused for verdict in verdicts if isinstance(verdict, Pushed)] == [(), superseded]
+    write = draft.write()
+    assert write is not None
+    draft.committed(write)
+    again = Draft(VAULT, draft.view, TERM)
+    assert [decide(again, push) for push in pushes] == verdicts
+    assert again.histories == {}
+
+
+def test_r14_in_an_atomic_refill_one_conflict_refuses_all() -> None:
+    draft = Draft(VAULT, view(head=20), TERM)
+    held = {(VAULT, ACCOUNTS, record().tag): Current(1, bytes(8), False, 11)}
+    push = refilled(1, returned(TODOS, (LOST, record())), returned(ACCOUNTS, (LOST, record())), flags=ATOMIC)
+    told = (Refused(0, 0, Refusal.ATOMIC, 0, b""), Refused(1, 0, Refusal.CONFLICT, 11, b""))
+    assert decide(draft, push, held) == Pushed(VAULT, 1, Outcome.DONE, (), told)
+    held = {(VAULT, ACCOUNTS, record().tag): Current(2, bytes(8), False, 10)}
+    push = refilled(2, *push.push.groups, flags=ATOMIC)
+    verdict = decide(draft, push, held)
+    assert isinstance(verdict, Pushed)
+    assert ([row.stream for row in verdict.appended], verdict.refused) == (
+        [TODOS],
+        (Refused(1, 0, Refusal.SUPERSEDED, 10, b""),),
+    )

@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed
 
 from sealwire_protocol import codec, membership
 from sealwire_protocol.client_session import ClientSession
-from sealwire_protocol.conditions import Condition, Names, encode_condition
+from sealwire_protocol.conditions import Condition, Names, encode_condition, encode_held
 from sealwire_protocol.events import (
     Applied,
     Apply,
@@ -155,6 +155,12 @@ def guarded(stream: StreamId, *writes: tuple[Condition, Record]) -> Group:
     """One guarded stream's part of a push: each record with its condition."""
     conditions = b"".join(encode_condition(condition) for condition, _ in writes)
     return Group(stream, conditions, encode_segment(record for _, record in writes))
+
+
+def returned(stream: StreamId, *lost: tuple[Position, Record]) -> Group:
+    """One stream's part of a refill: each record with the position at which it was held."""
+    held = b"".join(encode_held(position) for position, _ in lost)
+    return Group(stream, held, encode_segment(record for _, record in lost))
 
 
 class Device:

@@ -1,0 +1,107 @@
+"""Records that a relay has lost and a device gives back (R14): what a refill states of each, and what becomes of it.
+
+A refill is a PUSH of the very bytes once received. In the place of conditions it says of each record, in open streams
+and guarded ones alike, the position at which it was held; see `conditions` for the bytes. A record is lost if the relay
+does not know that position any more. In an open stream it is appended then, and the rank decides as ever. In a
+guarded one it silently replaces what stood there before the loss, or was given back as well, if it is greater; whoever
+wrote there since did so without knowing it, and that is a conflict.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from sealwire_protocol.conditions import Current, Judged, decode_held
+from sealwire_protocol.errors import DecodeError
+from sealwire_protocol.history import is_lost, loss_before
+from sealwire_protocol.ids import Position, Tag
+from sealwire_protocol.messages import StreamKind, StreamState
+from sealwire_protocol.segment import TOMBSTONE, Survey, read_record
+
+
+class Returned(NamedTuple):
+    """One record of a refill: all that its judgement needs, and its bytes, `[begin, end)` of the group's."""
+
+    tag: Tag
+    version: int
+    salt: bytes
+    tombstone: bool
+    held: Position
+    begin: int
+    end: int
+
+
+def survey_refill(data: bytes) -> Survey:
+    """Walk a refilled group: all records fresh (no skips), of any authors and keys. Raises DecodeError.
+
+    `author` and `epoch` are the greatest in it, and `key_id` is that of the greatest epoch.
+    """
+    at, count, top, lowest, author, epoch, key_id, end = 0, 0, 0, 1 << 64, 0, 0, b"", len(data)
+    while at < end:
+        skip, record, at = read_record(data, at)
+        if skip:
+            raise DecodeError("a pushed record skips a place")
+        if not record.author:
+            raise DecodeError("a record names no author")
+        if record.epoch > epoch or not count:
+            epoch, key_id = record.epoch, record.key_id
+        elif record.epoch == epoch and record.key_id != key_id:
+            raise DecodeError("the records of one group name two keys of one epoch")
+        count += 1
+        top, lowest, author = max(top, record.version), min(lowest, record.version), max(author, record.author)
+    if not count:
+        raise DecodeError("a pushed group is empty")
+    return Survey(count, top, lowest, author, epoch, key_id)
+
+
+def read_returned(held: bytes, records: bytes, count: int) -> list[Returned]:
+    """The records of a refilled group that has so many, each of another tag, as a replica has them. Raises DecodeError.
+
+    `held`: the group's conditions, which are positions in a refill.
+    """
+    returned, at = [], 0
+    for position in decode_held(held, count):
+        _, record, end = read_record(records, at)
+        tombstone = bool(record.flags & TOMBSTONE)
+        returned.append(Returned(record.tag, record.version, record.salt, tombstone, position, at, end))
+        at = end
+    if len({one.tag for one in returned}) < count:
+        raise DecodeError("a group of a refill has two records of one tag")
+    return returned
+
+
+def judge_returned(
+    returned: Sequence[Returned],
+    body: bytes,
+    head: int,
+    state: StreamState,
+    held: Callable[[Tag], Current | None],
+) -> Judged:
+    """Judge a refilled group that is appended at `head`.
+
+    `state`: the stream as its history is known, by which positions are judged. `held`: what it holds if it is guarded.
+    """
+    holding: dict[Tag, Current] = {}
+    refused: dict[int, int] = {}
+    superseded: dict[int, int] = {}
+    top, seq = 0, head
+    for place, one in enumerate(returned):
+        if not is_lost(one.held, state):
+            superseded[place] = 0
+            continue
+        current = held(one.tag) if state.kind is StreamKind.GUARDED else None
+        if current is not None:
+            equal = (one.version, one.salt) == (current.version, current.salt)
+            if not equal and not current.refilled and current.seq > loss_before(one.held, state):
+                refused[place] = current.seq
+                continue
+            if equal or one.version <= current.version:
+                superseded[place] = current.seq
+                continue
+        seq += 1
+        top = max(top, one.version)
+        if state.kind is StreamKind.GUARDED:
+            holding[one.tag] = Current(one.version, one.salt, one.tombstone, seq, refilled=True)
+    if refused or superseded:
+        stays = [one for place, one in enumerate(returned) if place not in refused and place not in superseded]
+        body = b"".join([body[one.begin : one.end] for one in stays])
+    return Judged(seq - head, top, body, holding, refused, superseded)
