@@ -5,7 +5,6 @@ the rows that were read, or nothing. So a cleaner may be cancelled or die anywhe
 other: the next one begins the step again.
 """
 
-import asyncio
 import logging
 from collections.abc import Callable
 from typing import Final, NamedTuple
@@ -13,6 +12,8 @@ from typing import Final, NamedTuple
 from sealwire_protocol.errors import DecodeError
 from sealwire_protocol.ids import StreamId, VaultId
 from sealwire_relay.compaction import JOINED_BYTES_MAX, Survivors, swaps
+from sealwire_relay.pace import Pace
+from sealwire_relay.reclaimer import Reclaimer
 from sealwire_relay.store.interface import Dirty, Store, StoredSegment
 
 RECORDS_MAX: Final = 262_144
@@ -134,7 +135,9 @@ class Cleaner:
         busy: float = 1.0,
         stepped: Callable[[Cleaned], None] = lambda cleaned: None,
     ) -> None:
-        self._store, self._records_max, self._busy, self._stepped = store, records_max, busy, stepped
+        self._store, self._records_max, self._stepped = store, records_max, stepped
+        self._pace = Pace(busy)
+        self._reclaimer = Reclaimer(store, self._pace)
         self._unreadable: set[tuple[VaultId, StreamId]] = set()
 
     async def look(self, worth: Callable[[Dirty], bool]) -> Looked:
@@ -159,6 +162,7 @@ class Cleaner:
                 segments += dirty.segments
                 segments_left += dirty.segments - cleaned.segments
             after = found[-1].vault, found[-1].stream
+        await self._reclaimer.reclaim()
         return Looked(
             streams, unfinished, records, size, size_left, segments, segments_left, waiting_streams, waiting_bytes
         )
@@ -168,7 +172,9 @@ class Cleaner:
         records = size = segments = 0
         upto, complete = dirty.compacted, True
         while upto < dirty.head and complete:
-            step = _Step(self._store, dirty, upto, min(dirty.head, upto + self._records_max), self._busy)
+            step = _Step(
+                self._store, dirty, upto, min(dirty.head, upto + self._records_max), self._pace, self._reclaimer
+            )
             try:
                 upto = await step.run()
             except (_Moved, DecodeError) as error:
@@ -178,6 +184,8 @@ class Cleaner:
             records, size, segments = records + step.records, size + step.bytes, segments + step.segments
             if complete and upto < dirty.head:
                 _log.info("cleaning %s: %d of %d done, %d records left out", _name(dirty), upto, dirty.head, records)
+        if complete:
+            await self._reclaimer.move(dirty, upto, dirty.bytes - size)
         return Cleaned(records, size, segments, complete)
 
     def _stopped(self, dirty: Dirty, upto: int, error: Exception) -> None:
@@ -195,9 +203,9 @@ class _Step:
     The bound is moved down to the end of a segment. What a step came to is in its attributes, however it ended.
     """
 
-    def __init__(self, store: Store, dirty: Dirty, after: int, bound: int, busy: float) -> None:
+    def __init__(self, store: Store, dirty: Dirty, after: int, bound: int, pace: Pace, reclaimer: Reclaimer) -> None:
         self.records = self.bytes = self.segments = 0
-        self._store, self._dirty, self._busy = store, dirty, busy
+        self._store, self._dirty, self._pace, self._reclaimer = store, dirty, pace, reclaimer
         self._after, self._bound = after, bound
         self._survivors = Survivors()
 
@@ -216,21 +224,21 @@ class _Step:
         """Where the tail that was learnt begins and ends. It begins earlier if another cleaner has joined segments."""
         start = end = self._after
         while end < self._bound:
-            began = self._time()
+            began = self._pace.time()
             for segment in await self._read(end):
                 # The first one is taken however long it is, so that a step gets on.
                 if segment.last > self._bound and end > self._after:
                     return start, end
                 self._survivors.learn(segment)
                 start, end = min(start, segment.prev), segment.last
-            await self._rest(began)
+            await self._pace.rest(began)
         return start, end
 
     async def _rewrite(self, at: int, last: int, cleaned_to: int) -> None:
         """Leave the losers out of `(at, last]`, a page at a time."""
         vault, stream, term = self._dirty.vault, self._dirty.stream, self._dirty.term
         while at < last:
-            began = self._time()
+            began = self._pace.time()
             # Another cleaner may have joined segments meanwhile: all is well unless that was across `last`.
             segments = [segment for segment in await self._read(at) if segment.last <= last]
             if not segments:
@@ -239,26 +247,20 @@ class _Step:
                 if not await self._store.swap(vault, stream, swap.old, (swap.new,), cleaned_to, term):
                     raise _Moved("another cleaner is at work on it, or its history is another one now")
                 self.records += swap.left_out
-                self.bytes += sum(len(old.body) for old in swap.old) - len(swap.new.body)
+                replaced = sum(len(old.body) for old in swap.old)
+                self.bytes += replaced - len(swap.new.body)
                 self.segments += len(swap.old) - 1
-                began = await self._rest(began)
+                await self._pace.rest(began)
+                await self._reclaimer.replaced(replaced)
+                began = self._pace.time()
             at = segments[-1].last
-            await self._rest(began)
+            await self._pace.rest(began)
 
     async def _read(self, after: int) -> tuple[StoredSegment, ...]:
         page = await self._store.read(self._dirty.vault, self._dirty.stream, after, PAGE_BYTES)
         if page is None or not page.segments:
             raise _Moved("its history is another one now")
         return page.segments
-
-    def _time(self) -> float:
-        return asyncio.get_running_loop().time()
-
-    async def _rest(self, began: float) -> float:
-        """Rest for the work that began then; the time now."""
-        if self._busy < 1:
-            await asyncio.sleep((self._time() - began) * (1 / self._busy - 1))
-        return self._time()
 
 
 def _name(dirty: Dirty) -> str:

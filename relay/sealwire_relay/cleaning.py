@@ -16,7 +16,7 @@ from sealwire_relay.store.interface import Dirty, StoreError
 from sealwire_relay.store.postgres import PostgresStore
 
 BUSY: Final = 0.5
-"""Part of the time that a cleaner works which runs all day: pushes find a disk and a core that are free."""
+"""Part of the time that a cleaner works: whoever pushes meanwhile finds a disk and a core that are free."""
 
 PAUSE_SPREAD: Final = 0.25
 """Pauses differ by up to this part of them: cleaners of several relays do not stay in step."""
@@ -32,7 +32,7 @@ async def clean_once(settings: Settings, everything: bool, tell: Callable[[Looke
 
     with asked_to_end() as asked, told():
         store = _store(settings)
-        looked = await before(asked, _look(store, Cleaner(store, settings.clean_records_max), worth))
+        looked = await before(asked, _look(store, Cleaner(store, settings.clean_records_max, busy=BUSY), worth))
         if looked is None:
             return ending(asked.result(), before_ready=True)
         tell(looked)

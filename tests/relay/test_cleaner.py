@@ -10,6 +10,7 @@ from sealwire_protocol.messages import StreamKind
 from sealwire_relay import cleaner as module
 from sealwire_relay.cleaner import Cleaned, Cleaner, Looked, Worth, by_share
 from sealwire_relay.compaction import Survivors
+from sealwire_relay.pace import Pace
 from sealwire_relay.store.interface import Dirty, StoreDownError
 from tests.relay.logs import Log, by_chance, make_log, record
 from tests.relay.store.places import make_vault, stream_write, write
@@ -254,7 +255,7 @@ async def test_it_works_the_part_of_the_time_that_it_is_told(monkeypatch: pytest
     async def take() -> None:
         now[0] += 3.0
 
-    monkeypatch.setattr(module._Step, "_time", lambda step: now[0])
+    monkeypatch.setattr(Pace, "time", lambda pace: now[0])
     monkeypatch.setattr(asyncio, "sleep", sleep)
     troubled = TroubledStore(await memory_store())
     log = await make_log(troubled.store, [record(1, 1)], [record(1, 2)])

@@ -199,6 +199,16 @@ class Dirty(NamedTuple):
     term: Term
 
 
+class Room(NamedTuple):
+    """What the large bodies of segments take up on the disk, in bytes, as the database counts or estimates it.
+
+    The difference is room that is used again by what is written next. Zeros where the database says nothing.
+    """
+
+    size: int
+    used: int
+
+
 class Store(ABC):
     """Vaults, streams, segments, terms, outcomes, mailboxes. See the module's text for what every method promises."""
 
@@ -304,6 +314,14 @@ class Store(ABC):
         """Note that up to here of no tag more than one record is left; never goes back.
 
         False: the head is below `upto`, or the stream's term is not `term`. Nothing written then."""
+
+    @abstractmethod
+    async def reclaim(self) -> Room:
+        """Let what is written next use the room of segments that were replaced, and give back to the disk what of it
+        lies at the end of a file. Says what is taken up then.
+
+        Takes as long as the database likes, at its own pace, and nobody waits for it. Where that is being done
+        already, or not allowed, it does nothing. Cancelled, it was done or not."""
 
     @abstractmethod
     async def open_mailbox(

@@ -36,6 +36,7 @@ from sealwire_relay.store.interface import (
     NewLink,
     Page,
     PusherState,
+    Room,
     Store,
     StoreDownError,
     StoredSegment,
@@ -360,6 +361,10 @@ class MemoryStore(Store):
             return False
         log.compacted = max(log.compacted, upto)
         return True
+
+    async def reclaim(self) -> Room:
+        """There is nothing to be done: memory is given back when its last user has let go of it."""
+        return Room(0, 0)
 
     def _log(self, vault: VaultId, stream: StreamId) -> _Stream | None:
         kept = self._data().vaults.get(vault)

@@ -44,6 +44,7 @@ from sealwire_relay.store.interface import (
     OutcomeUnknownError,
     Page,
     PusherState,
+    Room,
     Store,
     StoreDownError,
     StoredSegment,
@@ -54,6 +55,7 @@ from sealwire_relay.store.interface import (
 )
 from sealwire_relay.store.migrate import check_schema
 from sealwire_relay.store.queries import QUERIES
+from sealwire_relay.store.room import vacuum
 from sealwire_relay.store.rows import (
     check_swap,
     check_writes,
@@ -379,6 +381,10 @@ class PostgresStore(Store):
     async def compacted(self, vault: VaultId, stream: StreamId, upto: int, term: Term) -> bool:
         """One statement."""
         return await self._found("compacted", vault, signed(stream), upto, term.number, signed(term.id))
+
+    async def reclaim(self) -> Room:
+        """A plain VACUUM, on a connection of its own: none of the others may take so long."""
+        return await vacuum(self._dsn)
 
     # --- mailboxes
 

@@ -98,12 +98,16 @@ def misplaced_keys(sql: str) -> list[str]:
 
 
 def outside_schema(sql: str) -> list[str]:
-    """Relations named without the schema, save the statement's own common tables."""
+    """Relations named without the schema, save the statement's own common tables and Postgres' own catalogues."""
     tree = parse(sql)
     own = {node["ctename"] for kind, node in nodes(tree) if kind == "CommonTableExpr"}
     relations = [node for kind, node in nodes(tree) if kind == "RangeVar"]
     relations += [node["relation"] for _, node in nodes(tree) if isinstance(node, dict) and "relation" in node]
-    return [r["relname"] for r in relations if r.get("schemaname") != "sealwire" and r["relname"] not in own]
+    return [
+        r["relname"]
+        for r in relations
+        if r.get("schemaname") not in ("sealwire", "pg_catalog") and r["relname"] not in own
+    ]
 
 
 def subqueries_in_updates(sql: str) -> int:
