@@ -9,11 +9,11 @@ import trio
 
 from sealwire_relay.cleaner import Cleaner
 from sealwire_relay.store.interface import StoreError
-from sealwire_relay.store.memory import MemoryDatabase
 from tests.simulation.agenda import Agenda
 from tests.simulation.faults import Faults
 from tests.simulation.loop import VirtualLoop
-from tests.simulation.store import FaultyStore, Whole
+from tests.simulation.past import Past
+from tests.simulation.store import FaultyStore
 
 PAUSE_SECONDS_MAX: Final = 60.0
 """The longest pause between two looks: a run lasts some minutes."""
@@ -28,14 +28,13 @@ class CleanerProcess:
     def __init__(
         self,
         agenda: Agenda,
-        database: MemoryDatabase,
-        whole: Whole,
+        past: Past,
         armed: Faults,
         random: Random,
         failed: Callable[[str], None],
     ) -> None:
         self.agenda, self.faults, self.random, self._failed = agenda, armed, random, failed
-        self._database, self._whole = database, whole
+        self._past = past
         self.dead = True
         self._died = trio.Event()
         self.loop = VirtualLoop(agenda)
@@ -63,11 +62,11 @@ class CleanerProcess:
                 self.loop.bury()
 
     async def _clean(self) -> None:
-        store = FaultyStore(self, self._database, self._whole)
-        await store.open()
+        store = FaultyStore(self, self._past)
         cleaner = Cleaner(store, RECORDS_MAX)
         while True:
             await asyncio.sleep(self.random.uniform(0, PAUSE_SECONDS_MAX))
+            await store.open()
             try:
                 await cleaner.look(lambda dirty: True)
             except StoreError:

@@ -26,6 +26,7 @@ CLEANER_CRASH: Final = "cleaner crash at any time"
 CLEANER_CRASH_BEFORE: Final = "cleaner crash before a swap"
 CLEANER_CRASH_AFTER: Final = "cleaner crash after a swap"
 SWAP_UNKNOWN: Final = "outcome of a swap unknown"
+RESTORE: Final = "database restored to an earlier moment"
 CLOCK: Final = "clock jump"
 OFFLINE: Final = "device offline"
 

@@ -15,12 +15,12 @@ from sealwire_relay.dataplane import DataPlane
 from sealwire_relay.metrics import Metrics
 from sealwire_relay.settings import Settings
 from sealwire_relay.signatures import verify
-from sealwire_relay.store.memory import MemoryDatabase
 from tests.simulation.agenda import Agenda
 from tests.simulation.faults import Faults
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.network import Wire
-from tests.simulation.store import FaultyStore, Whole
+from tests.simulation.past import Past
+from tests.simulation.store import FaultyStore
 
 ORIGIN: Final = "wss://relay.test"
 SWEEP_SECONDS: Final = 3.0
@@ -34,14 +34,13 @@ class RelayProcess:
     def __init__(
         self,
         agenda: Agenda,
-        database: MemoryDatabase,
-        whole: Whole,
+        past: Past,
         armed: Faults,
         random: Random,
         failed: Callable[[str], None],
     ) -> None:
-        self.agenda, self.database, self.faults, self.random, self._failed = agenda, database, armed, random, failed
-        self._whole = whole
+        self.agenda, self.faults, self.random, self._failed = agenda, armed, random, failed
+        self._past = past
         self.dead = True
         self.loop = VirtualLoop(agenda)
         self.loop.bury()  # each start makes one of its own
@@ -65,8 +64,12 @@ class RelayProcess:
     def database_restarted(self) -> None:
         """The process finds its database changed, with connections open."""
         if self.plane is not None and not self.dead:
-            self.plane.server_changed()
+            self._changed()
             self.loop.begin(self.plane.settle())
+
+    def _changed(self) -> None:
+        assert self.plane is not None
+        self.plane.server_changed()
 
     async def run(self) -> None:
         """Serve; after every death serve again. Cancelled: nothing is left behind."""
@@ -82,7 +85,7 @@ class RelayProcess:
         settings = Settings(origins=(ORIGIN,), sweep_seconds=SWEEP_SECONDS)
         while True:
             self.dead, self.loop, self._died = False, VirtualLoop(self.agenda), trio.Event()
-            store = FaultyStore(self, self.database, self._whole)
+            store = FaultyStore(self, self._past, self._changed)
             self.loop.begin(store.open())
             self.plane = DataPlane(store, settings, Metrics(), verify)
             self.loop.begin(self.plane.start())

@@ -88,13 +88,13 @@ class Rest:
             if status is None or status.state != "synced" or status.behind or status.stuck or status.unreadable:
                 return f"{device.name} stands at {status}"
         heads = {self._world.host.stream(name): (name, 0) for name in KINDS}
-        for kept in self._world.database.vaults.values():
+        for kept in self._world.past.database.vaults.values():
             heads |= {stream: (heads[stream][0], log.head) for stream, log in kept.streams.items() if stream in heads}
         for stream, (name, head) in heads.items():
             for device in self._world.devices:
                 if device.vault is not None and device.vault._sync._streams[stream].cursor != head:
                     return f"{device.name} has not all of {name}"
-        for kept in self._world.database.vaults.values():
+        for kept in self._world.past.database.vaults.values():
             for stream, log in kept.streams.items():
                 if stream != MEMBERSHIP and log.compacted < log.head:
                     return f"{heads[stream][0]} is cleaned up to {log.compacted} of {log.head} only"
@@ -117,11 +117,11 @@ class Rest:
             raise Violation("everything comes to rest: the host is not up")
         keys = vault._sync.keys
         logs: dict[StreamId, list[Logged]] = {}
-        for name, kept in self._world.database.vaults.items():
+        for name, kept in self._world.past.database.vaults.items():
             for stream, log in kept.streams.items():
                 if stream != MEMBERSHIP:
                     opener = Opener(keys.stream(stream), [keys.stream_keys(stream, epoch) for epoch in keys.epochs])
-                    whole = self._world.whole[name, stream]
+                    whole = self._world.past.whole[name, stream]
                     logs[stream] = list(read(opener, whole))
                     if len(logs[stream]) != log.head:
                         raise Violation(f"seqs have no gaps: {len(logs[stream])} records, and the head is {log.head}")

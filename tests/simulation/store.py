@@ -1,11 +1,13 @@
 """The database as processes see it: calls take time, fail, and sometimes do not say whether they were carried out.
 
-What is committed is entered into `Whole` as well, from which nothing ever goes.
+When it is restored to an earlier moment, every connection to it is broken. The next call makes a new one, which finds
+another server than the one before; from then on nothing is written under a term until the next one is opened.
+
+What is committed is entered into the `Past` as well.
 """
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Final, Protocol
 
@@ -14,24 +16,24 @@ from sealwire_protocol.ids import DeviceKey, StreamId, Term, VaultId
 from sealwire_relay.store.interface import (
     Dirty,
     GuardName,
+    NewLink,
     OutcomeUnknownError,
     Page,
     StoreDownError,
     StoredSegment,
     Subscription,
+    VaultState,
     VaultWrite,
 )
-from sealwire_relay.store.memory import MemoryDatabase, MemoryStore
+from sealwire_relay.store.memory import MemoryStore
 from tests.simulation import faults
 from tests.simulation.agenda import GRAIN_SECONDS, Agenda
 from tests.simulation.faults import Faults
+from tests.simulation.past import Past
 
 COMMIT_GRAINS_MAX: Final = 6
 """How long a call of the database takes, there and back; half of them take no time."""
 AWAY_SECONDS_MAX: Final = 5.0
-
-Whole = defaultdict[tuple[VaultId, StreamId], list[StoredSegment]]
-"""All segments that were ever appended, by stream: the log as it would be if nobody cleaned it."""
 
 
 class Process(Protocol):
@@ -47,45 +49,99 @@ class Process(Protocol):
 
 
 class FaultyStore(MemoryStore):
-    """A store whose calls take time, fail, and sometimes do not say whether they were carried out."""
+    """A store whose calls take time, fail, and sometimes do not say whether they were carried out.
 
-    def __init__(self, process: Process, database: MemoryDatabase, whole: Whole) -> None:
-        super().__init__(random_bytes=process.random.randbytes, clock=process.agenda.current_time, database=database)
+    `on_other_server` is called when a connection finds the database restored, as PostgresStore calls it.
+    """
+
+    def __init__(self, process: Process, past: Past, on_other_server: Callable[[], None] = lambda: None) -> None:
+        super().__init__(
+            random_bytes=process.random.randbytes, clock=process.agenda.current_time, database=past.database
+        )
         self._process, self._random, self._armed = process, process.random, process.faults
-        self._whole = whole
+        self._past, self._on_other_server = past, on_other_server
         self._away_until = 0.0
+        self._era, self._changed = past.era, False
+
+    async def open(self) -> None:
+        """As the store's: connect."""
+        self._era, self._changed = self._past.era, False
+        await super().open()
 
     async def _travel(self) -> None:
         grains = self._random.randint(-COMMIT_GRAINS_MAX, COMMIT_GRAINS_MAX)
         if grains > 0:
             await asyncio.sleep(grains * GRAIN_SECONDS)
 
+    def _connect(self) -> None:
+        """Before every call: a connection that was lost is made anew."""
+        if self._era != self._past.era:
+            self._era, self._changed = self._past.era, True
+            self._on_other_server()
+
     async def _wait(self) -> None:
+        self._connect()
         await self._travel()
         if self._armed.strikes("relays", faults.STORE_DOWN):
             self._away_until = self._process.agenda.current_time() + self._random.uniform(0, AWAY_SECONDS_MAX)
         if self._process.dead or self._process.agenda.current_time() < self._away_until:
             raise StoreDownError("the database is away")
+        self._still_connected()
+
+    def _still_connected(self) -> None:
+        if self._era != self._past.era:
+            raise StoreDownError("the connection was lost: the database was restored")
+
+    async def _return(self) -> None:
+        """The way back of an answer."""
+        await self._travel()
+        self._still_connected()
+
+    async def _return_of_commit(self) -> None:
+        await self._travel()
+        if self._era != self._past.era:
+            raise OutcomeUnknownError("the connection was lost: the database was restored")
+
+    async def open_term(self) -> Term:
+        """As the store's."""
+        self._connect()
+        self._changed = False
+        return await super().open_term()
+
+    async def current_term(self) -> Term:
+        """As the store's."""
+        self._connect()
+        return await super().current_term()
+
+    async def create_vault(self, vault: VaultId, state: VaultState, link: NewLink, term: Term) -> bool:
+        """As the store's."""
+        self._connect()
+        return not self._changed and await super().create_vault(vault, state, link, term)
+
+    async def append_link(self, vault: VaultId, link: NewLink, term: Term) -> bool:
+        """As the store's."""
+        self._connect()
+        return not self._changed and await super().append_link(vault, link, term)
 
     async def subscription(self, vault: VaultId, device: DeviceKey, streams: Sequence[StreamId]) -> Subscription | None:
         """As the store's; takes time on the way back, so that what it tells can be old."""
         await self._wait()
         told = await super().subscription(vault, device, streams)
-        await self._travel()
+        await self._return()
         return told
 
     async def read(self, vault: VaultId, stream: StreamId, after: int, bytes_max: int) -> Page | None:
         """As the store's; takes time on the way back."""
         await self._wait()
         page = await super().read(vault, stream, after, bytes_max)
-        await self._travel()
+        await self._return()
         return page
 
     async def guards(self, wanted: Sequence[GuardName]) -> dict[GuardName, Current]:
         """As the store's; takes time on the way back."""
         await self._wait()
         held = await super().guards(wanted)
-        await self._travel()
+        await self._return()
         return held
 
     async def append(self, writes: Sequence[VaultWrite]) -> list[bool]:
@@ -96,23 +152,25 @@ class FaultyStore(MemoryStore):
             raise StoreDownError("the process is dead")
         if self._armed.strikes("relays", faults.UNKNOWN_NOT_DONE):
             raise OutcomeUnknownError("the connection was lost before the commit")
+        if self._changed:
+            return [False] * len(writes)
         done = await super().append(writes)
         for write, made in zip(writes, done, strict=True):
-            for stream in write.streams if made else ():
-                self._whole[write.vault, stream.stream] += stream.segments
+            if made:
+                self._past.committed(write)
         if self._armed.strikes("relays", faults.RELAY_CRASH_AFTER):
             self._process.crash()
             raise StoreDownError("the process is dead")
         if self._armed.strikes("relays", faults.UNKNOWN_DONE):
             raise OutcomeUnknownError("the connection was lost after the commit")
-        await self._travel()
+        await self._return_of_commit()
         return done
 
     async def dirty(self, after: tuple[VaultId, StreamId] | None, tail_min: int, streams_max: int) -> list[Dirty]:
         """As the store's; takes time on the way back."""
         await self._wait()
         found = await super().dirty(after, tail_min, streams_max)
-        await self._travel()
+        await self._return()
         return found
 
     async def swap(
@@ -135,7 +193,7 @@ class FaultyStore(MemoryStore):
             raise StoreDownError("the process is dead")
         if self._armed.strikes("cleaners", faults.SWAP_UNKNOWN):
             raise OutcomeUnknownError("the connection was lost after the commit")
-        await self._travel()
+        await self._return_of_commit()
         return done
 
     async def compacted(self, vault: VaultId, stream: StreamId, upto: int, term: Term) -> bool:

@@ -3,7 +3,7 @@
 Everything runs in one thread under a virtual clock. All that chance decides comes from the seed.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -11,7 +11,6 @@ from typing import Final
 import trio
 
 from sealwire_client.vault import InviteExpiredError, PendingInvite
-from sealwire_relay.store.memory import MemoryDatabase
 from tests.simulation import faults
 from tests.simulation.agenda import Agenda
 from tests.simulation.cleaner import CleanerProcess
@@ -19,9 +18,10 @@ from tests.simulation.device import SimDevice
 from tests.simulation.faults import FAULTS_MIN, Faults
 from tests.simulation.history import History
 from tests.simulation.network import Trace, Wire
+from tests.simulation.past import Past
 from tests.simulation.relay import RelayProcess
 from tests.simulation.rest import Rest
-from tests.simulation.store import Whole
+from tests.simulation.restores import Restores
 from tests.simulation.work import Work
 
 DEVICES: Final = 5
@@ -39,8 +39,7 @@ class World:
         self.agenda = Agenda(Random(f"agenda {seed}"))
         self.history = History()
         self.faults = Faults(Random(f"faults {seed}"))
-        self.database = MemoryDatabase()
-        self.whole: Whole = defaultdict(list)
+        self.past = Past(self.agenda.current_time, self.history.fail)
         self.operations: Counter[str] = Counter()
         self.healed = False
         self.writes = self.numbers = 0
@@ -48,15 +47,11 @@ class World:
         self._wires = 0
         self._seed = seed
         self.relays = [
-            RelayProcess(
-                self.agenda, self.database, self.whole, self.faults, Random(f"relay {seed} {n}"), self.history.fail
-            )
+            RelayProcess(self.agenda, self.past, self.faults, Random(f"relay {seed} {n}"), self.history.fail)
             for n in range(RELAYS)
         ]
         self.cleaners = [
-            CleanerProcess(
-                self.agenda, self.database, self.whole, self.faults, Random(f"cleaner {seed} {n}"), self.history.fail
-            )
+            CleanerProcess(self.agenda, self.past, self.faults, Random(f"cleaner {seed} {n}"), self.history.fail)
             for n in range(CLEANERS)
         ]
         starts = [0.0, 0.0, *(self.random.uniform(0, 20) for _ in range(DEVICES - 3)), self.random.uniform(20, 60)]
@@ -64,7 +59,8 @@ class World:
             SimDevice(f"device {n}", self, folder, Random(f"device {seed} {n}"), starts[n]) for n in range(DEVICES)
         ]
         self.host = self.devices[0]
-        self._busy = DEVICES
+        self.busy = DEVICES
+        """Devices that have not done all their work."""
 
     def wire(self, place: str) -> Wire:
         """A new connection of a device, to one of the relays."""
@@ -118,12 +114,13 @@ class World:
                     for device in self.devices:
                         working.start_soon(self._work, device)
                     working.start_soon(self._spoil)
+                    working.start_soon(Restores(self, Random(f"restores {self._seed}")).run)
                 await Rest(self).come()
                 self._nursery.cancel_scope.cancel()
 
     async def _work(self, device: SimDevice) -> None:
         await Work(self, device, Random(f"work {self._seed} {device.name}")).run()
-        self._busy -= 1
+        self.busy -= 1
 
     def away(self, device: SimDevice, seconds: float, wakes: bool) -> None:
         """The network of a device is away for so long."""
@@ -143,7 +140,7 @@ class World:
         random = self.faults.random
         while self.faults.total < FAULTS_MIN:
             await self.agenda.rest(random.uniform(0.5, 5))
-            if self._busy and self.faults.expected >= FAULTS_MIN:
+            if self.busy and self.faults.expected >= FAULTS_MIN:
                 continue  # they are still to happen
             kind = random.choice(faults.ALL)
             device, relay = random.choice(self.devices), random.choice(self.relays)

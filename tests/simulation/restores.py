@@ -1,0 +1,53 @@
+"""Restores: while devices work, the database is again and again what it was at some earlier moment."""
+
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+from tests.simulation import faults
+from tests.simulation.past import Snapshot
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+SWITCHED_ON: Final = False
+"""Not before devices and relays can do it."""
+
+RESTORES: Final = (0, 0, 0, 1, 1, 1, 2, 2, 3)
+"""How many a run has: in a third of all runs the strictest promises are held against a history that is never cut."""
+
+BEFORE_SECONDS_MAX: Final = 30.0
+"""How long after the one before a snapshot is taken, at most."""
+
+LOST_SECONDS_MAX: Final = 40.0
+"""How long after a snapshot it is restored, at most: what is committed in between is lost."""
+
+AWAY_SECONDS_MAX: Final = 90.0
+"""How long a device is away that finds the relay's new writes far beyond its own cursor when it returns."""
+
+
+class Restores:
+    """What restores a run's database."""
+
+    def __init__(self, world: "World", random: Random) -> None:
+        self._world, self._random = world, random
+
+    async def run(self) -> None:
+        """All restores of the run; a last one may come when all work is done."""
+        random, snapshots = self._random, list[Snapshot]()
+        for _ in range(random.choice(RESTORES) if SWITCHED_ON else 0):
+            await self._world.agenda.rest(random.uniform(0, BEFORE_SECONDS_MAX))
+            snapshots.append(self._world.past.snapshot())
+            await self._world.agenda.rest(random.uniform(0, LOST_SECONDS_MAX))
+            self._restore(snapshots[-1] if random.random() < 0.7 else random.choice(snapshots))
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        """Bring a snapshot back. Every process either ends with the database, or finds another one behind it."""
+        world, random = self._world, self._random
+        world.faults.happened[faults.RESTORE] += 1
+        world.history.add(faults.RESTORE, "database")
+        for device in random.sample(world.devices, random.choice((0, 0, 1, 2))):
+            world.away(device, random.uniform(1, AWAY_SECONDS_MAX), random.random() < 0.5)
+        world.past.restore(snapshot)
+        for process in (*world.relays, *world.cleaners):
+            if random.random() < 0.5:
+                process.crash()
