@@ -99,7 +99,7 @@ class Requests:
             case Subscribe():
                 return await self._subscribe(peer, device, message)
             case CreateVault():
-                return await self._create_vault(device, message)
+                return await self._create_vault(message)
             case CreateStream():
                 return await self._create_stream(device, message)
             case AppendLink():
@@ -131,13 +131,14 @@ class Requests:
         vault = told.vault
         return Answer(Subscribed(message.vault, told.term, vault.epoch, vault.key_id, told.last_batch, told.streams))
 
-    async def _create_vault(self, device: DeviceKey, message: CreateVault) -> Answer | Refuse:
+    async def _create_vault(self, message: CreateVault) -> Answer | Refuse:
+        """Whoever has the genesis link may present it: a relay that has lost the vault gets it back from any member."""
         membership = Membership()
         link = membership.apply(message.link, self._verify)
-        if not isinstance(link.body, Genesis) or link.body.device != device:
-            raise LinkError("a vault is created by the device that signs its genesis link")
+        if not isinstance(link.body, Genesis):
+            raise LinkError("a vault is created by its genesis link")
         vault = vault_id_of(message.link)
-        member = MemberState(link.signer, device, Role.ADMIN)
+        member = MemberState(link.signer, link.body.device, Role.ADMIN)
         state = VaultState(membership.epoch, membership.key_id)
         new = NewLink(link.seq, link.raw, member)
         for _ in range(ATTEMPTS_MAX):
@@ -167,29 +168,41 @@ class Requests:
         return Answer(Done(message.request))
 
     async def _append_link(self, device: DeviceKey, message: AppendLink) -> Answer | Refuse:
-        told = await self._store.subscription(message.vault, device, [])
-        if told is None:
-            return no_such_vault(message.vault, request=message.request)
+        """Any device may present links (R15): the one that added it may be among those that the relay has lost. One
+        that is no member is told of a link only that it stands, else nothing."""
+        strange = no_such_vault(message.vault, request=message.request)
+        is_member = await self._store.subscription(message.vault, device, []) is not None
         log = await self._store.links(message.vault)
-        if 0 < decode_link(message.link).seq <= len(log):
-            if log[decode_link(message.link).seq - 1] == message.link:
-                return Answer(Done(message.request))
-            return _link_conflict(message)
-        membership = Membership()
-        for raw in log:
-            membership.apply(raw, _verified_before)
-        link = membership.apply(message.link, self._verify)
-        new = _new_link(membership, link)
+        if not log:
+            return strange
+        try:
+            place = decode_link(message.link).seq
+            if 0 < place <= len(log):
+                if log[place - 1] == message.link:
+                    return Answer(Done(message.request))
+                return _link_conflict(message) if is_member else strange
+            membership = Membership()
+            for raw in log:
+                membership.apply(raw, _verified_before)
+            link = membership.apply(message.link, self._verify)
+        except LinkError:
+            if is_member:
+                raise
+            return strange
+        return await self._append(message, _new_link(membership, link))
+
+    async def _append(self, message: AppendLink, new: NewLink) -> Answer | Refuse:
+        """Append a verified link, and send it to those who listen."""
         term = await self._terms.now()
         if not await self._store.append_link(message.vault, new, term):
             await self._terms.refresh()
             return _link_conflict(message)
         self._ingest.forget(message.vault)
-        prev, body = link.seq - 1, encode_links([link.raw])
+        body = encode_links([new.raw])
         self._fanout.offer(
             message.vault,
             MEMBERSHIP,
-            Deliver(message.vault, MEMBERSHIP, term, 0, 0, 0, 0, prev, link.seq, body),
+            Deliver(message.vault, MEMBERSHIP, term, 0, 0, 0, 0, new.seq - 1, new.seq, body),
         )
         return Answer(Done(message.request))
 

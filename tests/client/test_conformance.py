@@ -252,10 +252,15 @@ async def test_members_get_the_same_answers(open_device: Open) -> None:
         await link.request(replace(guarded, stream=StreamId(b"guarded.")))
         genesis = (await first._writer.run(lambda replica: replica.vaults.links(1)))[0]
         await link.request(CreateVault(NO_REQUEST, genesis))
-        assert await refused(theirs, CreateVault(NO_REQUEST, genesis)) is FaultCode.BAD_LINK
-        await link.request(AppendLink(NO_REQUEST, a.vault.id, genesis))
+        await theirs.request(CreateVault(NO_REQUEST, genesis))
+        assert await refused(theirs, CreateVault(NO_REQUEST, genesis[:-1] + b"x")) is FaultCode.BAD_LINK
+        for one in (link, theirs):
+            await one.request(AppendLink(NO_REQUEST, a.vault.id, genesis))
         foreign = (await second._writer.run(lambda replica: replica.vaults.links(1)))[0]
         assert await refused(link, AppendLink(NO_REQUEST, a.vault.id, foreign)) is FaultCode.LINK_CONFLICT
+        assert await refused(link, AppendLink(NO_REQUEST, a.vault.id, b"no link")) is FaultCode.BAD_LINK
+        for raw in (foreign, b"no link"):
+            assert await refused(theirs, AppendLink(NO_REQUEST, a.vault.id, raw)) is FaultCode.NO_SUCH_VAULT
         notes = await notes_of(a.vault)
         assert len(notes) == 0
 

@@ -1,13 +1,14 @@
 """Vaults, links and invites' mailboxes: done once however often they are asked for, and refused in the same words."""
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
 
-from sealwire_protocol.errors import Action, FaultCode
-from sealwire_protocol.ids import MEMBERSHIP, MailboxId, VaultId
+from sealwire_protocol.errors import Action, FaultCode, Outcome
+from sealwire_protocol.ids import MEMBERSHIP, MailboxId, StreamId, VaultId
 from sealwire_protocol.limits import MAILBOX_SECONDS_MAX
-from sealwire_protocol.membership import Role, decode_links
+from sealwire_protocol.membership import Role, decode_links, vault_id_of
 from sealwire_protocol.messages import (
     AnswerJoin,
     AppendLink,
@@ -24,7 +25,7 @@ from sealwire_relay.requests import MAILBOXES_PER_PEER_MAX
 from sealwire_relay.store.interface import StoreDownError
 from sealwire_relay.store.memory import MemoryDatabase
 from tests.support.aio import asyncio_test
-from tests.support.device import Device, Identity, add_link, genesis
+from tests.support.device import Device, Identity, add_link, genesis, group, record
 from tests.support.relay import Mishap, Relay, TroubledStore, memory_store, running, turns_until
 
 ANNA, BERT, CARL = Identity(1), Identity(2), Identity(3)
@@ -217,6 +218,96 @@ async def test_two_links_for_one_place_leave_one_of_them() -> None:
             store.expect("append_link", Mishap(made=True, before=overtake))
             assert await refused(anna, AppendLink, vault, add_link(ANNA, log, BERT)) is FaultCode.LINK_CONFLICT
             assert len(database.vaults[vault].streams[MEMBERSHIP].segments) == 2
+
+
+# --- R15: what a relay has lost of members is presented by any device that has it
+
+
+@asyncio_test
+async def test_r15_a_vault_that_was_lost_is_presented_by_another_device_than_its_founder() -> None:
+    store = await memory_store()
+    log = [genesis(ANNA)]
+    log.append(add_link(ANNA, log, BERT))
+    vault = vault_id_of(log[0])
+    async with running(store) as relay, await Device.open(relay.port, BERT) as bert:
+        for link in (log[1], log[0]):
+            assert await refused(bert, AppendLink, vault, link) is FaultCode.NO_SUCH_VAULT
+        for _ in range(2):
+            await done(bert, CreateVault, log[0])
+        assert await store.subscription(vault, BERT.key, []) is None
+        await done(bert, AppendLink, vault, log[1])
+        told = await store.subscription(vault, BERT.key, [])
+        assert told is not None
+        assert told.member == (2, BERT.key, Role.WRITER)
+        founder = await store.subscription(vault, ANNA.key, [])
+        assert founder is not None
+        assert founder.member == (1, ANNA.key, Role.ADMIN)
+        assert await store.links(vault) == tuple(log)
+        await bert.create_stream(vault, StreamId(b"a stream"))
+        await bert.subscribe(vault, StreamId(b"a stream"))
+        assert (await bert.push(vault, 1, group(StreamId(b"a stream"), record(author=2)))).outcome is Outcome.DONE
+
+
+@asyncio_test
+async def test_r15_a_device_that_was_added_after_the_backup_presents_the_links_that_are_missing() -> None:
+    async with running() as relay, await Device.open(relay.port, CARL) as carl:
+        anna, vault = await inviter(relay)
+        async with anna:
+            await anna.subscribe(vault, MEMBERSHIP)
+            log = [genesis(ANNA)]
+            for added in (BERT, CARL):
+                log.append(add_link(ANNA, log, added))
+            assert await refused(carl, AppendLink, vault, log[2]) is FaultCode.NO_SUCH_VAULT, "it does not follow"
+            for link in log:
+                await done(carl, AppendLink, vault, link)
+            await anna.when(lambda: len(anna.delivered) == 3)
+            assert [raw for deliver in anna.delivered for raw in decode_links(deliver.segment)] == log
+            await carl.create_stream(vault, StreamId(b"a stream"))
+
+
+@asyncio_test
+async def test_r15_links_presented_twice_at_once_stand_once() -> None:
+    async with running() as relay, await Device.open(relay.port, BERT) as bert:
+        anna, vault = await inviter(relay)
+        async with anna, await Device.open(relay.port, CARL) as carl:
+            log = [genesis(ANNA)]
+            for added in (BERT, CARL):
+                log.append(add_link(ANNA, log, added))
+            told = await asyncio.gather(
+                *[ask(device, AppendLink, vault, log[1]) for device in (anna, bert, carl) for _ in range(3)]
+            )
+            assert all(isinstance(one, Done) or one.code is FaultCode.LINK_CONFLICT for one in told)
+            await done(carl, AppendLink, vault, log[1])
+            await done(carl, AppendLink, vault, log[2])
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        b"rubbish",
+        genesis(ANNA, 1),
+        add_link(CARL, [genesis(ANNA)], CARL),
+        add_link(ANNA, [genesis(ANNA), genesis(ANNA)], CARL),
+        add_link(ANNA, [genesis(ANNA)], ANNA),
+    ],
+    ids=["rubbish", "other-genesis", "signed-by-itself", "ahead", "member-already"],
+)
+def test_r15_s03_a_stranger_learns_nothing_of_a_vault_by_links_that_do_not_verify(link: bytes) -> None:
+    @asyncio_test
+    async def run() -> None:
+        store = await memory_store()
+        async with running(store) as relay, await Device.open(relay.port, CARL) as carl:
+            anna, vault = await inviter(relay)
+            async with anna:
+                for of in (vault, VaultId(b"no such vault...")):
+                    answer = await ask(carl, AppendLink, of, link)
+                    assert isinstance(answer, Fault)
+                    nowhere = Fault(answer.request, of, FaultCode.NO_SUCH_VAULT, Action.STOP, 0, answer.message)
+                    assert answer == nowhere
+                    assert answer.message == "there is no such vault here for this device"
+                assert await store.links(vault) == (genesis(ANNA),)
+
+    run()
 
 
 # --- vaults, and a store that fails

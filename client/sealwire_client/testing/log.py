@@ -173,12 +173,12 @@ class MemoryLog:
         epoch, key_id = kept.membership.epoch, kept.membership.key_id
         return Verdict(Answer(Subscribed(message.vault, self.term, epoch, key_id, pusher.last, tuple(states))))
 
-    def create_vault(self, device: DeviceKey, message: CreateVault) -> Verdict:
-        """CREATE_VAULT. Raises LinkError."""
+    def create_vault(self, message: CreateVault) -> Verdict:
+        """CREATE_VAULT, by whoever has the genesis link. Raises LinkError."""
         vault, membership = vault_id_of(message.link), Membership()
         link = membership.apply(message.link, cipher.verify)
-        if not isinstance(link.body, Genesis) or link.body.device != device:
-            raise LinkError("a vault is created by the device that signs its genesis link")
+        if not isinstance(link.body, Genesis):
+            raise LinkError("a vault is created by its genesis link")
         if vault not in self.vaults:
             kept = self.vaults[vault] = Vault(membership, [message.link])
             log = kept.streams[MEMBERSHIP] = Stream(StreamKind.MEMBERSHIP)
@@ -204,17 +204,25 @@ class MemoryLog:
         return Verdict(Answer(Done(message.request)))
 
     def append_link(self, device: DeviceKey, message: AppendLink) -> Verdict:
-        """LINK. Raises LinkError."""
-        kept = self._of_member(message.vault, device)
+        """LINK, by whoever has one that follows (R15). Raises LinkError."""
+        strange = Verdict(_no_such_vault(message.vault, message.request))
+        kept = self.vaults.get(message.vault)
         if kept is None:
-            return Verdict(_no_such_vault(message.vault, message.request))
-        place = decode_link(message.link).seq
-        if 0 < place <= len(kept.links):
-            if kept.links[place - 1] == message.link:
-                return Verdict(Answer(Done(message.request)))
-            why = "another link was appended meanwhile; read the membership log and sign anew"
-            return Verdict(Refuse(FaultCode.LINK_CONFLICT, Action.RETRY, why, message.request, message.vault))
-        kept.membership.apply(message.link, cipher.verify)
+            return strange
+        is_member = self._of_member(message.vault, device) is not None
+        try:
+            place = decode_link(message.link).seq
+            if 0 < place <= len(kept.links):
+                if kept.links[place - 1] == message.link:
+                    return Verdict(Answer(Done(message.request)))
+                why = "another link was appended meanwhile; read the membership log and sign anew"
+                conflict = Refuse(FaultCode.LINK_CONFLICT, Action.RETRY, why, message.request, message.vault)
+                return Verdict(conflict) if is_member else strange
+            kept.membership.apply(message.link, cipher.verify)
+        except LinkError:
+            if is_member:
+                raise
+            return strange
         kept.links.append(message.link)
         body = encode_links([message.link])
         prev = kept.streams[MEMBERSHIP].append(self.term, 1, 0, body)
@@ -301,7 +309,7 @@ class MemoryLog:
         for index, (group, found) in enumerate(zip(push.groups, surveys, strict=True)):
             stream, records, top, body = kept.streams[group.stream], found.records, found.top, group.records
             if index in judged:
-                records, top, body, holds, _ = judged[index]
+                records, top, body, holds, _, _ = judged[index]
                 stream.guards.update(holds)
             if records:
                 prev = stream.append(self.term, records, top, body)

@@ -221,7 +221,7 @@ class MemoryRelay:
             case Subscribe():
                 return log.subscribe(device, message)
             case CreateVault():
-                return log.create_vault(device, message)
+                return log.create_vault(message)
             case CreateStream():
                 return log.create_stream(device, message)
             case AppendLink():
