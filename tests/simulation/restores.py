@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Final
 
 from tests.simulation import faults
 from tests.simulation.past import Snapshot
+from tests.simulation.store import Process
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -48,6 +49,7 @@ class Restores:
         for device in random.sample(world.devices, random.choice((0, 0, 1, 2))):
             world.away(device, random.uniform(1, AWAY_SECONDS_MAX), random.random() < 0.5)
         world.past.restore(snapshot)
-        for process in (*world.relays, *world.cleaners):
+        processes: list[Process] = [*world.relays, *world.cleaners]
+        for process in processes:
             if random.random() < 0.5:
                 process.crash()

@@ -9,7 +9,7 @@ What is committed is entered into the `Past` as well.
 import asyncio
 from collections.abc import Callable, Sequence
 from random import Random
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from sealwire_protocol.conditions import Current
 from sealwire_protocol.ids import DeviceKey, StreamId, Term, VaultId
@@ -20,7 +20,6 @@ from sealwire_relay.store.interface import (
     OutcomeUnknownError,
     Page,
     StoreDownError,
-    StoredSegment,
     Subscription,
     VaultState,
     VaultWrite,
@@ -173,21 +172,13 @@ class FaultyStore(MemoryStore):
         await self._return()
         return found
 
-    async def swap(
-        self,
-        vault: VaultId,
-        stream: StreamId,
-        old: Sequence[StoredSegment],
-        new: Sequence[StoredSegment],
-        cleaned_to: int,
-        term: Term,
-    ) -> bool:
+    async def swap(self, *args: Any, **named: Any) -> bool:
         """As the store's, with what can go wrong before and after the commit."""
         await self._wait()
         if self._armed.strikes("cleaners", faults.CLEANER_CRASH_BEFORE):
             self._process.crash()
             raise StoreDownError("the process is dead")
-        done = await super().swap(vault, stream, old, new, cleaned_to, term)
+        done = await super().swap(*args, **named)
         if self._armed.strikes("cleaners", faults.CLEANER_CRASH_AFTER):
             self._process.crash()
             raise StoreDownError("the process is dead")
@@ -196,7 +187,7 @@ class FaultyStore(MemoryStore):
         await self._return_of_commit()
         return done
 
-    async def compacted(self, vault: VaultId, stream: StreamId, upto: int, term: Term) -> bool:
+    async def compacted(self, *args: Any, **named: Any) -> bool:
         """As the store's."""
         await self._wait()
-        return await super().compacted(vault, stream, upto, term)
+        return await super().compacted(*args, **named)
