@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from sealwire_protocol.errors import DecodeError
 from sealwire_protocol.ids import StreamId, VaultId
-from sealwire_relay.compaction import JOINED_BYTES_MAX, Survivors, swaps
+from sealwire_relay.compaction import JOINED_BYTES_MAX, Buried, Survivors, swaps
 from sealwire_relay.pace import Pace
 from sealwire_relay.reclaimer import Reclaimer
 from sealwire_relay.store.interface import Dirty, Store, StoredSegment
@@ -207,7 +207,7 @@ class _Step:
         self.records = self.bytes = self.segments = 0
         self._store, self._dirty, self._pace, self._reclaimer = store, dirty, pace, reclaimer
         self._after, self._bound = after, bound
-        self._survivors = Survivors()
+        self._survivors, self._buried = Survivors(), Buried()
 
     async def run(self) -> int:
         """Returns where the next step begins. Raises _Moved, DecodeError or StoreError."""
@@ -216,7 +216,7 @@ class _Step:
         await self._rewrite(0, start, end)
         await self._rewrite(start, end, end)
         vault, stream, term = self._dirty.vault, self._dirty.stream, self._dirty.term
-        if not await self._store.compacted(vault, stream, end, term):
+        if not await self._store.compacted(vault, stream, end, term, self._buried.number, self._buried.first):
             raise _Moved("its history is another one now")
         return end
 
@@ -243,8 +243,8 @@ class _Step:
             segments = [segment for segment in await self._read(at) if segment.last <= last]
             if not segments:
                 raise _Moved("another cleaner is at work on it")
-            for swap in swaps(segments, self._survivors.tags, self._survivors.stays):
-                if not await self._store.swap(vault, stream, swap.old, (swap.new,), cleaned_to, term):
+            for swap in swaps(segments, self._survivors.tags, self._survivors.stays, self._buried):
+                if not await self._store.swap(vault, stream, swap.old, swap.new, cleaned_to, term):
                     raise _Moved("another cleaner is at work on it, or its history is another one now")
                 self.records += swap.left_out
                 replaced = sum(len(old.body) for old in swap.old)

@@ -17,6 +17,7 @@ from sealwire_protocol.segment import (
     FORMAT,
     MAC_BYTES,
     SALT_BYTES,
+    TOMBSTONE,
     Placed,
     Rank,
     Record,
@@ -79,6 +80,20 @@ class Survivors:
         return False
 
 
+class Buried:
+    """Counts the tombstones that are met, and keeps the seq of the first."""
+
+    __slots__ = ("first", "number")
+
+    def __init__(self) -> None:
+        self.number = self.first = 0
+
+    def note(self, seq: int) -> None:
+        """One is met. To be told of all in order."""
+        self.number += 1
+        self.first = self.first or seq
+
+
 class Swap(NamedTuple):
     """Consecutive segments, and the one that is to stand in their place."""
 
@@ -105,17 +120,19 @@ class _Kept(NamedTuple):
     size: int
 
 
-def swaps(segments: Iterable[StoredSegment], tags: Container[Tag], stays: Callable[[Placed], bool]) -> Iterator[Swap]:
+def swaps(
+    segments: Iterable[StoredSegment], tags: Container[Tag], stays: Callable[[Placed], bool], buried: Buried
+) -> Iterator[Swap]:
     """What must be written anew so that only the records that stay are left, and small segments are joined.
 
     `segments` are consecutive. Records with one of the `tags` are asked for, in their order; all others stay. No
-    segment is divided, so that what was pushed together stays together (R16). Holds some JOINED_BYTES_MAX of them at
-    a time. Raises DecodeError.
+    segment is divided, so that what was pushed together stays together (R16). Tombstones that stay are told to
+    `buried`. Holds some JOINED_BYTES_MAX of segments at a time. Raises DecodeError.
     """
     group: list[_Kept] = []
     size = 0
     for segment in segments:
-        kept = _kept(segment, tags, stays)
+        kept = _kept(segment, tags, stays, buried)
         if group and size + kept.size > JOINED_BYTES_MAX:
             yield from _swap(group)
             group, size = [], 0
@@ -159,7 +176,7 @@ def _rank(data: bytes, at: int) -> bytes:
     return Rank(version, epoch, author, salt).pack()
 
 
-def _kept(segment: StoredSegment, tags: Container[Tag], stays: Callable[[Placed], bool]) -> _Kept:
+def _kept(segment: StoredSegment, tags: Container[Tag], stays: Callable[[Placed], bool], buried: Buried) -> _Kept:
     data, runs = segment.body, list[_Run]()
     left_out = first = last = begin = until = 0
     for seq, tag, at, end in _walk(segment):
@@ -169,6 +186,8 @@ def _kept(segment: StoredSegment, tags: Container[Tag], stays: Callable[[Placed]
                 runs.append(_Run(first, last, data[begin:until]))
             begin = until = 0
             continue
+        if data[at] & TOMBSTONE:
+            buried.note(seq)
         if begin == until:
             first, begin = seq, at
         last, until = seq, end

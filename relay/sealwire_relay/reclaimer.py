@@ -85,7 +85,7 @@ class Reclaimer:
             if len(segment.body) < LARGE_BYTES:
                 continue
             began = self._pace.time()
-            if not await self._store.swap(dirty.vault, dirty.stream, (segment,), (segment,), upto, dirty.term):
+            if not await self._store.swap(dirty.vault, dirty.stream, (segment,), segment, upto, dirty.term):
                 return False
             await self._pace.rest(began)
             await self.replaced(len(segment.body))

@@ -172,7 +172,7 @@ async def test_a_segment_longer_than_a_step_is_a_step() -> None:
 @asyncio_test
 async def test_a_step_may_begin_within_a_segment_that_another_cleaner_has_joined() -> None:
     log = await make_log(await memory_store(), [record(9, 1)], [record(entry, 1) for entry in range(5)])
-    assert await log.store.compacted(log.vault.id, log.vault.stream, 3, await log.store.current_term())
+    assert await log.store.compacted(log.vault.id, log.vault.stream, 3, await log.store.current_term(), 0, 0)
     await log.append([record(0, 2), record(4, 2)])
     assert (await clean(log)).complete
     assert list(await log.left()) == [1, 3, 4, 5, 7, 8]

@@ -8,7 +8,7 @@ import pytest
 from sealwire_protocol.errors import DecodeError
 from sealwire_protocol.ids import Author, KeyId, Tag
 from sealwire_protocol.segment import TOMBSTONE, Placed, Record, encode_record, encode_segment, read_segment
-from sealwire_relay.compaction import JOINED_BYTES_MAX, JOINED_MIN, Survivors, Swap, swaps
+from sealwire_relay.compaction import JOINED_BYTES_MAX, JOINED_MIN, Buried, Survivors, Swap, swaps
 from sealwire_relay.store.interface import StoredSegment
 
 Log = list[StoredSegment]
@@ -89,7 +89,7 @@ def step(log: Log, begin: int, end: int, swaps_max: int = 1 << 30) -> tuple[Log,
         survivors.learn(segment)
     done = 0
     for part in (older, tail):
-        for swap in swaps(part, survivors.tags, survivors.stays):
+        for swap in swaps(part, survivors.tags, survivors.stays, Buried()):
             if done == swaps_max:
                 return log, False
             log, done = apply(log, swap), done + 1
@@ -134,12 +134,22 @@ def test_tombstones_stay() -> None:
     assert [placed.record.flags for placed in read(step(log, 0, 2)[0])] == [TOMBSTONE]
 
 
+def test_tombstones_that_stay_are_counted_and_those_that_go_are_not() -> None:
+    buried = [record(key, 2, flags=TOMBSTONE) for key in (1, 2, 3)]
+    log = log_of([record(9, 1), buried[0]], [odd(4, 1), buried[1], odd(5, 1)], [buried[2], record(1, 3)])
+    survivors, counted = Survivors(), Buried()
+    for segment in log:
+        survivors.learn(segment)
+    list(swaps(log, survivors.tags, survivors.stays, counted))
+    assert (counted.number, counted.first) == (2, 4)
+
+
 def test_a_segment_of_which_nothing_is_left_still_covers_its_seqs() -> None:
     log = log_of([record(1, 1)] * 3, [record(1, 2, size=65_536)], [record(2, 1, size=65_536)])
     survivors = Survivors()
     for segment in log:
         survivors.learn(segment)
-    [swap] = swaps(log[:1], survivors.tags, survivors.stays)
+    [swap] = swaps(log[:1], survivors.tags, survivors.stays, Buried())
     assert (swap.new, swap.left_out) == (StoredSegment(0, 3, b""), 3)
 
 
@@ -149,10 +159,10 @@ def test_what_changes_nothing_is_left_alone() -> None:
     survivors = Survivors()
     for segment in few:
         survivors.learn(segment)
-    assert [swap.old for swap in swaps(few, survivors.tags, survivors.stays)] == [(few[1],)]
+    assert [swap.old for swap in swaps(few, survivors.tags, survivors.stays, Buried())] == [(few[1],)]
     many = log_of(*([record(key, 1)] for key in range(JOINED_MIN)))
-    assert [swap.old for swap in swaps(many, (), lambda placed: False)] == [tuple(many)]
-    assert list(swaps(many[1:], (), lambda placed: False)) == []
+    assert [swap.old for swap in swaps(many, (), lambda placed: False, Buried())] == [tuple(many)]
+    assert list(swaps(many[1:], (), lambda placed: False, Buried())) == []
 
 
 def test_joined_segments_stay_small_and_none_is_divided() -> None:
@@ -189,7 +199,7 @@ def test_bytes_that_are_no_records_are_refused_in_the_tail_and_before_it(records
         with pytest.raises(DecodeError):
             Survivors().learn(segment)
         with pytest.raises(DecodeError):
-            list(swaps([segment], (), lambda placed: True))
+            list(swaps([segment], (), lambda placed: True, Buried()))
 
 
 def test_a_tail_that_goes_beyond_its_end_is_refused() -> None:

@@ -13,7 +13,19 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from sealwire_protocol.conditions import Current
-from sealwire_protocol.ids import Author, DeviceKey, KeyId, MailboxId, StreamId, Tag, Term, VaultId
+from sealwire_protocol.ids import (
+    NO_TERM,
+    Author,
+    DeviceKey,
+    KeyId,
+    MailboxId,
+    Position,
+    StreamId,
+    Tag,
+    Term,
+    TermStart,
+    VaultId,
+)
 from sealwire_protocol.membership import Role
 from sealwire_protocol.messages import StreamKind, StreamState
 
@@ -209,6 +221,71 @@ class Room(NamedTuple):
     used: int
 
 
+class Purge(NamedTuple):
+    """Tombstones that a swap leaves out, on condition that the head is still the one up to which the log was read."""
+
+    floor: int
+    """The last of them: up to here no tombstone is left (R11)."""
+    head: int
+    purged: int
+    """The greatest of their versions."""
+    dropped: tuple[tuple[Tag, int], ...]
+    """Their tags and seqs: what a guarded stream holds of these is forgotten."""
+
+
+class AckedPosition(NamedTuple):
+    """Up to where a device has applied a stream, by what it says itself."""
+
+    vault: VaultId
+    stream: StreamId
+    device: DeviceKey
+    position: Position
+
+
+class Mark(NamedTuple):
+    """The head at some time, in seconds since 1970: what lies at or below it is at least as old."""
+
+    head: int
+    at: int
+
+
+class Reader(NamedTuple):
+    """A device that has subscribed to a stream: what it said last of its position, and when (seconds since 1970)."""
+
+    author: Author
+    device: DeviceKey
+    role: Role
+    position: Position
+    seen: float
+
+
+class Tombstones(NamedTuple):
+    """The tombstones in the compacted part of a stream, and all that says how long they must stay.
+
+    There are `number` of them, none before `oldest`; either may be too careful where a cleaner was interrupted. `now`
+    is the database's clock, by which the ages in `marks` (the oldest first) and `readers` are to be taken. `terms` are
+    all of the stream's, the oldest first.
+    """
+
+    vault: VaultId
+    stream: StreamId
+    kind: StreamKind
+    head: int
+    compacted: int
+    floor: int
+    number: int
+    oldest: int
+    marks: tuple[Mark, ...]
+    terms: tuple[TermStart, ...]
+    readers: tuple[Reader, ...]
+    now: float
+
+    @property
+    def term(self) -> Term:
+        """The newest one written in the stream."""
+        return self.terms[-1].term if self.terms else NO_TERM
+
+
 class Store(ABC):
     """Vaults, streams, segments, terms, outcomes, mailboxes. See the module's text for what every method promises."""
 
@@ -293,27 +370,49 @@ class Store(ABC):
         vault: VaultId,
         stream: StreamId,
         old: Sequence[StoredSegment],
-        new: Sequence[StoredSegment],
+        new: StoredSegment,
         cleaned_to: int,
         term: Term,
+        purge: Purge | None = None,
     ) -> bool:
         """Put `new` in the place of `old`, segments as they were read, and raise `cleaned_to` to this, all at once.
 
         `new` holds records of `old` at their old seqs and no others. `cleaned_to` is the greatest seq whose record
         was looked at to tell which may go: once a reader misses one of them, it is told that this may be why (R9).
-        `term` is the stream's from before the first of these records was read.
+        `term` is the stream's from before the first of these records was read. With `purge` the floor and what goes
+        with it are raised too, the floor's head is the purge's, and guards are forgotten.
 
-        False: not all of `old` are there as they were read, the head is below `cleaned_to`, or the stream's term is
-        another one. Nothing written then. A segment is as it was read if its place and the size of its body are the
-        same: within one history bodies only ever lose records. Appends go on meanwhile. Cancelled, it was made or
-        not. Raises OutcomeUnknownError as `append` does, and LocalMisuse if `new` does not tile what `old` does, or
-        `cleaned_to` lies before its end."""
+        False: not all of `old` are there as they were read, the head is below `cleaned_to` or not the purge's, or the
+        stream's term is another one. Nothing written then. A segment is as it was read if its place and the size of
+        its body are the same: within one history bodies only ever lose records. Appends go on meanwhile. Cancelled, it
+        was made or not. Raises OutcomeUnknownError as `append` does, and LocalMisuse if `new` does not begin and end
+        where `old` does, `cleaned_to` lies before that end, or the purge is of anything else."""
 
     @abstractmethod
-    async def compacted(self, vault: VaultId, stream: StreamId, upto: int, term: Term) -> bool:
-        """Note that up to here of no tag more than one record is left; never goes back.
+    async def compacted(
+        self, vault: VaultId, stream: StreamId, upto: int, term: Term, tombstones: int, oldest: int
+    ) -> bool:
+        """Note that up to here of no tag more than one record is left, and that so many of them are tombstones, none
+        before `oldest`. Never goes back: of a part that is known to be longer, nothing is noted.
 
         False: the head is below `upto`, or the stream's term is not `term`. Nothing written then."""
+
+    @abstractmethod
+    async def tombstones(self, after: tuple[VaultId, StreamId] | None, streams_max: int) -> list[Tombstones]:
+        """The next streams that have tombstones, on one view of the database; else as `dirty`."""
+
+    @abstractmethod
+    async def aged(self, vault: VaultId, stream: StreamId, marks: Sequence[Mark], oldest: int, term: Term) -> bool:
+        """Note how old records are, in the place of what was noted, and that no tombstone lies before `oldest`, which
+        never goes back.
+
+        False: the stream's term is not `term`. Nothing written then."""
+
+    @abstractmethod
+    async def acked(self, acks: Sequence[AckedPosition]) -> None:
+        """Note what devices said of their positions, and that they did so now; the last word counts, also where it
+        goes back. Of devices that are no members, and of streams that do not exist, nothing is noted. Raises
+        LocalMisuse if one device says two things of a stream."""
 
     @abstractmethod
     async def reclaim(self) -> Room:

@@ -3,9 +3,10 @@
 import os
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from itertools import islice
 
 from sealwire_protocol.conditions import Current
 from sealwire_protocol.ids import (
@@ -15,6 +16,7 @@ from sealwire_protocol.ids import (
     Author,
     DeviceKey,
     MailboxId,
+    Position,
     StreamId,
     Tag,
     Term,
@@ -27,24 +29,29 @@ from sealwire_protocol.messages import StreamKind, StreamState
 from sealwire_relay.store.interface import (
     OUTCOMES_KEPT,
     PAGE_SEGMENTS_MAX,
+    AckedPosition,
     Dirty,
     GuardName,
     KeptOutcome,
     Mailbox,
     MailboxVerdict,
+    Mark,
     MemberState,
     NewLink,
     Page,
+    Purge,
     PusherState,
+    Reader,
     Room,
     Store,
     StoreDownError,
     StoredSegment,
     Subscription,
+    Tombstones,
     VaultState,
     VaultWrite,
 )
-from sealwire_relay.store.rows import check_swap, check_writes, signed, stream_of
+from sealwire_relay.store.rows import check_acks, check_swap, check_writes, signed, stream_of
 
 
 @dataclass(slots=True)
@@ -52,12 +59,19 @@ class _Stream:
     kind: StreamKind
     head: int = 0
     top: int = 0
+    floor: int = 0
+    floor_head: int = 0
+    purged: int = 0
     cleaned_to: int = 0
     compacted: int = 0
+    tombstones: int = 0
+    oldest_tombstone: int = 0
+    marks: tuple[Mark, ...] = ()
     terms: list[TermStart] = field(default_factory=list)
     segments: list[StoredSegment] = field(default_factory=list)
     lasts: list[int] = field(default_factory=list)
     guards: dict[Tag, Current] = field(default_factory=dict)
+    acks: dict[Author, tuple[Position, float]] = field(default_factory=dict)
 
     @property
     def term(self) -> Term:
@@ -65,7 +79,8 @@ class _Stream:
 
     def state(self, stream: StreamId) -> StreamState:
         told = tuple(self.terms[-TERMS_TOLD_MAX:])
-        return StreamState(stream, self.kind, self.head, self.top, 0, 0, 0, self.cleaned_to, told)
+        floors = self.floor, self.floor_head, self.purged, self.cleaned_to
+        return StreamState(stream, self.kind, self.head, self.top, *floors, told)
 
     def takes(self, term: Term) -> bool:
         """A stream's terms ascend."""
@@ -78,15 +93,26 @@ class _Stream:
         self.lasts.extend(segment.last for segment in segments)
         self.head = self.lasts[-1]
 
-    def swap(self, old: Sequence[StoredSegment], new: Sequence[StoredSegment]) -> bool:
+    def swap(self, old: Sequence[StoredSegment], new: StoredSegment) -> bool:
         """Replace segments that are as they were read, judged as a database does."""
         first = bisect_right(self.lasts, old[0].prev)
         there = slice(first, first + len(old))
         if [_measured(segment) for segment in self.segments[there]] != [_measured(segment) for segment in old]:
             return False
-        self.segments[there] = new
-        self.lasts[there] = [segment.last for segment in new]
+        self.segments[there] = [new]
+        self.lasts[there] = [new.last]
         return True
+
+    def purge(self, purge: Purge) -> None:
+        """Tombstones have gone."""
+        self.floor, self.floor_head = max(self.floor, purge.floor), purge.head
+        self.purged = max(self.purged, purge.purged)
+        self.tombstones = max(self.tombstones - len(purge.dropped), 0)
+        self.oldest_tombstone = max(self.oldest_tombstone, purge.floor + 1)
+        for tag, seq in purge.dropped:
+            held = self.guards.get(tag)
+            if held is not None and held.seq == seq and held.tombstone:
+                del self.guards[tag]
 
     def dirty(self, vault: VaultId, stream: StreamId) -> Dirty:
         sizes = [len(segment.body) for segment in self.segments]
@@ -253,7 +279,7 @@ class MemoryStore(Store):
             if page and size > bytes_max:
                 break
             page.append(segment)
-        return Page(log.term, log.head, 0, 0, 0, log.cleaned_to, tuple(page))
+        return Page(log.term, log.head, log.floor, log.floor_head, log.purged, log.cleaned_to, tuple(page))
 
     async def heads(self, names: Sequence[tuple[VaultId, StreamId]]) -> dict[tuple[VaultId, StreamId], int]:
         """The heads of streams."""
@@ -326,41 +352,83 @@ class MemoryStore(Store):
     # --- cleaning
 
     async def dirty(self, after: tuple[VaultId, StreamId] | None, tail_min: int, streams_max: int) -> list[Dirty]:
-        """The next streams to be compacted, in the order of the columns that streams are found by."""
+        """The next streams to be compacted."""
+        logs = ((name, log) for name, log in self._logs_after(after) if log.head - log.compacted >= tail_min)
+        return [log.dirty(*name) for name, log in islice(logs, streams_max)]
+
+    def _logs_after(self, after: tuple[VaultId, StreamId] | None) -> Iterator[tuple[tuple[VaultId, StreamId], _Stream]]:
+        """Streams of records, in the order of the columns that streams are found by."""
         names = ((vault, signed(stream)) for vault, kept in self._data().vaults.items() for stream in kept.streams)
         place = None if after is None else (after[0], signed(after[1]))
-        found: list[Dirty] = []
         for vault, column in sorted(name for name in names if place is None or name > place):
             stream = stream_of(column)
             log = self._log(vault, stream)
-            if len(found) < streams_max and stream != MEMBERSHIP and log and log.head - log.compacted >= tail_min:
-                found.append(log.dirty(vault, stream))
-        return found
+            if stream != MEMBERSHIP and log is not None:
+                yield (vault, stream), log
 
     async def swap(
         self,
         vault: VaultId,
         stream: StreamId,
         old: Sequence[StoredSegment],
-        new: Sequence[StoredSegment],
+        new: StoredSegment,
         cleaned_to: int,
         term: Term,
+        purge: Purge | None = None,
     ) -> bool:
         """Replace segments."""
-        check_swap(stream, old, new, cleaned_to)
+        check_swap(stream, old, new, cleaned_to, purge)
         log = self._log(vault, stream)
-        if log is None or log.head < cleaned_to or log.term != term or not log.swap(old, new):
+        if log is None or log.term != term or not (cleaned_to <= log.head == (purge.head if purge else log.head)):
+            return False
+        if not log.swap(old, new):
             return False
         log.cleaned_to = max(log.cleaned_to, cleaned_to)
+        if purge is not None:
+            log.purge(purge)
         return True
 
-    async def compacted(self, vault: VaultId, stream: StreamId, upto: int, term: Term) -> bool:
+    async def compacted(
+        self, vault: VaultId, stream: StreamId, upto: int, term: Term, tombstones: int, oldest: int
+    ) -> bool:
         """Note how far no loser is left."""
         log = self._log(vault, stream)
         if log is None or log.head < upto or log.term != term:
             return False
-        log.compacted = max(log.compacted, upto)
+        if upto >= log.compacted:
+            log.compacted, log.tombstones, log.oldest_tombstone = upto, tombstones, oldest
         return True
+
+    async def tombstones(self, after: tuple[VaultId, StreamId] | None, streams_max: int) -> list[Tombstones]:
+        """The next streams with tombstones."""
+        logs = ((name, log) for name, log in self._logs_after(after) if log.tombstones)
+        return [self._tombstones(*name, log) for name, log in islice(logs, streams_max)]
+
+    def _tombstones(self, vault: VaultId, stream: StreamId, log: _Stream) -> Tombstones:
+        members = self._data().vaults[vault].members
+        readers = [
+            Reader(author, members[author].state.device, members[author].state.role, position, seen)
+            for author, (position, seen) in sorted(log.acks.items())
+        ]
+        numbers = log.head, log.compacted, log.floor, log.tombstones, log.oldest_tombstone
+        return Tombstones(vault, stream, log.kind, *numbers, log.marks, tuple(log.terms), tuple(readers), self._clock())
+
+    async def aged(self, vault: VaultId, stream: StreamId, marks: Sequence[Mark], oldest: int, term: Term) -> bool:
+        """Note ages."""
+        log = self._log(vault, stream)
+        if log is None or log.term != term:
+            return False
+        log.marks, log.oldest_tombstone = tuple(marks), max(log.oldest_tombstone, oldest)
+        return True
+
+    async def acked(self, acks: Sequence[AckedPosition]) -> None:
+        """Note positions."""
+        check_acks(acks)
+        for vault, stream, device, position in acks:
+            log, kept = self._log(vault, stream), self._data().vaults.get(vault)
+            member = kept.by_device(device) if kept else None
+            if log is not None and member is not None:
+                log.acks[member.state.author] = position, self._clock()
 
     async def reclaim(self) -> Room:
         """There is nothing to be done: memory is given back when its last user has let go of it."""

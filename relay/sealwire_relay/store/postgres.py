@@ -14,6 +14,7 @@ from sealwire_protocol.ids import (
     Author,
     DeviceKey,
     MailboxId,
+    Position,
     StreamId,
     Term,
     TermStart,
@@ -34,22 +35,27 @@ from sealwire_relay.store.connections import (
 from sealwire_relay.store.failures import translated, translated_commit
 from sealwire_relay.store.interface import (
     PAGE_SEGMENTS_MAX,
+    AckedPosition,
     Dirty,
     GuardName,
     KeptOutcome,
     Mailbox,
     MailboxVerdict,
+    Mark,
     MemberState,
     NewLink,
     OutcomeUnknownError,
     Page,
+    Purge,
     PusherState,
+    Reader,
     Room,
     Store,
     StoreDownError,
     StoredSegment,
     StoreError,
     Subscription,
+    Tombstones,
     VaultState,
     VaultWrite,
 )
@@ -57,11 +63,14 @@ from sealwire_relay.store.migrate import check_schema
 from sealwire_relay.store.queries import QUERIES
 from sealwire_relay.store.room import vacuum
 from sealwire_relay.store.rows import (
+    ack_arguments,
+    check_acks,
     check_swap,
     check_writes,
     key_id_of,
     many_arguments,
     one_arguments,
+    purge_arguments,
     salt_of,
     signed,
     stream_of,
@@ -349,12 +358,13 @@ class PostgresStore(Store):
         vault: VaultId,
         stream: StreamId,
         old: Sequence[StoredSegment],
-        new: Sequence[StoredSegment],
+        new: StoredSegment,
         cleaned_to: int,
         term: Term,
+        purge: Purge | None = None,
     ) -> bool:
         """One transaction of three statements. A connection that was interrupted is given up with what it did."""
-        check_swap(stream, old, new, cleaned_to)
+        check_swap(stream, old, new, cleaned_to, purge)
         name = vault, signed(stream)
         async with self._connection(self._others) as connection:
             transaction = connection.transaction()
@@ -363,10 +373,13 @@ class PostgresStore(Store):
                 there = await connection.fetch(QUERIES["swap_out"], *name, old[0].prev, old[-1].last)
                 swapped = sorted(map(tuple, there)) == [(s.prev, s.last, len(s.body)) for s in old]
                 if swapped:
-                    made = [s.prev for s in new], [s.last for s in new], [s.body for s in new]
-                    await connection.execute(QUERIES["swap_in"], *name, *made)
-                    state = cleaned_to, term.number, signed(term.id)
-                    swapped = bool(await connection.fetch(QUERIES["raise_cleaned_to"], *name, *state))
+                    await connection.execute(QUERIES["swap_in"], *name, new.last, new.prev, new.body)
+                    state = *name, cleaned_to, term.number, signed(term.id)
+                    if purge is None:
+                        found = await connection.fetch(QUERIES["raise_cleaned_to"], *state)
+                    else:
+                        found = await connection.fetch(QUERIES["purge"], *state, *purge_arguments(purge))
+                    swapped = bool(found)
                 if not swapped:
                     await transaction.rollback()
                     return False
@@ -378,9 +391,27 @@ class PostgresStore(Store):
                 raise
         return True
 
-    async def compacted(self, vault: VaultId, stream: StreamId, upto: int, term: Term) -> bool:
+    async def compacted(
+        self, vault: VaultId, stream: StreamId, upto: int, term: Term, tombstones: int, oldest: int
+    ) -> bool:
         """One statement."""
-        return await self._found("compacted", vault, signed(stream), upto, term.number, signed(term.id))
+        state = upto, term.number, signed(term.id), tombstones, oldest
+        return await self._found("compacted", vault, signed(stream), *state)
+
+    async def tombstones(self, after: tuple[VaultId, StreamId] | None, streams_max: int) -> list[Tombstones]:
+        """One statement, so one snapshot. Looks at the head of every stream until enough are found."""
+        place = (None, None) if after is None else (after[0], signed(after[1]))
+        return [_tombstones(row) for row in await self._rows("tombstones", *place, streams_max)]
+
+    async def aged(self, vault: VaultId, stream: StreamId, marks: Sequence[Mark], oldest: int, term: Term) -> bool:
+        """One statement."""
+        flat = [number for mark in marks for number in mark]
+        return await self._found("aged", vault, signed(stream), flat, oldest, term.number, signed(term.id))
+
+    async def acked(self, acks: Sequence[AckedPosition]) -> None:
+        """One statement."""
+        check_acks(acks)
+        await self._rows("acked", *ack_arguments(acks))
 
     async def reclaim(self) -> Room:
         """A plain VACUUM, on a connection of its own: none of the others may take so long."""
@@ -425,8 +456,6 @@ def _member_columns(link: NewLink) -> tuple[int | None, bytes | None, int | None
 def _stream_state(stream: StreamId, row: Row) -> StreamState:
     if row["kind"] is None:
         return StreamState(stream, StreamKind.ABSENT, 0, 0, 0, 0, 0, 0, ())
-    flat = row["terms"][-3 * TERMS_TOLD_MAX :]
-    terms = zip(flat[::3], flat[1::3], flat[2::3], strict=True)
     return StreamState(
         stream,
         StreamKind(row["kind"]),
@@ -436,5 +465,32 @@ def _stream_state(stream: StreamId, row: Row) -> StreamState:
         row["floor_head"],
         row["purged"],
         row["cleaned_to"],
-        tuple(TermStart(term_of(number, id_), start) for number, id_, start in terms),
+        _terms(row["terms"][-3 * TERMS_TOLD_MAX :]),
+    )
+
+
+def _terms(flat: Sequence[int]) -> tuple[TermStart, ...]:
+    starts = zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+    return tuple(TermStart(term_of(number, id_), start) for number, id_, start in starts)
+
+
+def _tombstones(row: Row) -> Tombstones:
+    columns = ("authors", "devices", "roles", "numbers", "ids", "seqs", "seen")
+    readers = zip(*[row[column] for column in columns], strict=True)
+    return Tombstones(
+        VaultId(row["vault_id"]),
+        stream_of(row["stream"]),
+        StreamKind(row["kind"]),
+        row["head"],
+        row["compacted"],
+        row["floor"],
+        row["tombstones"],
+        row["oldest_tombstone"],
+        tuple(Mark(*pair) for pair in zip(row["marks"][::2], row["marks"][1::2], strict=True)),
+        _terms(row["terms"]),
+        tuple(
+            Reader(Author(author), device, Role(role), Position(term_of(number, id_), seq), seen)
+            for author, device, role, number, id_, seq, seen in readers
+        ),
+        row["now"],
     )

@@ -16,7 +16,7 @@ from sealwire_protocol.ids import (
     Term,
 )
 from sealwire_protocol.segment import SALT_BYTES
-from sealwire_relay.store.interface import OUTCOMES_KEPT, StoredSegment, VaultWrite
+from sealwire_relay.store.interface import OUTCOMES_KEPT, AckedPosition, Purge, StoredSegment, VaultWrite
 
 DEVICE_BITS: Final = 8 * DEVICE_KEY_BYTES
 _BITS: Final = DEVICE_BITS.to_bytes(4, "big")
@@ -86,20 +86,31 @@ def check_writes(writes: Sequence[VaultWrite]) -> None:
             latest[batch.author] = batch.outcome.batch
 
 
-def check_swap(stream: StreamId, old: Sequence[StoredSegment], new: Sequence[StoredSegment], cleaned_to: int) -> None:
-    """Raise LocalMisuse unless both tile the same part of a log of records, and `cleaned_to` reaches its end."""
+def check_swap(
+    stream: StreamId, old: Sequence[StoredSegment], new: StoredSegment, cleaned_to: int, purge: Purge | None
+) -> None:
+    """Raise LocalMisuse unless `old` tiles the part of a log of records that `new` spans, `cleaned_to` reaches its end,
+    and what is purged lies in it."""
     if stream == MEMBERSHIP:
         raise LocalMisuse("the links of a membership log are not to be left out")
-    spans = [(run[0].prev, run[-1].last) for run in (old, new) if run]
-    if len(spans) < 2 or spans[0] != spans[1]:
-        raise LocalMisuse("the new segments of a swap do not begin and end where the old ones do")
-    for run in (old, new):
-        if any(first.last != second.prev for first, second in pairwise(run)):
-            raise LocalMisuse("the segments of a swap do not tile")
-        if any(segment.prev >= segment.last for segment in run):
-            raise LocalMisuse("a segment of a swap is empty")
-    if cleaned_to < old[-1].last:
+    if not old or (old[0].prev, old[-1].last) != (new.prev, new.last):
+        raise LocalMisuse("the new segment of a swap does not begin and end where the old ones do")
+    if any(first.last != second.prev for first, second in pairwise(old)):
+        raise LocalMisuse("the segments of a swap do not tile")
+    if any(segment.prev >= segment.last for segment in (*old, new)):
+        raise LocalMisuse("a segment of a swap is empty")
+    if cleaned_to < new.last or (purge is not None and cleaned_to > purge.head):
         raise LocalMisuse("a swap replaces records beyond what it says was cleaned")
+    if purge is not None:
+        seqs = [seq for _, seq in purge.dropped]
+        if not seqs or min(seqs) <= new.prev or max(seqs) != purge.floor or purge.floor > new.last:
+            raise LocalMisuse("a swap purges what does not lie in it, or tells another floor than the last of that")
+
+
+def check_acks(acks: Sequence[AckedPosition]) -> None:
+    """Raise LocalMisuse if one device says two things of a stream."""
+    if len({(ack.vault, ack.stream, ack.device) for ack in acks}) < len(acks):
+        raise LocalMisuse("a device is said to stand at two positions of a stream")
 
 
 class Columns:
@@ -156,6 +167,22 @@ def outcome_rows(write: VaultWrite) -> list[tuple[int, int, int, bytes, bytes]]:
     for batch in write.batches:
         slots[batch.author, batch.outcome.batch % OUTCOMES_KEPT] = batch.outcome
     return [(author, slot, *outcome) for (author, slot), outcome in slots.items()]
+
+
+def ack_arguments(acks: Sequence[AckedPosition]) -> list[list[object]]:
+    """The arguments of acked."""
+    columns = Columns(6)
+    for vault, stream, device, (term, seq) in acks:
+        columns.add(vault, signed(stream), device, term.number, signed(term.id), seq)
+    return columns.arrays
+
+
+def purge_arguments(purge: Purge) -> list[object]:
+    """What purge takes beside the arguments of raise_cleaned_to."""
+    columns = Columns(2)
+    for tag, seq in purge.dropped:
+        columns.add(tag, seq)
+    return [purge.head, purge.floor, purge.purged, *columns.arrays]
 
 
 def many_arguments(writes: Sequence[VaultWrite]) -> list[list[object]]:

@@ -45,9 +45,7 @@ class Log(NamedTuple):
     term: Term
     read: tuple[StoredSegment, ...]
 
-    async def swap(
-        self, store: Store, old: Sequence[StoredSegment], new: Sequence[StoredSegment], cleaned_to: int = 6
-    ) -> bool:
+    async def swap(self, store: Store, old: Sequence[StoredSegment], new: StoredSegment, cleaned_to: int = 6) -> bool:
         return await store.swap(self.vault.id, self.vault.stream, old, new, cleaned_to, self.term)
 
     async def append(self, store: Store, head: int, body: bytes, term: Term | None = None) -> bool:
@@ -91,7 +89,7 @@ async def test_a_swap_replaces_what_was_read_and_tells_how_far_records_may_be_mi
     async with place.opened() as store:
         log = await make_log(store)
         assert (await log.page(store)).cleaned_to == 0
-        assert await log.swap(store, log.read[:2], [JOINED], cleaned_to=5)
+        assert await log.swap(store, log.read[:2], JOINED, cleaned_to=5)
         page = await log.page(store)
         assert (page.head, page.cleaned_to, page.segments) == (6, 5, (JOINED, log.read[2]))
         told = await store.subscription(log.vault.id, log.vault.admin, [log.vault.stream])
@@ -104,31 +102,31 @@ async def test_a_swap_replaces_what_was_read_and_tells_how_far_records_may_be_mi
 async def test_cleaned_to_never_goes_back(place: Place) -> None:
     async with place.opened() as store:
         log = await make_log(store)
-        assert await log.swap(store, log.read[2:], [StoredSegment(3, 6, b"f")], cleaned_to=6)
-        assert await log.swap(store, log.read[:2], [JOINED], cleaned_to=3)
+        assert await log.swap(store, log.read[2:], StoredSegment(3, 6, b"f"), cleaned_to=6)
+        assert await log.swap(store, log.read[:2], JOINED, cleaned_to=3)
         assert (await log.page(store)).cleaned_to == 6
 
 
 @asyncio_test
-async def test_segments_may_become_more_or_have_no_record_left(place: Place) -> None:
+async def test_a_segment_may_have_no_record_left(place: Place) -> None:
     async with place.opened() as store:
         log = await make_log(store)
-        new = [StoredSegment(0, 1, b"a"), StoredSegment(1, 2, b""), StoredSegment(2, 5, b"d"), StoredSegment(5, 6, b"")]
+        new = StoredSegment(0, 6, b"")
         assert await log.swap(store, log.read, new)
-        assert await whole(store, log.vault, log.vault.stream) == new
+        assert await whole(store, log.vault, log.vault.stream) == [new]
 
 
 @asyncio_test
 async def test_a_page_begins_before_its_cursor_where_a_joined_segment_does(place: Place) -> None:
     async with place.opened() as store:
         log = await make_log(store)
-        assert await log.swap(store, log.read[:2], [JOINED])
+        assert await log.swap(store, log.read[:2], JOINED)
         both, rest = (JOINED, log.read[2]), (log.read[2],)
         for after, expected in ((0, both), (1, both), (2, both), (3, rest), (5, rest), (6, ())):
             assert (await log.page(store, after)).segments == expected, after
         assert await log.append(store, 6, b"g")
         joined = StoredSegment(0, 7, b"bfg")
-        assert await log.swap(store, (*both, *segments(6, b"g")), [joined], cleaned_to=7)
+        assert await log.swap(store, (*both, *segments(6, b"g")), joined, cleaned_to=7)
         for after in range(7):
             assert (await log.page(store, after)).segments == (joined,), after
         assert (await log.page(store, 7)).segments == ()
@@ -149,10 +147,10 @@ async def test_a_swap_of_anything_else_than_what_is_there_does_nothing(place: Pl
     async with place.opened() as store:
         log = await make_log(store)
         for _ in range(MORE_THAN_CONNECTIONS):
-            assert not await log.swap(store, read, [StoredSegment(read[0].prev, read[-1].last, b"")])
+            assert not await log.swap(store, read, StoredSegment(read[0].prev, read[-1].last, b""))
         page = await log.page(store)
         assert (page.head, page.cleaned_to, page.segments) == (6, 0, log.read)
-        assert await log.swap(store, log.read[:2], [JOINED])
+        assert await log.swap(store, log.read[:2], JOINED)
 
 
 @asyncio_test
@@ -161,12 +159,12 @@ async def test_what_was_swapped_already_is_not_swapped_again(place: Place) -> No
     async with place.opened() as store:
         log = await make_log(store)
         fewer = StoredSegment(0, 2, b"b")
-        assert await log.swap(store, log.read[:1], [fewer], cleaned_to=3)
-        assert not await log.swap(store, log.read[:1], [StoredSegment(0, 2, b"a")])
-        assert not await log.swap(store, log.read[:2], [JOINED])
+        assert await log.swap(store, log.read[:1], fewer, cleaned_to=3)
+        assert not await log.swap(store, log.read[:1], StoredSegment(0, 2, b"a"))
+        assert not await log.swap(store, log.read[:2], JOINED)
         page = await log.page(store)
         assert (page.cleaned_to, page.segments) == (3, (fewer, *log.read[1:]))
-        assert await log.swap(store, [fewer, log.read[1]], [JOINED])
+        assert await log.swap(store, [fewer, log.read[1]], JOINED)
 
 
 @asyncio_test
@@ -179,7 +177,7 @@ async def test_of_many_cleaners_of_the_same_segments_one_has_its_way(place: Plac
         async def clean(number: int, span: tuple[int, int]) -> StoredSegment | None:
             old = log.read[slice(*span)]
             new = StoredSegment(old[0].prev, old[-1].last, b"")
-            return new if await log.swap(two if number % 2 else one, old, [new]) else None
+            return new if await log.swap(two if number % 2 else one, old, new) else None
 
         done = await asyncio.gather(*[clean(number, span) for number, span in enumerate(spans)])
         new = [segment for segment in done if segment is not None]
@@ -205,7 +203,7 @@ async def test_appends_go_on_beside_swaps(place: Place) -> None:
             while cleaned < 46:
                 page = await log.page(two)
                 joined = StoredSegment(0, page.segments[-1].last, b"".join(s.body for s in page.segments))
-                assert await log.swap(two, page.segments, [joined], cleaned_to=joined.last)
+                assert await log.swap(two, page.segments, joined, cleaned_to=joined.last)
                 cleaned = joined.last
                 await asyncio.sleep(0)
 
@@ -224,11 +222,11 @@ async def test_appends_go_on_beside_swaps(place: Place) -> None:
 async def test_a_swap_that_looked_beyond_the_head_does_nothing(place: Place) -> None:
     async with place.opened() as store:
         log = await make_log(store)
-        assert not await log.swap(store, log.read[:2], [JOINED], cleaned_to=7)
+        assert not await log.swap(store, log.read[:2], JOINED, cleaned_to=7)
         page = await log.page(store)
         assert (page.cleaned_to, page.segments) == (0, log.read)
-        assert not await store.swap(VaultId(name(16)), log.vault.stream, log.read, [JOINED, log.read[2]], 6, log.term)
-        assert not await store.swap(log.vault.id, StreamId(name(8)), log.read, [JOINED, log.read[2]], 6, log.term)
+        assert not await store.swap(VaultId(name(16)), log.vault.stream, log.read[:2], JOINED, 6, log.term)
+        assert not await store.swap(log.vault.id, StreamId(name(8)), log.read[:2], JOINED, 6, log.term)
 
 
 @asyncio_test
@@ -244,17 +242,17 @@ async def test_what_was_read_before_a_restore_is_not_swapped_after_it(fresh: Pla
         assert (found.term, (await log.page(store, 6)).segments) == (log.term, lost)
     await fresh.restore()
     async with fresh.opened() as store:
-        assert not await log.swap(store, log.read[:2], [JOINED], cleaned_to=10)
+        assert not await log.swap(store, log.read[:2], JOINED, cleaned_to=10)
         term = await store.open_term()
         assert await log.append(store, 6, b"kept", term)
-        assert not await log.swap(store, lost, [StoredSegment(6, 10, b"l")], cleaned_to=10)
-        assert not await log.swap(store, log.read[:2], [JOINED], cleaned_to=10)
-        assert not await store.compacted(log.vault.id, log.vault.stream, 10, log.term)
+        assert not await log.swap(store, lost, StoredSegment(6, 10, b"l"), cleaned_to=10)
+        assert not await log.swap(store, log.read[:2], JOINED, cleaned_to=10)
+        assert not await store.compacted(log.vault.id, log.vault.stream, 10, log.term, 0, 0)
         page = await log.page(store)
         assert (page.cleaned_to, page.segments) == (0, (*log.read, *segments(6, b"kept")))
         found = await log.dirty(store)
         assert (found.term, found.compacted) == (term, 0)
-        assert await log._replace(term=term).swap(store, log.read[:2], [JOINED], cleaned_to=10)
+        assert await log._replace(term=term).swap(store, log.read[:2], JOINED, cleaned_to=10)
 
 
 @asyncio_test
@@ -263,8 +261,8 @@ async def test_a_restore_takes_back_what_was_cleaned_with_how_far_it_was(fresh: 
         log = await make_log(store)
     await fresh.back_up()
     async with fresh.opened() as store:
-        assert await log.swap(store, log.read[:2], [JOINED])
-        assert await store.compacted(log.vault.id, log.vault.stream, 6, log.term)
+        assert await log.swap(store, log.read[:2], JOINED)
+        assert await store.compacted(log.vault.id, log.vault.stream, 6, log.term, 0, 0)
     await fresh.restore()
     async with fresh.opened() as store:
         page = await log.page(store)
@@ -279,19 +277,13 @@ async def test_a_restore_takes_back_what_was_cleaned_with_how_far_it_was(fresh: 
 @pytest.mark.parametrize(
     ("new", "cleaned_to"),
     [
-        pytest.param([], 6, id="nothing"),
-        pytest.param([StoredSegment(0, 2, b"b")], 6, id="too short"),
-        pytest.param([StoredSegment(1, 3, b"b")], 6, id="too late"),
-        pytest.param([StoredSegment(0, 4, b"b")], 6, id="too long"),
-        pytest.param([StoredSegment(0, 1, b"a"), StoredSegment(2, 3, b"c")], 6, id="a gap"),
-        pytest.param([StoredSegment(0, 2, b"a"), StoredSegment(1, 3, b"c")], 6, id="twice"),
-        pytest.param([StoredSegment(0, 0, b""), StoredSegment(0, 3, b"b")], 6, id="an empty place"),
-        pytest.param([JOINED], 2, id="cleaned beyond what is told"),
+        pytest.param(StoredSegment(0, 2, b"b"), 6, id="too short"),
+        pytest.param(StoredSegment(1, 3, b"b"), 6, id="too late"),
+        pytest.param(StoredSegment(0, 4, b"b"), 6, id="too long"),
+        pytest.param(JOINED, 2, id="cleaned beyond what is told"),
     ],
 )
-async def test_a_swap_that_would_leave_no_log_is_misuse(
-    place: Place, new: list[StoredSegment], cleaned_to: int
-) -> None:
+async def test_a_swap_that_would_leave_no_log_is_misuse(place: Place, new: StoredSegment, cleaned_to: int) -> None:
     async with place.opened() as store:
         log = await make_log(store)
         with pytest.raises(LocalMisuse):
@@ -299,7 +291,7 @@ async def test_a_swap_that_would_leave_no_log_is_misuse(
         with pytest.raises(LocalMisuse):
             await log.swap(store, [], new, cleaned_to)
         with pytest.raises(LocalMisuse):
-            await log.swap(store, [log.read[0], log.read[2]], [StoredSegment(0, 6, b"b")])
+            await log.swap(store, [log.read[0], log.read[2]], StoredSegment(0, 6, b"b"))
         page = await log.page(store)
         assert (page.cleaned_to, page.segments) == (0, log.read)
 
@@ -311,7 +303,7 @@ async def test_the_membership_log_is_never_swapped(place: Place) -> None:
         page = await store.read(log.vault.id, MEMBERSHIP, 0, 1_000)
         assert page is not None
         with pytest.raises(LocalMisuse):
-            await store.swap(log.vault.id, MEMBERSHIP, page.segments, [StoredSegment(0, 2, b"")], 2, log.term)
+            await store.swap(log.vault.id, MEMBERSHIP, page.segments, StoredSegment(0, 2, b""), 2, log.term)
         assert await store.links(log.vault.id) == (b"genesis", b"second")
 
 
@@ -324,11 +316,11 @@ async def test_a_dirty_stream_is_told_with_what_it_amounts_to(place: Place) -> N
         log = await make_log(store)
         key = log.vault.id, log.vault.stream
         assert await log.dirty(store) == Dirty(*key, 6, 0, 6, 6, 3, log.term)
-        assert await store.compacted(*key, 3, log.term)
+        assert await store.compacted(*key, 3, log.term, 0, 0)
         assert await log.dirty(store) == Dirty(*key, 6, 3, 6, 3, 3, log.term)
-        assert await log.swap(store, log.read[:2], [JOINED])
+        assert await log.swap(store, log.read[:2], JOINED)
         assert await log.dirty(store) == Dirty(*key, 6, 3, 4, 3, 2, log.term)
-        assert await store.compacted(*key, 6, log.term)
+        assert await store.compacted(*key, 6, log.term, 0, 0)
         assert await log.dirty(store) == Dirty(*key, 6, 6, 4, 0, 2, log.term)
         assert await log.append(store, 6, b"gh")
         assert await log.dirty(store) == Dirty(*key, 8, 6, 6, 2, 3, log.term)
@@ -343,11 +335,11 @@ async def test_how_far_a_stream_is_compacted_never_goes_back_nor_beyond_its_head
         log = await make_log(store)
         key = log.vault.id, log.vault.stream
         for upto, done, expected in ((3, True, 3), (2, True, 3), (7, False, 3), (6, True, 6), (0, True, 6)):
-            assert await store.compacted(*key, upto, log.term) is done
+            assert await store.compacted(*key, upto, log.term, 0, 0) is done
             assert (await log.dirty(store)).compacted == expected
         assert (await log.page(store)).cleaned_to == 0
         for absent in ((VaultId(name(16)), log.vault.stream), (log.vault.id, StreamId(name(8)))):
-            assert not await store.compacted(*absent, 0, log.term)
+            assert not await store.compacted(*absent, 0, log.term, 0, 0)
 
 
 @asyncio_test
@@ -400,7 +392,7 @@ async def test_an_append_does_not_wait_for_a_swap_that_waits(postgres: PostgresP
         log = await make_log(store)
         async with other.transaction():
             await other.execute(_rows(log))
-            swap = asyncio.create_task(log.swap(store, log.read[:2], [JOINED]))
+            swap = asyncio.create_task(log.swap(store, log.read[:2], JOINED))
             await postgres.somebody_waits()
             assert await log.append(store, 6, b"g")
         assert await swap
@@ -422,7 +414,7 @@ async def test_a_swap_that_was_interrupted_has_done_nothing(
             transaction = other.transaction()
             await transaction.start()
             await other.execute(hindered(log))
-            swap = asyncio.create_task(log.swap(store, log.read[:2], [JOINED]))
+            swap = asyncio.create_task(log.swap(store, log.read[:2], JOINED))
             await postgres.somebody_waits()
             if cancelled:
                 swap.cancel()
@@ -433,7 +425,7 @@ async def test_a_swap_that_was_interrupted_has_done_nothing(
             await transaction.rollback()
             page = await log.page(store)
             assert (page.cleaned_to, page.segments) == (0, log.read)
-        assert await log.swap(store, log.read[:2], [JOINED])
+        assert await log.swap(store, log.read[:2], JOINED)
     assert complaints == [], "no connection came back in the midst of a transaction"
 
 
@@ -453,7 +445,7 @@ async def test_a_swap_whose_connection_is_lost_in_its_commit_leaves_the_outcome_
             SELECT pg_advisory_lock(1);
             """
         )
-        swap = asyncio.create_task(log.swap(store, log.read[:2], [JOINED]))
+        swap = asyncio.create_task(log.swap(store, log.read[:2], JOINED))
         await postgres.somebody_waits()
         await other.execute(f"SELECT pg_terminate_backend(pid) {WAITING}")
         with pytest.raises(OutcomeUnknownError, match="look before writing again"):
@@ -467,4 +459,4 @@ async def test_a_swap_whose_connection_is_lost_in_its_commit_leaves_the_outcome_
         )
         page = await log.page(store)
         assert (page.cleaned_to, page.segments) == (0, log.read)
-        assert await log.swap(store, log.read[:2], [JOINED])
+        assert await log.swap(store, log.read[:2], JOINED)

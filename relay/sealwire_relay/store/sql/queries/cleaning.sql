@@ -30,10 +30,9 @@ WHERE vault_id = $1 AND stream = $2::bigint AND last > $3::bigint AND last <= $4
 RETURNING prev, last, octet_length(body) AS size
 
 -- name: swap_in
--- Put other segments in the place of those deleted.
+-- Put another segment in the place of those deleted.
 INSERT INTO sealwire.segment (vault_id, stream, last, prev, body)
-SELECT $1, $2::bigint, n.last, n.prev, n.body
-FROM unnest($3::bigint[], $4::bigint[], $5::bytea[]) AS n (prev, last, body)
+VALUES ($1, $2::bigint, $3::bigint, $4::bigint, $5::bytea)
 
 -- name: raise_cleaned_to
 -- Note how far records may have been left out; a row comes back iff the log is still the one that was read.
@@ -46,9 +45,12 @@ WHERE vault_id = $1 AND stream = $2::bigint AND head >= $3 AND term = $4::bigint
 RETURNING 1
 
 -- name: compacted
--- Note how far no loser is left; a row comes back iff the log is still the one that was compacted.
+-- Note how far no loser is left, and what there are of tombstones; a row comes back iff the log is still the one that was
+-- compacted. Who knows less than is noted changes nothing.
 UPDATE sealwire.stream
-SET compacted = greatest(compacted, $3::bigint)
+SET compacted = greatest(compacted, $3::bigint),
+    tombstones = CASE WHEN compacted <= $3 THEN $6::bigint ELSE tombstones END,
+    oldest_tombstone = CASE WHEN compacted <= $3 THEN $7::bigint ELSE oldest_tombstone END
 WHERE vault_id = $1 AND stream = $2::bigint AND head >= $3 AND term = $4::bigint AND term_id = $5::bigint
 RETURNING 1
 

@@ -1,0 +1,66 @@
+-- name: acked
+-- Note what devices have said of their positions in streams; the last word counts. Of strangers, and of streams that
+-- are not there, nothing is noted. In the order of their keys, so that two relays never wait for each other.
+INSERT INTO sealwire.ack AS a (vault_id, stream, author, term, term_id, seq, seen)
+SELECT w.vault_id, w.stream, m.author, w.term, w.term_id, w.seq, now()
+FROM unnest($1::uuid[], $2::bigint[], $3::bit(256)[], $4::bigint[], $5::bigint[], $6::bigint[])
+    AS w (vault_id, stream, device, term, term_id, seq)
+JOIN sealwire.member m ON m.vault_id = w.vault_id AND m.device = w.device
+JOIN sealwire.stream s ON s.vault_id = w.vault_id AND s.stream = w.stream
+ORDER BY w.vault_id, w.stream, m.author
+ON CONFLICT (vault_id, stream, author) DO UPDATE
+SET term = excluded.term, term_id = excluded.term_id, seq = excluded.seq, seen = excluded.seen
+
+-- name: tombstones
+-- Streams after a place, in key order, that have tombstones, with all that says how long they must stay, on one
+-- snapshot. Without a place, from the beginning. A stream without subscribers has empty arrays of them.
+SELECT s.*, extract(epoch FROM now())::float8 AS now, a.authors, a.devices, a.roles, a.numbers, a.ids, a.seqs, a.seen
+FROM (
+    SELECT vault_id, stream, kind, term, term_id, head, compacted, floor, tombstones, oldest_tombstone, marks, terms
+    FROM sealwire.stream
+    WHERE vault_id >= coalesce($1::uuid, '00000000-0000-0000-0000-000000000000')
+        AND ($1::uuid IS NULL OR (vault_id, stream) > ($1::uuid, $2::bigint))
+        AND tombstones > 0
+    ORDER BY vault_id, stream LIMIT $3::bigint
+) s
+CROSS JOIN LATERAL (
+    SELECT coalesce(array_agg(k.author ORDER BY k.author), '{}') AS authors,
+        coalesce(array_agg(m.device ORDER BY k.author), '{}') AS devices,
+        coalesce(array_agg(m.role ORDER BY k.author), '{}') AS roles,
+        coalesce(array_agg(k.term ORDER BY k.author), '{}') AS numbers,
+        coalesce(array_agg(k.term_id ORDER BY k.author), '{}') AS ids,
+        coalesce(array_agg(k.seq ORDER BY k.author), '{}') AS seqs,
+        coalesce(array_agg(extract(epoch FROM k.seen)::float8 ORDER BY k.author), '{}') AS seen
+    FROM sealwire.ack k
+    JOIN sealwire.member m ON m.vault_id = k.vault_id AND m.author = k.author
+    WHERE k.vault_id = s.vault_id AND k.stream = s.stream
+) a
+ORDER BY s.vault_id, s.stream
+
+-- name: aged
+-- Note how old a stream's records are, and that no tombstone lies before a place; a row comes back iff the log is still
+-- the one that this was found in.
+UPDATE sealwire.stream
+SET marks = $3::bigint[], oldest_tombstone = greatest(oldest_tombstone, $4::bigint)
+WHERE vault_id = $1 AND stream = $2::bigint AND term = $5::bigint AND term_id = $6::bigint
+RETURNING 1
+
+-- name: purge
+-- In the place of raise_cleaned_to, where a swap leaves out tombstones; a row comes back iff the log is still the one
+-- that was read, and its head where it was: so no loser of theirs was appended meanwhile. Appends that were decided on
+-- another floor are refused from then on.
+-- What a guarded stream held of their tags is forgotten under the head's lock, as it is written: rows at these seqs
+-- are the tombstones' own. The arrays stand in conditions, not in a join, so that each row is looked up.
+WITH raised AS (
+    UPDATE sealwire.stream
+    SET cleaned_to = greatest(cleaned_to, $3::bigint), floor = greatest(floor, $7::bigint), floor_head = $6::bigint,
+        purged = greatest(purged, $8::bigint), tombstones = greatest(tombstones - cardinality($9::uuid[]), 0),
+        oldest_tombstone = greatest(oldest_tombstone, $7 + 1)
+    WHERE vault_id = $1 AND stream = $2::bigint AND head = $6 AND term = $4::bigint AND term_id = $5::bigint
+    RETURNING 1
+), forgotten AS (
+    DELETE FROM sealwire.guard
+    WHERE vault_id = $1 AND stream = $2 AND tag = ANY ($9) AND seq = ANY ($10::bigint[]) AND tombstone
+        AND EXISTS (SELECT FROM raised)
+)
+SELECT 1 FROM raised
