@@ -1,12 +1,17 @@
-"""What must be true of a history and of the log that is left at its end: the promises of every stream."""
+"""What must be true of a history and of the log that is left at its end: the promises of every stream.
+
+A restore ends a history in the midst, and another one begins. In a run every device comes back, so whatever any of them
+ever held must be in the last history, or be superseded there. What is said of places and of order is said within one
+history, and of records that went straight into it.
+"""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from sealwire_client.sealing import Opener
 from sealwire_protocol.errors import Refusal
-from sealwire_protocol.ids import StreamId
+from sealwire_protocol.ids import StreamId, Tag
 from sealwire_protocol.segment import TOMBSTONE, read_record
 from tests.simulation.history import Call, Edit, History, Key, Name, Seal, Violation, by_device
 from tests.simulation.things import ACCOUNTS, NOTES
@@ -22,11 +27,11 @@ class Logged(NamedTuple):
     key: str
     rank: bytes
     value: bytes | None
+    tag: Tag = Tag(b"")
 
 
-def read(opener: Opener, segments: Iterable[tuple[int, int, bytes]]) -> Iterator[Logged]:
-    """The records of a log, opened. Raises Violation where its seqs do not follow each other."""
-    at = 0
+def read(opener: Opener, segments: Iterable[tuple[int, int, bytes]], at: int = 0) -> Iterator[Logged]:
+    """The records of a log after a place, opened. Raises Violation where its seqs do not follow each other."""
     for prev, last, body in segments:
         found = opener.open_segment(body, prev)
         if found.unopened:
@@ -36,26 +41,61 @@ def read(opener: Opener, segments: Iterable[tuple[int, int, bytes]]) -> Iterator
         at = last
         for record in found.opened:
             value = None if record.flags & TOMBSTONE else record.value
-            yield Logged(record.seq, record.key, record.rank, value)
+            yield Logged(record.seq, record.key, record.rank, value, record.tag)
+
+
+class Ended(NamedTuple):
+    """What is known of how the present logs came to be, beside what is in them."""
+
+    lost: Mapping[StreamId, Sequence[Logged]] = {}
+    """Records that restores took away, by stream."""
+    forgotten: Mapping[Key, int] = {}
+    """Keys whose tombstone was purged, and the head then: no record of theirs up to there stands any more."""
+    late: Collection[Key] = frozenset()
+    """Deleted keys that somebody may bring back who came too late to learn that they were (R13)."""
+
+
+_NOTHING_ENDED: Final = Ended()
 
 
 class Checker:
-    """Holds a history against the log. `names`: what each stream's collection is called."""
+    """Holds a history against the logs that stand in the end. `names`: what each stream's collection is called."""
 
-    def __init__(self, history: History, logs: Mapping[StreamId, list[Logged]], names: Mapping[StreamId, str]):
-        self.history, self.logs, self.names = history, logs, names
+    def __init__(
+        self,
+        history: History,
+        logs: Mapping[StreamId, list[Logged]],
+        names: Mapping[StreamId, str],
+        ended: Ended = _NOTHING_ENDED,
+    ):
+        self.history, self.logs, self.names, self.ended = history, logs, names, ended
         self.ranks = {(stream, record.rank): record.seq for stream, log in logs.items() for record in log}
+        self.lost: set[Name] = {(stream, record.rank) for stream, log in ended.lost.items() for record in log}
+        self.placed: dict[tuple[StreamId, int], set[bytes]] = defaultdict(set)
+        """All records that ever stood at a place, in one history or another."""
+        for stream, log in (*logs.items(), *ended.lost.items()):
+            for record in log:
+                self.placed[stream, record.seq].add(record.rank)
         self.winners: dict[Key, Logged] = {}
         for stream, log in logs.items():
             for record in log:
-                held = self.winners.get((stream, record.key))
-                if held is None or record.rank > held.rank:
-                    self.winners[stream, record.key] = record
+                place = stream, record.key
+                held = self.winners.get(place)
+                if record.seq > ended.forgotten.get(place, 0) and (held is None or record.rank >= held.rank):
+                    self.winners[place] = record
 
     def shown(self, stream: StreamId) -> dict[str, bytes]:
         """What every replica must show of a stream."""
         winners = {key: record.value for (of, key), record in self.winners.items() if of == stream}
         return {key: value for key, value in winners.items() if value is not None}
+
+    def stream(self, name: str) -> StreamId:
+        """The stream of a collection."""
+        return next(stream for stream, of in self.names.items() if of == name)
+
+    def went_straight(self, name: Name) -> bool:
+        """True if a record was never lost, nor given back."""
+        return name not in self.lost and name not in self.history.returned
 
     def check(self) -> None:
         """All promises. Raises Violation."""
@@ -65,49 +105,53 @@ class Checker:
         self.all_or_none()
         self.in_real_time()
         self.nothing_lost()
+        self.nothing_held_is_lost()
         self.no_conflict_with_itself()
 
     def once(self) -> None:
-        """No record stands in the log twice, and every one was sealed by a device."""
+        """No record stands in the log twice, unless more than one device gave it back; and a device sealed it."""
         sealed = {seal.rank for seal in self.history.seals}
         for stream, log in self.logs.items():
-            seen: dict[tuple[str, bytes], int] = {}
+            seen: dict[tuple[str, bytes], list[int]] = defaultdict(list)
             for record in log:
-                name = (record.key, record.rank)
-                if name in seen:
-                    raise Violation(f"exactly once: {record.key} stands at {seen[name]} and at {record.seq}")
+                places = seen[record.key, record.rank]
+                places.append(record.seq)
+                if len(places) > 1 + len(self.history.returned.get((stream, record.rank), ())):
+                    raise Violation(f"exactly once: {record.key} stands at {places[-2]} and at {record.seq}")
                 if record.rank not in sealed:
                     raise Violation(f"only devices write: {record.key} at {record.seq} of {stream.hex()}")
-                seen[name] = record.seq
 
     def acked_is_logged(self) -> None:
-        """What a device was told to be committed is in the log, where it was told."""
+        """What a device was told to be committed is in the log where it was told, or was until a restore."""
         for ack in self.history.acks:
             for seq, rank in ack.records:
-                if self.ranks.get((ack.stream, rank)) != seq:
+                if rank not in self.placed[ack.stream, seq]:
                     raise Violation(f"acked means durable: a record of {ack.device} is not at {seq}")
 
     def refused_is_not(self) -> None:
         """What a device was told to be refused is not in the log, and what came first is another device's."""
         for refused in self.history.refused:
-            who, log = refused.device, self.logs.get(refused.stream, [])
-            if (refused.stream, refused.rank) in self.ranks:
+            who, name = refused.device, (refused.stream, refused.rank)
+            if refused.refill:
+                continue
+            if name in self.ranks and self.went_straight(name) and set(refused.eras) == {self.history.restores}:
                 raise Violation(f"a refused record is in no log: one of {who} is")
             if refused.reason is not Refusal.CONFLICT or not refused.seq:
                 continue
-            if len(log) < refused.seq:
+            there = self.placed[refused.stream, refused.seq]
+            if not there:
                 raise Violation(f"a refusal names what came first: {who} is told of {refused.seq}, which is not there")
-            winner = log[refused.seq - 1].rank
-            if winner[_AUTHOR] == refused.rank[_AUTHOR]:
+            straight = [winner for winner in there if self.went_straight((refused.stream, winner))]
+            if len(there) == len(straight) and all(winner[_AUTHOR] == refused.rank[_AUTHOR] for winner in there):
                 raise Violation(f"no device conflicts with itself: {who}'s write lost to its own at {refused.seq}")
-            if refused.winner and read_record(refused.winner, 0)[1].rank.pack() != winner:
+            if refused.winner and read_record(refused.winner, 0)[1].rank.pack() not in there:
                 raise Violation(f"a refusal tells what came first: {who} is told another record than {refused.seq}")
 
     def all_or_none(self) -> None:
-        """An atomic batch stands in the log as a whole, or not at all."""
+        """An atomic batch stands in the log as a whole, or not at all. After a loss each record came back alone."""
         for names in self.history.atomic:
             there = [name for name in names if name in self.ranks]
-            if there and len(there) < len(names):
+            if there and len(there) < len(names) and all(map(self.went_straight, names)):
                 raise Violation(f"atomic groups are whole: {len(there)} of {len(names)} records stand in the log")
 
     def _call_of(self, calls: Mapping[tuple[str, Key], list[Call]], seal: Seal) -> Call | None:
@@ -127,10 +171,16 @@ class Checker:
             found, seq = self._call_of(calls, seal), self.ranks.get((seal.place[0], seal.rank))
             if found is None:
                 raise Violation(f"what is sealed was asked for: {seal.device}'s {seal.place[1]}")
-            if seq is not None:
+            if seq is not None and self.went_straight((seal.place[0], seal.rank)):
                 begun[seal.place[0]].append((found.step, seq))
         for stream, places in begun.items():
-            acks = [(ack.step, seq) for ack in self.history.acks if ack.stream == stream for seq, _ in ack.records]
+            acks = [
+                (ack.step, seq)
+                for ack in self.history.acks
+                if ack.stream == stream
+                for seq, rank in ack.records
+                if self.went_straight((stream, rank))
+            ]
             acks.sort(reverse=True)
             greatest = 0
             for step, seq in sorted(places):
@@ -140,13 +190,13 @@ class Checker:
                     raise Violation(f"order of time: seq {seq} was begun after seq {greatest} was acknowledged")
 
     def nothing_lost(self) -> None:
-        """The last durable edit of a device and key is in the log; and no edit loses against what its device saw.
+        """The last durable edit of a device and key was in a log; and no edit loses against what its device saw.
 
         Of what is merged: see `guarded`.
         """
         seals: dict[tuple[str, Key], list[Seal]] = defaultdict(list)
         for seal in self.history.seals:
-            if (seal.place[0], seal.rank) in self.ranks:
+            if self._was_logged((seal.place[0], seal.rank)):
                 seals[seal.device, seal.place].append(seal)
         notes = [edit for edit in self.history.edits if self.names[edit.place[0]] == NOTES]
         for (device, place), made in by_device(notes).items():
@@ -162,12 +212,44 @@ class Checker:
             if found[-1].rank <= edit.seen:
                 raise Violation(f"an edit wins over what its device saw: {device}'s of {place[1]}")
 
+    def _was_logged(self, name: Name) -> bool:
+        return name in self.ranks or name in self.lost
+
+    def nothing_held_is_lost(self) -> None:
+        """What a restore took away is in the log again, unless something greater is; and what was deleted stays so.
+
+        Of an entry that is guarded, and of which somebody wrote a version without knowledge of the one that was lost:
+        see `guarded`.
+        """
+        conflicts = self.conflicts
+        greatest: dict[Key, bytes] = {}
+        for stream, log in self.logs.items():
+            for record in log:
+                place = stream, record.key
+                greatest[place] = max(record.rank, greatest.get(place, b""))
+        for stream, lost in self.ended.lost.items():
+            for record in lost:
+                place = stream, record.key
+                if place not in conflicts and record.rank > greatest.get(place, b""):
+                    raise Violation(f"what a restore takes comes back: {record.key} of {record.seq} is lost")
+        for place, highest in greatest.items():
+            held = self.winners.get(place)
+            if held is not None and held.rank < highest and place not in self.ended.late:
+                raise Violation(f"what was deleted stays deleted: {place[1]} is back, from {held.seq}")
+
+    @property
+    def conflicts(self) -> set[Key]:
+        """Guarded entries that were given back, and another version stood there."""
+        sealed_by = self.sealed_by
+        refused = [(r.stream, r.rank) for r in self.history.refused if r.refill and r.reason is not Refusal.SUPERSEDED]
+        return {sealed_by[name].place for name in refused if name in sealed_by}
+
     def no_conflict_with_itself(self) -> None:
         """What a device seals later of a key has the greater rank."""
         greatest: dict[tuple[str, Key], bytes] = {}
         for seal in self.history.seals:
             name = (seal.device, seal.place)
-            if (seal.place[0], seal.rank) not in self.ranks:
+            if not self._was_logged((seal.place[0], seal.rank)):
                 continue
             if seal.rank <= greatest.get(name, b""):
                 raise Violation(f"no device conflicts with itself: {seal.device}'s {seal.place[1]}")

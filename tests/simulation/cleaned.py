@@ -1,6 +1,6 @@
 """What must be true of a log that was cleaned: it says the same as the whole one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sealwire_protocol.ids import Tag
 from sealwire_protocol.segment import Placed, Rank, read_segment
@@ -8,9 +8,14 @@ from sealwire_relay.store.interface import StoredSegment
 from tests.simulation.history import Violation
 
 
-def check_cleaned(whole: Sequence[StoredSegment], log: Sequence[StoredSegment], compacted: int) -> None:
-    """Nothing was added or moved, every winner is there, and up to `compacted` nothing else. Raises Violation."""
-    made = _records(whole)
+def check_cleaned(
+    whole: Sequence[StoredSegment], log: Sequence[StoredSegment], compacted: int, forgotten: Mapping[Tag, int]
+) -> None:
+    """Nothing was added or moved, every winner is there, and up to `compacted` nothing else. Raises Violation.
+
+    `forgotten`: tags whose tombstone was purged, and the head then, up to which nothing of theirs is left.
+    """
+    made = {seq: p for seq, p in _records(whole).items() if seq > forgotten.get(p.record.tag, 0)}
     left = _records(log)
     if whole and log[-1].last != whole[-1].last:
         raise Violation(

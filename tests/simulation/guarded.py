@@ -2,7 +2,8 @@
 money is neither made nor lost.
 
 In such a stream the records of a key form a chain. Each is held against the one before it and against the edits of its
-author that it stands for: it must say what they say, and leave everything else as it was.
+author that it stands for: it must say what they say, and leave everything else as it was. What was given back after a
+loss replaces what it was once made from, or something in between.
 """
 
 import functools
@@ -40,12 +41,14 @@ def _replaces_what_it_names(checker: Checker, stream: StreamId, log: list[Logged
     held: dict[str, Logged] = {}
     for record in log:
         before = held.get(record.key)
+        held[record.key] = record
+        if (stream, record.rank) in checker.history.returned:
+            continue
         condition = checker.history.conditions.get((stream, record.rank))
         if condition is None or not _names(condition, before):
             raise Violation(f"a guarded write replaces what it names: {record.key} at {record.seq} does not")
         if before is not None and record.rank[:8] <= before.rank[:8]:
             raise Violation(f"versions rise in a guarded stream: {record.key}'s at {record.seq} does not")
-        held[record.key] = record
 
 
 def _names(condition: Condition, before: Logged | None) -> bool:
@@ -68,7 +71,13 @@ class Merges:
         """Every record says what its author's edits say and leaves the rest; no mark is lost in the end."""
         held: dict[str, Card | None] = {}
         said: dict[str, set[Card | None]] = defaultdict(lambda: {Card()})
+        for record in self._checker.ended.lost.get(self._stream, ()):
+            said[record.key].add(_card(record.value))
         for record in self._log:
+            if (self._stream, record.rank) in self._checker.history.returned:
+                held[record.key] = _card(record.value)
+                said[record.key].add(held[record.key])
+                continue
             seal = self._sealed_by[self._stream, record.rank]
             made = self._edits.get((seal.device, seal.place), [])
             # The number of an edit that a crash has undone is used again.
@@ -80,7 +89,8 @@ class Merges:
                 raise Violation(f"merging loses nothing: {seal.device}'s {record.key} at {record.seq} {why}")
             held[record.key] = now
             said[record.key].add(now)
-        self._every_mark_is_there(held)
+        winners = self._checker.winners.items()
+        self._every_mark_is_there({key: _card(one.value) for (stream, key), one in winners if stream == self._stream})
 
     def _every_mark_is_there(self, held: dict[str, Card | None]) -> None:
         for key, edits in self._by_key():
@@ -164,21 +174,30 @@ def _field_follows(
 
 def _money_is_kept(checker: Checker, log: list[Logged]) -> None:
     """Every transfer starts from the balances before it, moves nothing into or out of the whole, and is where its app
-    was told that it is."""
+    was told that it is. What was lost and not given back, because others came first, was set aside as a whole."""
     balances: dict[str, int] = {}
-    moved: dict[str, int] = defaultdict(int)
+    moved: set[str] = set()
     for record in log:
-        account = None if record.value is None else _ACCOUNT.decode(record.value)
-        if not isinstance(account, Account):
-            raise Violation(f"nobody closes an account: {record.key} at {record.seq}")
-        if account.balance != balances.get(record.key, 0) + account.moved:
+        account = _account(record)
+        straight = checker.went_straight((checker.stream(ACCOUNTS), record.rank))
+        if straight and account.balance != balances.get(record.key, 0) + account.moved:
             raise Violation(f"a strict write knows what it replaces: {record.key} at {record.seq} does not")
         balances[record.key] = account.balance
-        moved[account.by] += account.moved
+        moved.add(account.by)
     opened = BALANCE * len(ACCOUNT_KEYS) if log else 0
     if sum(balances.values()) != opened:
         raise Violation(f"the sum of all accounts never changes: it is {sum(balances.values())}, and was {opened}")
+    lost = {_account(record).by for record in checker.ended.lost.get(checker.stream(ACCOUNTS), ())}
     for transfer in checker.history.transfers:
-        if transfer.done is not None and transfer.done is not (transfer.name in moved):
+        # One that was lost may be refused when it is sent again, and come back by another device that has read it.
+        told_otherwise = transfer.done is not (transfer.name in moved) and transfer.name not in lost
+        if transfer.done is not None and told_otherwise:
             told = "made" if transfer.done else "not made"
             raise Violation(f"a strict write is what it is told to be: {transfer.name} is told to be {told}")
+
+
+def _account(record: Logged) -> Account:
+    account = None if record.value is None else _ACCOUNT.decode(record.value)
+    if not isinstance(account, Account):
+        raise Violation(f"nobody closes an account: {record.key} at {record.seq}")
+    return account

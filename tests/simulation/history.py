@@ -9,7 +9,7 @@ from typing import NamedTuple
 from sealwire_protocol.conditions import Condition, decode_conditions
 from sealwire_protocol.errors import Refusal
 from sealwire_protocol.ids import StreamId
-from sealwire_protocol.messages import Push, Pushed
+from sealwire_protocol.messages import REFILL, Push, Pushed
 from sealwire_protocol.segment import read_record
 
 Key = tuple[StreamId, str]
@@ -62,16 +62,23 @@ class Call(NamedTuple):
 
 
 class Ack(NamedTuple):
-    """A group of a push that a device was told to be committed: where its accepted records are."""
+    """A group of a push that a device was told to be committed: where its accepted records are.
+
+    `refill`: they are records that it has given back.
+    """
 
     device: str
     stream: StreamId
     records: tuple[tuple[int, bytes], ...]
     step: int
+    refill: bool = False
 
 
 class Refused(NamedTuple):
-    """A record that a device was told to be refused, and the seq of what came first (0: nothing stands there)."""
+    """A record that a device was told to be refused, and the seq of what came first (0: nothing stands there).
+
+    `eras`: how often the database had been restored when the push was sent first, and when the verdict arrived.
+    """
 
     device: str
     stream: StreamId
@@ -79,6 +86,8 @@ class Refused(NamedTuple):
     reason: Refusal
     seq: int
     winner: bytes
+    refill: bool = False
+    eras: tuple[int, int] = (0, 0)
 
 
 @dataclass(slots=True)
@@ -112,10 +121,13 @@ class History:
         self.atomic: list[tuple[Name, ...]] = []
         """The records of every atomic batch that was sealed."""
         self.conditions: dict[Name, Condition] = {}
+        self.returned: dict[Name, set[tuple[str, int]]] = defaultdict(set)
+        """Records that devices have given back after a loss, and the batches in which they did."""
+        self.restores = 0
         self.broken: str | None = None
         self._unsealed: dict[tuple[str, Key], Edit] = {}
         self._together: dict[tuple[str, int], _Together] = {}
-        self._pushes: dict[tuple[str, int], Push] = {}
+        self._pushes: dict[tuple[str, int], tuple[Push, int]] = {}
         self._digest = hashlib.blake2b(digest_size=16)
 
     def add(self, kind: str, who: str, data: bytes = b"") -> None:
@@ -166,33 +178,41 @@ class History:
 
     def pushed(self, device: str, push: Push) -> None:
         """A batch is being sent: always with the bytes that it had the first time."""
-        known = self._pushes.setdefault((device, push.batch), push)
+        known, _ = self._pushes.setdefault((device, push.batch), (push, self.restores))
         if (known.flags, known.groups) != (push.flags, push.groups):
             self.fail(f"the same bytes until there is a verdict: {device} sends batch {push.batch} with others")
         for group in push.groups:
-            if group.conditions:
-                ranks = ranks_of(group.records)
-                conditions = decode_conditions(group.conditions, len(ranks))
-                self.conditions |= {(group.stream, r): c for r, c in zip(ranks, conditions, strict=True)}
+            if not group.conditions:
+                continue
+            names = [(group.stream, rank) for rank in ranks_of(group.records)]
+            if push.flags & REFILL:
+                for name in names:
+                    self.returned[name].add((device, push.batch))
+            else:
+                conditions = decode_conditions(group.conditions, len(names))
+                self.conditions |= dict(zip(names, conditions, strict=True))
 
     def answered(self, device: str, verdict: Pushed) -> None:
         """A device hears what became of a batch."""
         refused = {(each.group, each.place): each for each in verdict.refused}
         told = {group.stream: group for group in verdict.appended}
-        for index, group in enumerate(self._pushes[device, verdict.batch].groups):
+        push, era = self._pushes[device, verdict.batch]
+        refill = bool(push.flags & REFILL)
+        for index, group in enumerate(push.groups):
             accepted: list[bytes] = []
             for place, rank in enumerate(ranks_of(group.records)):
                 no = refused.get((index, place))
                 if no is None:
                     accepted.append(rank)
-                else:
-                    self.refused.append(Refused(device, group.stream, rank, no.reason, no.seq, no.winner))
+                    continue
+                eras = era, self.restores
+                self.refused.append(Refused(device, group.stream, rank, no.reason, no.seq, no.winner, refill, eras))
             at = told.get(group.stream)
             if len(accepted) != (at.records if at else 0):
                 self.fail(f"every record has its verdict: {device}'s batch {verdict.batch}")
             elif at is not None:
                 records = tuple(enumerate(accepted, at.first))
-                self.acks.append(Ack(device, group.stream, records, self.step))
+                self.acks.append(Ack(device, group.stream, records, self.step, refill))
 
 
 def ranks_of(records: bytes) -> list[bytes]:

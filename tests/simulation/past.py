@@ -43,6 +43,8 @@ class Past:
         self.whole: Whole = defaultdict(list)
         self.forgotten: Forgotten = defaultdict(dict)
         self.ended: list[Ended] = []
+        self.late: set[tuple[Name, Tag]] = set()
+        """Deleted entries that may be brought back by who came too late to learn that they were."""
         self.era = 0
         self._clock, self._failed = clock, failed
         self._written_in: dict[tuple[Name, Term], int] = {}
@@ -75,6 +77,9 @@ class Past:
                 self.ended.append(Ended(name[1], lost))
         self.whole.clear()
         self.whole.update({name: list(segments) for name, segments in snapshot.whole.items()})
+        for name, tags in self.forgotten.items():
+            # Whoever knew of these deletions has dropped them; backups are not to be kept for so long.
+            self.late |= {(name, tag) for tag in tags.keys() - snapshot.forgotten.get(name, {}).keys()}
         self.forgotten.clear()
         self.forgotten.update({name: dict(tags) for name, tags in snapshot.forgotten.items()})
         then = snapshot.database.copy()

@@ -1,5 +1,6 @@
 """How a run ends: nothing goes wrong any more, everything comes to rest, and all must agree."""
 
+from collections.abc import Iterable
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
@@ -9,10 +10,11 @@ from sealwire_client.sealing import Opener
 from sealwire_protocol.ids import MEMBERSHIP, StreamId
 from sealwire_protocol.relay_session import RelayState
 from tests.simulation import faults
-from tests.simulation.checker import Checker, Logged, read
+from tests.simulation.checker import Checker, Ended, Logged, read
 from tests.simulation.cleaned import check_cleaned
 from tests.simulation.guarded import check_guarded
-from tests.simulation.history import Violation
+from tests.simulation.history import Key, Violation
+from tests.simulation.past import Name
 from tests.simulation.things import ACCOUNTS, KINDS, SCHEMAS, Note
 from tests.simulation.work import Work
 
@@ -112,34 +114,61 @@ class Rest:
     # --- looking
 
     def _checker(self) -> Checker:
-        vault = self._world.host.vault
+        world = self._world
+        vault = world.host.vault
         if vault is None:
             raise Violation("everything comes to rest: the host is not up")
         keys = vault._sync.keys
+        openers = {
+            (vault.id, stream): Opener(keys.stream(stream), [keys.stream_keys(stream, e) for e in keys.epochs])
+            for stream in map(world.host.stream, KINDS)
+        }
         logs: dict[StreamId, list[Logged]] = {}
-        for name, kept in self._world.past.database.vaults.items():
-            for stream, log in kept.streams.items():
-                if stream != MEMBERSHIP:
-                    opener = Opener(keys.stream(stream), [keys.stream_keys(stream, epoch) for epoch in keys.epochs])
-                    whole = self._world.past.whole[name, stream]
-                    logs[stream] = list(read(opener, whole))
-                    if len(logs[stream]) != log.head:
-                        raise Violation(f"seqs have no gaps: {len(logs[stream])} records, and the head is {log.head}")
-                    check_cleaned(whole, log.segments, log.compacted)
-        return Checker(self._world.history, logs, {self._world.host.stream(name): name for name in KINDS})
+        lost: dict[StreamId, list[Logged]] = {}
+        for name, opener in openers.items():
+            whole, stream = world.past.whole[name], name[1]
+            logs[stream] = list(read(opener, whole))
+            lost[stream] = [
+                record
+                for ended in world.past.ended
+                if ended.stream == stream
+                for record in read(opener, ended.segments, ended.segments[0].prev)
+            ]
+            log = world.past.database.vaults[vault.id].streams.get(stream)
+            if log is None:
+                continue
+            if len(logs[stream]) != log.head:
+                raise Violation(f"seqs have no gaps: {len(logs[stream])} records, and the head is {log.head}")
+            check_cleaned(whole, log.segments, log.compacted, world.past.forgotten[name])
+        ended = Ended(lost, *self._forgotten(openers, (*logs.items(), *lost.items())))
+        return Checker(world.history, logs, {world.host.stream(name): name for name in KINDS}, ended)
+
+    def _forgotten(
+        self, names: Iterable[Name], logs: Iterable[tuple[StreamId, list[Logged]]]
+    ) -> tuple[dict[Key, int], set[Key]]:
+        """The keys that were purged, with the head then, and those that may be back all the same."""
+        past = self._world.past
+        keys = {(stream, record.tag): record.key for stream, log in logs for record in log}
+        forgotten = {
+            (name[1], keys[name[1], tag]): head for name in names for tag, head in past.forgotten[name].items()
+        }
+        return forgotten, {(stream, keys[stream, tag]) for (_, stream), tag in past.late}
 
     def _replicas_agree(self, checker: Checker, name: str) -> None:
         """All replicas hold the same rows: ranks, flags and every column; and what they show is what the log says."""
         stream = self._world.host.stream(name)
         must = checker.shown(stream)
         winners = {key: record.rank for (of, key), record in checker.winners.items() if of == stream}
+        purged = {key for of, key in checker.ended.forgotten if of == stream}
         first: list[Any] | None = None
         for device in self._world.devices:
             shows = {key: SCHEMAS[name].encode(value) for key, value in device.open[name].items()}
             if shows != must:
                 keys = sorted(key for key in {*shows, *must} if shows.get(key) != must.get(key))
                 raise Violation(f"replicas converge: {device.name} differs in {name} at {keys}")
-            rows = _rows(device, name)
+            # A replica drops a tombstone that was purged when it next hears of the floor, which it may not have yet.
+            rows = _rows(device, name, _PLACES if self._world.history.restores or purged else _NUMBERS)
+            rows = [row for row in rows if row["_live"] or row["key"] not in purged - winners.keys()]
             first = rows if first is None else first
             if rows != first or {row["key"]: row["_rank"] for row in rows} != winners:
                 raise Violation(f"replicas converge: the rows of {name} at {device.name} are others")
@@ -153,14 +182,17 @@ class Rest:
                     raise Violation(f"credit comes home: {missing} bytes of {wire.place} are missing")
 
 
-_OF_ONE_REPLICA: Final = ("_term",)
+_NUMBERS: Final = ("_term",)
 """Columns with local numbers."""
 
+_PLACES: Final = (*_NUMBERS, "_seq")
+"""The same, and where a record was met: one that was there when two histories were compared is held as of then."""
 
-def _rows(device: "SimDevice", name: str) -> list[dict[str, Any]]:
+
+def _rows(device: "SimDevice", name: str, but: tuple[str, ...]) -> list[dict[str, Any]]:
     assert device.replica is not None
     held = device.open[name].held
     found = device.replica.database.connection.execute(f"SELECT * FROM {held.table.name} ORDER BY key")
     columns = [column[0] for column in found.description]
     rows = [dict(zip(columns, row, strict=True)) for row in found]
-    return [{k: v for k, v in row.items() if k not in _OF_ONE_REPLICA} for row in rows]
+    return [{k: v for k, v in row.items() if k not in but} for row in rows]

@@ -49,6 +49,7 @@ class Restores:
         for device in random.sample(world.devices, random.choice((0, 0, 1, 2))):
             world.away(device, random.uniform(1, AWAY_SECONDS_MAX), random.random() < 0.5)
         world.past.restore(snapshot)
+        world.history.restores += 1
         processes: list[Process] = [*world.relays, *world.cleaners]
         for process in processes:
             if random.random() < 0.5:

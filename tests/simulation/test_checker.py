@@ -1,15 +1,19 @@
 """The checker can tell: each promise, broken by hand."""
 
+from typing import Any
+
 import pytest
 
 from sealwire_protocol.conditions import NOTHING, Condition, Names
 from sealwire_protocol.errors import Refusal
-from sealwire_protocol.ids import NO_TERM, StreamId, VaultId
+from sealwire_protocol.ids import NO_TERM, StreamId, Term, VaultId
 from sealwire_protocol.messages import Group, Push
 from sealwire_protocol.segment import Rank
-from tests.simulation.checker import Checker, Logged
+from sealwire_relay.store.interface import StoredSegment, StreamWrite, VaultWrite
+from tests.simulation.checker import Checker, Ended, Logged
 from tests.simulation.guarded import check_guarded
-from tests.simulation.history import Edit, History, Refused, Seal, Transfer, Violation
+from tests.simulation.history import Ack, Edit, History, Refused, Seal, Transfer, Violation
+from tests.simulation.past import Past
 from tests.simulation.things import ACCOUNTS, CARDS, NOTES, SCHEMAS, Account, Card
 
 STREAM = StreamId(b"a stream")
@@ -101,6 +105,72 @@ def test_an_atomic_batch_of_which_a_part_is_logged_is_found() -> None:
     checker(history).all_or_none()
     with pytest.raises(Violation, match="atomic groups are whole"):
         checker(history, Logged(1, "k", rank(1), b"v")).all_or_none()
+
+
+# --- after a restore
+
+
+def restored(history: History, *log: Logged, lost: Logged, **ended: Any) -> Checker:
+    """A log that stands after a restore that took one record away."""
+    history.restores = 1
+    known = Ended({STREAM: [lost]}, **ended)
+    return Checker(history, {STREAM: list(log)}, {STREAM: NOTES}, known)
+
+
+def test_a_record_that_a_restore_took_and_nobody_gave_back_is_found() -> None:
+    lost = Logged(1, "k", rank(2), b"v")
+    restored(History(), Logged(1, "k", rank(3), b"w"), lost=lost).nothing_held_is_lost()
+    restored(History(), Logged(1, "k", rank(2), b"v"), lost=lost).nothing_held_is_lost()
+    with pytest.raises(Violation, match="what a restore takes comes back"):
+        restored(History(), Logged(1, "k", rank(1), b"old"), lost=lost).nothing_held_is_lost()
+
+
+def test_a_delete_that_a_restore_took_and_nobody_gave_back_is_found() -> None:
+    deleted = Logged(2, "k", rank(2), None)
+    with pytest.raises(Violation, match="what a restore takes comes back"):
+        restored(History(), Logged(1, "k", rank(1), b"old"), lost=deleted).nothing_held_is_lost()
+
+
+def test_an_entry_that_comes_back_after_its_tombstone_was_purged_is_found_unless_its_holder_came_too_late() -> None:
+    back, place = Logged(3, "k", rank(1), b"v"), (STREAM, "k")
+    log = (Logged(2, "k", rank(2), None), back)
+    restored(History(), *log, lost=back).nothing_held_is_lost()
+    restored(History(), *log, lost=back, forgotten={place: 2}, late={place}).nothing_held_is_lost()
+    with pytest.raises(Violation, match="what was deleted stays deleted"):
+        restored(History(), *log, lost=back, forgotten={place: 2}).nothing_held_is_lost()
+
+
+def test_a_record_may_stand_once_more_for_each_time_that_it_was_given_back() -> None:
+    history, record = History(), Logged(1, "k", rank(1), b"v")
+    sealed(history, rank(1))
+    history.returned[STREAM, rank(1)] = {("a", 1)}
+    twice = (record, record._replace(seq=2))
+    restored(history, *twice, lost=record).once()
+    with pytest.raises(Violation, match="exactly once"):
+        restored(history, *twice, record._replace(seq=3), lost=record).once()
+
+
+def test_what_was_acknowledged_before_a_restore_is_in_the_log_or_was() -> None:
+    history = History()
+    history.acks.append(Ack("a", STREAM, ((7, rank(1)),), 1))
+    restored(history, lost=Logged(7, "k", rank(1), b"v")).acked_is_logged()
+    with pytest.raises(Violation, match="acked means durable"):
+        restored(history, lost=Logged(7, "k", rank(2), b"v")).acked_is_logged()
+
+
+def test_a_position_that_names_two_records_is_found() -> None:
+    told: list[str] = []
+    past = Past(lambda: 0.0, told.append)
+    vault, term = VaultId(bytes(16)), Term(1, b"name of ")
+    write = StreamWrite(STREAM, 0, 1, 1, (StoredSegment(0, 1, b""),))
+    snapshot = past.snapshot()
+    past.committed(VaultWrite(vault, term, 1, (write,), ()))
+    past.restore(snapshot)
+    assert [ended.stream for ended in past.ended] == [STREAM]
+    past.committed(VaultWrite(vault, Term(2, b"its name"), 1, (write,), ()))
+    assert not told
+    past.committed(VaultWrite(vault, term, 1, (write,), ()))
+    assert "names one record for ever" in told[0]
 
 
 # --- guarded streams
