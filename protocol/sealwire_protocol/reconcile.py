@@ -125,7 +125,7 @@ def _winners(items: Iterable[bytes]) -> list[bytes]:
 class Gathering:
     """Takes in items in any order, as many as there are, in bounded memory; then `build` makes the tree.
 
-    Some `spill_bytes` of items are held, the others wait in a file from `file`. Up to twice as much is used for moments.
+    Some `spill_bytes` of items are held, the others wait in a file from `file`. For moments twice as much is used.
     After an error it is of no use but to be closed. Not for use by two threads at once.
     """
 

@@ -287,8 +287,8 @@ def test_bytes_that_are_no_segment_are_refused(rubbish: bytes, data: st.DataObje
             try:
                 read()
                 outcomes.append("read")
-            except DecodeError as error:
-                outcomes.append(str(error))
+            except DecodeError:
+                outcomes.append("refused")
         assert outcomes[0] == outcomes[1]
 
 
