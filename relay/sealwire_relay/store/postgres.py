@@ -414,8 +414,15 @@ class PostgresStore(Store):
         await self._rows("acked", *ack_arguments(acks))
 
     async def reclaim(self) -> Room:
-        """A plain VACUUM, on a connection of its own: none of the others may take so long."""
-        return await vacuum(self._dsn)
+        """A plain VACUUM, on a connection of its own: none of the others may take so long.
+
+        Those are made anew afterwards: a session goes on writing near where it wrote last, and a new one begins at the
+        first room that is free, which is what lets a file end earlier some day.
+        """
+        room = await vacuum(self._dsn)
+        if self._others is not None:
+            await self._others.expire_connections()
+        return room
 
     # --- mailboxes
 
