@@ -1,6 +1,7 @@
 """The replica: everything a device holds of its vaults, in one SQLite file, and what it has still to send.
 
-runner → Replica → outbox → aside → sent → edits → claims → entries, positions → database → schema, errors, values
+runner → Replica → reconciling → outbox → refills → aside → sent → edits → claims → forgetting → entries, positions →
+database → schema, errors, values
 reading stands beside them.
 """
 
@@ -40,10 +41,12 @@ from sealwire_client.replica.errors import (
     ReplicaTooNewError,
     ReplicaUnreadableError,
 )
+from sealwire_client.replica.forgetting import Forgetting
 from sealwire_client.replica.outbox import CONFLICT, Answered, Outbox, Place, Waiting
 from sealwire_client.replica.outbox import Standing as EditStanding
-from sealwire_client.replica.positions import Delivery, Positions, Standing, Verdict, greatest_version
+from sealwire_client.replica.positions import Delivery, Pinned, Positions, Standing, Verdict, greatest_version
 from sealwire_client.replica.reading import Reader, Rows, Seen
+from sealwire_client.replica.reconciling import SET_ASIDE, Differing, Gathered, Lost, Reconciling, Room, Settled
 from sealwire_client.replica.runner import InlineWriter, Runner, Writer
 from sealwire_client.replica.sent import SealedGroup, StoredBatch
 from sealwire_client.replica.values import Encoder, Kept, Row, SqlValue, Values
@@ -68,6 +71,8 @@ class Replica:
         self.positions = Positions(self.database)
         self.claims = Claims(self.database)
         self.outbox = Outbox(self.database, self.entries, self.positions, self.claims)
+        self.forgetting = Forgetting(self.database, self.positions)
+        self.reconciling = Reconciling(self.database, self.entries, self.positions, self.outbox, self.forgetting)
 
     def transaction(self) -> AbstractContextManager[Any]:
         """Several calls as one: durable together when the outermost one ends, or not at all."""
@@ -92,9 +97,10 @@ class Replica:
         """Apply the records of a DELIVER and move the cursor, in one transaction.
 
         `records` in the order of their seqs; those at or below the cursor are skipped. A repeat does nothing.
+        Tombstones that the relay has purged are dropped at the point where it says so (R11).
         `changes_max`: 0 if nobody watches. Raises GapError if the delivery begins after the cursor.
         """
-        number, table = collection.number, collection.table
+        number, head = collection.number, delivery.floor_head
         with self.database.transaction():
             cursor = self.positions.begin(number, delivery)
             if cursor is None:
@@ -102,6 +108,28 @@ class Replica:
             if cursor > delivery.prev:
                 records = [record for record in records if record.seq > cursor]
                 unopened = [record for record in unopened if record.seq > cursor]
+            if not self.positions.forgets(number, delivery.floor) or delivery.last < head:
+                return self._apply(collection, delivery, records, unopened, changes_max)
+            before, moved = ([r for r in records if r.seq <= head], [r for r in unopened if r.seq <= head]), []
+            if cursor < head:
+                moved.append(self._apply(collection, delivery._replace(last=head), *before, changes_max))
+            self.forgetting.forget(collection.table, delivery.floor)
+            if head < delivery.last:
+                after = [r for r in records if r.seq > head], [r for r in unopened if r.seq > head]
+                moved.append(self._apply(collection, delivery, *after, changes_max))
+            named = [applied.changes for applied in moved]
+            return Applied(True, None if None in named else tuple(change for part in named for change in part or ()))
+
+    def _apply(
+        self,
+        collection: Collection,
+        delivery: Delivery,
+        records: Sequence[Incoming],
+        unopened: Sequence[Unopened],
+        changes_max: int,
+    ) -> Applied:
+        number, table = collection.number, collection.table
+        with self.database.transaction():
             term = self.positions.term_id(delivery.term)
             ranks = [record.rank for record in records] + [record.rank for record in unopened if record.sealed]
             records = self.outbox.sent.recognise(collection, term, records)
@@ -115,6 +143,14 @@ class Replica:
             changes = before.changes_to(self.entries.look(table, keys))
             changes += self.outbox.sent.promote(collection)
         return Applied(True, tuple(changes) if named else None)
+
+    def forget(self, collection: Collection, floor: int, floor_head: int) -> None:
+        """Drop the tombstones that the relay has purged, as it tells when the replica subscribes, in one transaction.
+
+        If the cursor is not yet where the relay did so, they are dropped when it comes there."""
+        with self.database.transaction():
+            if self.positions.standing(collection.number).cursor.seq >= floor_head:
+                self.forgetting.forget(collection.table, floor)
 
     def edit(self, collection: Collection, edits: Sequence[Edit], tx: int = ALONE) -> None:
         """Show edits and put them into the outbox, in one transaction: durable when it returns (or its group does).
@@ -141,6 +177,7 @@ __all__ = [
     "ALONE",
     "CHANGES_NAMED_MAX",
     "CONFLICT",
+    "SET_ASIDE",
     "STRICT",
     "Answered",
     "Applied",
@@ -150,19 +187,23 @@ __all__ = [
     "Column",
     "ColumnsChangedError",
     "Delivery",
+    "Differing",
     "Discarded",
     "Edit",
     "EditStanding",
     "Encoder",
     "GapError",
+    "Gathered",
     "HeldVault",
     "Incoming",
     "InlineWriter",
     "Kept",
     "Kind",
+    "Lost",
     "Mark",
     "NeedsNewerAppError",
     "NotAReplicaError",
+    "Pinned",
     "Place",
     "QueryError",
     "Reader",
@@ -175,12 +216,14 @@ __all__ = [
     "ReplicaMisuse",
     "ReplicaTooNewError",
     "ReplicaUnreadableError",
+    "Room",
     "Row",
     "Rows",
     "Runner",
     "Said",
     "SealedGroup",
     "Seen",
+    "Settled",
     "Sight",
     "SqlValue",
     "Standing",

@@ -24,6 +24,9 @@ own n: it stands alone, and an edit of a transaction has come after it, so that 
 STRICT: Final = -1
 """The n of a sent write that never was a waiting edit: it shows nothing before its verdict, and is not tried again."""
 
+REFILLED: Final = -2
+"""The n of a sent write that was in the log, which the relay has lost, and is given back (R14)."""
+
 
 class TakenEdit(NamedTuple):
     """An edit to be sealed, or a strict write. `value` None: a tombstone.

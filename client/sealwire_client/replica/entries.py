@@ -17,8 +17,9 @@ from sealwire_client.replica.database import Database
 from sealwire_client.replica.errors import ColumnsChangedError, NeedsNewerAppError, ReplicaMisuse
 from sealwire_client.replica.reshaping import Reshaping
 from sealwire_client.replica.values import Kept, Live, Row, Values, live, read
-from sealwire_protocol.ids import StreamId
+from sealwire_protocol.ids import TAG_BYTES, StreamId
 from sealwire_protocol.messages import StreamKind
+from sealwire_protocol.segment import FLAGS_KNOWN
 
 CHANGES_NAMED_MAX: Final = 1_000
 """Changed keys that one delivery names to watchers. Of more it says only that there were many: naming each costs
@@ -26,6 +27,10 @@ a lookup, and whoever watches asks anew anyway."""
 
 COLUMNS_MAX: Final = 500
 """Columns of a collection: a statement binds each twice at most, and older SQLite allow 999 (now 32,766)."""
+
+_KIND: Final = 1
+_TAG: Final = slice(2, 2 + TAG_BYTES)
+"""Where the bytes of a record that skips nothing hold its kind, which has the flags in it, and its tag."""
 
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _TYPES: Final = frozenset(("TEXT", "INTEGER", "REAL", "NUMERIC", "BLOB", "BOOLEAN"))
@@ -341,9 +346,12 @@ class Entries:
     def quarantine(self, collection: Collection, term: int, records: Iterable[Unopened]) -> None:
         """Keep records that could not be opened. Within the caller's transaction."""
         self._database.connection.executemany(
-            "INSERT OR REPLACE INTO _quarantine (collection, term, seq, rank, record, reason)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
-            [(collection.number, term, seq, rank, record, reason) for seq, rank, record, reason, _ in records],
+            "INSERT OR REPLACE INTO _quarantine (collection, term, seq, tag, rank, flags, record, reason)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (collection.number, term, seq, record[_TAG], rank, record[_KIND] & FLAGS_KNOWN, record, reason)
+                for seq, rank, record, reason, _ in records
+            ],
         )
 
     def show(self, collection: Collection, edits: Iterable[Edit]) -> None:

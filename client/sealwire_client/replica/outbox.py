@@ -18,6 +18,7 @@ from sealwire_client.replica.database import Database
 from sealwire_client.replica.edits import ALONE, STRICT, Edits, Mark, Taken
 from sealwire_client.replica.entries import Change, Entries
 from sealwire_client.replica.positions import Positions
+from sealwire_client.replica.refills import Decided, Refills
 from sealwire_client.replica.sent import Refusing, SealedGroup, Sent
 from sealwire_protocol.errors import Outcome, Refusal
 from sealwire_protocol.ids import StreamId
@@ -41,6 +42,8 @@ class Answered(NamedTuple):
     """Streams in which another record came first, and its seq; 0: the relay holds none."""
     refused: tuple[tuple[int, str], ...] = ()
     """Strict writes (collection, key) that were refused."""
+    lost: tuple[StreamId, ...] = ()
+    """Streams that have to be compared with the relay's again, because records of theirs are not given back yet."""
 
 
 class Waiting(NamedTuple):
@@ -84,6 +87,7 @@ class Outbox:
         self.edits = Edits(database, entries, claims)
         self.sent = Sent(database, entries, positions)
         self.aside = Aside(database, entries)
+        self.refills = Refills(database, entries, positions, self.sent, self.aside)
 
     def has_claims(self, collection: int) -> bool:
         """True if any row of a collection shows something that is not in the log."""
@@ -110,12 +114,14 @@ class Outbox:
 
         Committed writes become entries when the cursor passes them (R12), here if it has. Of those that were refused
         because another record came first, edits wait to be merged and sealed again, strict writes are set aside. After
-        STALE_NUMBER writes are doubtful: they may be in the log, and wait for `settle_doubtful`.
+        STALE_NUMBER writes are doubtful: they may be in the log, and wait for `settle_doubtful`. For refills see there.
         Raises RemoteFault if the verdict does not fit the batch; then it stays as it was.
         """
         with self._database.transaction():
             if not self.sent.awaits(vault, number):
                 return None
+            if self.refills.holds(vault, number):
+                return self._answer_refill(vault, number, outcome, appended, refused)
             committed, winners = 0, list[tuple[StreamId, int]]()
             if outcome is Outcome.DONE:
                 named = {(r.group, r.place): r for r in refused}
@@ -135,6 +141,25 @@ class Outbox:
             changes = self._promoted(vault)
         strict = tuple((write.collection, write.edit.key) for write in writes if write.edit.n == STRICT)
         return Answered(committed, again, stuck, tuple(changes), tuple(winners), strict)
+
+    def _answer_refill(
+        self, vault: int, number: int, outcome: Outcome, appended: Sequence[Appended], refused: Sequence[Refused]
+    ) -> Answered:
+        committed, winners, lost = 0, list[tuple[StreamId, int]](), list[StreamId]()
+        decided = Decided(0, 0, [])
+        if outcome is Outcome.DONE:
+            named = {(r.group, r.place): r for r in refused}
+            committed = self.sent.commit(vault, number, appended, named)
+            self.refills.told(vault, number)
+            winners = self._winners(vault, number, named)
+            decided = self.refills.decide(self.sent.withdraw(vault, number, named), named)
+        elif outcome in SEAL_AGAIN or outcome is Outcome.STALE_NUMBER:
+            lost = self.refills.lose(vault, number)
+        else:
+            decided = self.refills.refuse(self.sent.withdraw(vault, number), outcome)
+        self.sent.finish(vault, number)
+        changes = (*decided.changes, *self._promoted(vault))
+        return Answered(committed, decided.again, decided.stuck, changes, tuple(winners), lost=tuple(lost))
 
     def settle_doubtful(self, vault: int, caught_up: Container[int]) -> list[tuple[int, Change]]:
         """Decide what became of doubtful writes of collections that have applied all that the relay had after the
@@ -165,8 +190,10 @@ class Outbox:
             "SELECT place, stream FROM _group WHERE vault = ? AND batch = ?", (vault, number)
         )
         streams = dict(found.fetchall())
-        conflicts = [r for r in refused.values() if r.reason is Refusal.CONFLICT]
-        return [(StreamId(streams[r.group]), r.seq) for r in conflicts]
+        beaten = [
+            r for r in refused.values() if r.reason is Refusal.CONFLICT or (r.reason is Refusal.SUPERSEDED and r.seq)
+        ]
+        return [(StreamId(streams[r.group]), r.seq) for r in beaten]
 
     def _conflicted(
         self,

@@ -11,12 +11,15 @@ from sealwire_protocol.limits import VERSION_TOP_MAX
 
 
 class Delivery(NamedTuple):
-    """Where the records of a DELIVER belong: seqs `(prev, last]` under `term`, cleaned up to `cleaned_to`."""
+    """Where the records of a DELIVER belong: seqs `(prev, last]` under `term`, cleaned up to `cleaned_to`; tombstones
+    up to `floor` were purged when `floor_head` was the head (R11)."""
 
     term: Term
     prev: int
     last: int
     cleaned_to: int = 0
+    floor: int = 0
+    floor_head: int = 0
 
 
 class Standing(NamedTuple):
@@ -27,6 +30,17 @@ class Standing(NamedTuple):
     served: Position
     whole_from: Position
     version_seen: int
+
+
+class Pinned(NamedTuple):
+    """What the relay tells of a stream as it was at one position, `pin`. `head`: how far it is known to reach."""
+
+    pin: Position
+    terms: tuple[TermStart, ...]
+    head: int
+    floor: int
+    top: int
+    cleaned_to: int
 
 
 class Verdict(Enum):
@@ -61,6 +75,11 @@ def judge(standing: Standing, terms: Sequence[TermStart], head: int, floor: int)
         return Verdict.LOST
     whole_from = standing.whole_from.seq if is_known(standing.whole_from, terms, head) else 0
     return Verdict.CONTINUE if floor <= max(standing.cursor.seq, whole_from) else Verdict.INCOMPLETE
+
+
+def term_at(terms: Sequence[TermStart], seq: int) -> Term:
+    """The term in which a seq of a stream was written."""
+    return next((told for told, start in reversed(terms) if start < seq), NO_TERM)
 
 
 def greatest_version(ranks: Sequence[bytes]) -> int:
@@ -104,23 +123,58 @@ class Positions:
             standing = self.standing(collection)
             if standing.cursor == START and standing.whole_from.seq < floor:
                 # The replica is empty, so that what was forgotten below the floor does not concern it (R10).
-                term = next((told for told, start in reversed(terms) if start < floor), NO_TERM)
                 connection.execute(
                     "UPDATE _collection SET floor_term = ?, floor_seq = ? WHERE id = ?",
-                    (self.term_id(term), floor, collection),
+                    (self.term_id(term_at(terms, floor)), floor, collection),
                 )
                 standing = self.standing(collection)
-            known = connection.execute(
-                "SELECT number, name, start FROM _told JOIN _term ON id = term WHERE collection = ? ORDER BY place",
-                (collection,),
-            ).fetchall()
-            if known != [(*term, start) for term, start in terms]:
-                connection.execute("DELETE FROM _told WHERE collection = ?", (collection,))
-                connection.executemany(
-                    "INSERT INTO _told (collection, place, term, start) VALUES (?, ?, ?, ?)",
-                    [(collection, place, self.term_id(term), start) for place, (term, start) in enumerate(terms)],
-                )
+            self._remember(collection, terms)
         return judge(standing, terms, head, floor)
+
+    def _remember(self, collection: int, terms: Sequence[TermStart]) -> None:
+        connection = self._database.connection
+        known = connection.execute(
+            "SELECT number, name, start FROM _told JOIN _term ON id = term WHERE collection = ? ORDER BY place",
+            (collection,),
+        ).fetchall()
+        if known != [(*term, start) for term, start in terms]:
+            connection.execute("DELETE FROM _told WHERE collection = ?", (collection,))
+            connection.executemany(
+                "INSERT INTO _told (collection, place, term, start) VALUES (?, ?, ?, ?)",
+                [(collection, place, self.term_id(term), start) for place, (term, start) in enumerate(terms)],
+            )
+
+    def stand_at(self, collection: int, pinned: Pinned) -> None:
+        """Stand where the replica was compared with the relay: everything up to there is here, and nothing else of the
+        relay's. Within the transaction that makes it so."""
+        self._remember(collection, pinned.terms)
+        pin, floor = pinned.pin, min(pinned.floor, pinned.pin.seq)
+        self._database.connection.execute(
+            "UPDATE _collection SET cursor_term = ?1, cursor_seq = ?2, served_term = ?1, served_seq = ?3,"
+            " floor_term = ?4, floor_seq = ?5, version_seen = max(version_seen, ?6), dropped_to = 0 WHERE id = ?7",
+            (
+                self.term_id(pin.term),
+                pin.seq,
+                max(pin.seq, pinned.cleaned_to),
+                self.term_id(term_at(pinned.terms, floor)),
+                floor,
+                pinned.top,
+                collection,
+            ),
+        )
+
+    def forgets(self, collection: int, floor: int) -> bool:
+        """True if tombstones up to a floor are still to be dropped."""
+        if not floor:
+            return False
+        found = self._database.connection.execute(
+            "SELECT dropped_to < ? FROM _collection WHERE id = ?", (floor, collection)
+        )
+        return bool(found.fetchone()[0])
+
+    def forgot(self, collection: int, floor: int) -> None:
+        """Tombstones up to a floor were dropped, in the caller's transaction."""
+        self._database.connection.execute("UPDATE _collection SET dropped_to = ? WHERE id = ?", (floor, collection))
 
     def begin(self, collection: int, delivery: Delivery) -> int | None:
         """The cursor before a delivery is applied, or None if it brings nothing new. Raises GapError."""

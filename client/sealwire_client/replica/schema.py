@@ -202,6 +202,31 @@ MIGRATIONS: Final = (
         PRIMARY KEY (vault, author)
     ) STRICT, WITHOUT ROWID;
     """,
+    """
+    -- Records that could not be opened, one of each tag and rank; both stand outside of the seal, as flags do. A record
+    -- of term 0 is of a history that the relay has lost: it is kept, and takes no part in anything.
+    CREATE TABLE _quarantine_2 (
+        id          INTEGER PRIMARY KEY,
+        collection  INTEGER NOT NULL REFERENCES _collection,
+        term        INTEGER NOT NULL REFERENCES _term,
+        seq         INTEGER NOT NULL,
+        tag         BLOB NOT NULL,
+        rank        BLOB NOT NULL,
+        flags       INTEGER NOT NULL,
+        record      BLOB NOT NULL,
+        reason      TEXT NOT NULL,
+        UNIQUE (collection, tag, rank)
+    ) STRICT;
+    INSERT OR REPLACE INTO _quarantine_2 (collection, term, seq, tag, rank, flags, record, reason)
+        SELECT collection, term, seq, substr(record, 3, 16), rank,
+            instr('123456789ABCDEF', substr(hex(substr(record, 2, 1)), 2, 1)) & 3, record, reason
+        FROM _quarantine ORDER BY term, seq;
+    DROP TABLE _quarantine;
+    ALTER TABLE _quarantine_2 RENAME TO _quarantine;
+
+    -- The floor up to which tombstones were dropped here.
+    ALTER TABLE _collection ADD COLUMN dropped_to INTEGER NOT NULL DEFAULT 0;
+    """,
 )
 """Script k brings a replica from schema version k to k + 1. Published ones are never changed, only followed."""
 

@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from sealwire_client.replica.database import Database
-from sealwire_client.replica.edits import STRICT, Taken, TakenEdit, TakenGroup
+from sealwire_client.replica.edits import REFILLED, STRICT, Taken, TakenEdit, TakenGroup
 from sealwire_client.replica.entries import Change, Collection, Entries, Incoming
 from sealwire_client.replica.errors import ReplicaMisuse
 from sealwire_client.replica.positions import Positions
 from sealwire_protocol.errors import Refusal, RemoteFault
+from sealwire_protocol.ids import Position, Term
 from sealwire_protocol.limits import PUSH_WINDOW
-from sealwire_protocol.messages import ATOMIC, Appended, Group, Refused
+from sealwire_protocol.messages import ATOMIC, REFILL, Appended, Group, Refused
 
 _AUTHOR: Final = slice(10, 14)
 """Where a packed rank holds its author."""
@@ -169,6 +170,12 @@ class Sent:
             "SELECT flags FROM _batch WHERE vault = ? AND number = ?", (vault, number)
         ).fetchone()
         conflicts = {at for at, record in refused.items() if record.reason is Refusal.CONFLICT}
+        if flags & REFILL:
+            if flags & ATOMIC and conflicts:
+                return refused.keys() == known.keys()
+            return refused.keys() <= known.keys() and all(r.reason is not Refusal.ATOMIC for r in refused.values())
+        if any(record.reason is Refusal.SUPERSEDED for record in refused.values()):
+            return False
         whole = not flags & ATOMIC or refused.keys() == known.keys()
         others = flags & ATOMIC or len(conflicts) == len(refused)
         return not refused or bool(whole and others and conflicts and all(known.get(at) for at in conflicts))
@@ -215,6 +222,15 @@ class Sent:
             (rank, Refusing(place, at, collection, condition, TakenEdit(*edit)))
             for _, rank, place, at, collection, condition, *edit in rows
         ]
+
+    def answered_at(self, collection: int) -> tuple[Position, ...]:
+        """Where writes were answered that the cursor has not passed: the greatest position of each term (R12)."""
+        found = self._database.connection.execute(
+            "SELECT t.number, t.name, max(seq) FROM _sent JOIN _term AS t ON t.id = term"
+            " WHERE collection = ? AND seq IS NOT NULL GROUP BY t.id ORDER BY t.number",
+            (collection,),
+        )
+        return tuple(Position(Term(number, name), seq) for number, name, seq in found)
 
     def has_doubtful(self, vault: int) -> bool:
         """True if there are doubtful writes (see `Outbox.answer`)."""
@@ -318,7 +334,10 @@ class Sent:
             return records
         author = execute("SELECT author FROM _vault WHERE id = ?", (collection.vault,)).fetchone()[0]
         mine: bytes = author.to_bytes(4, "big")
-        former = "SELECT EXISTS (SELECT 1 FROM _sent WHERE collection = ? AND seq IS NULL AND batch < 1)"
+        former = (
+            "SELECT EXISTS (SELECT 1 FROM _sent WHERE collection = ? AND seq IS NULL"
+            f" AND (batch < 1 OR n = {REFILLED}))"
+        )
         any_author = bool(execute(former, (number,)).fetchone()[0])
         seqs = (records[0].seq, records[-1].seq) if records else (0, 0)
         answered = set(
