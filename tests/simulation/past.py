@@ -1,12 +1,15 @@
 """All that the database ever held: the history that stands, what was forgotten of it, and what restores have ended."""
 
+import math
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from typing import Final, NamedTuple
 
-from sealwire_protocol.ids import StreamId, Tag, Term, VaultId
-from sealwire_relay.store.interface import StoredSegment, VaultWrite
+from sealwire_protocol.ids import START, StreamId, Tag, Term, VaultId
+from sealwire_protocol.segment import read_segment
+from sealwire_relay.store.interface import Purge, StoredSegment, VaultWrite
 from sealwire_relay.store.memory import MemoryDatabase
 
 Name = tuple[VaultId, StreamId]
@@ -18,6 +21,13 @@ Forgotten = defaultdict[Name, dict[Tag, int]]
 """Tombstones that were purged, by stream and tag: the head at which it was done. Nothing of the tag stands below."""
 
 
+RETENTION_SECONDS: Final = 30.0
+"""How long a tombstone stays at least, in virtual time: a run lasts some minutes."""
+
+CUTOFF_SECONDS: Final = 90.0
+"""How long a device may be silent until nobody waits for it any more."""
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """The database at one moment, and what is known of how it came to be."""
@@ -26,6 +36,7 @@ class Snapshot:
     database: MemoryDatabase
     whole: dict[Name, tuple[StoredSegment, ...]]
     forgotten: dict[Name, dict[Tag, int]]
+    lasts: dict[Name, tuple[tuple[int, float], ...]]
 
 
 class Ended(NamedTuple):
@@ -48,6 +59,7 @@ class Past:
         self.era = 0
         self._clock, self._failed = clock, failed
         self._written_in: dict[tuple[Name, Term], int] = {}
+        self._lasts: dict[Name, list[tuple[int, float]]] = defaultdict(list)
 
     def committed(self, write: VaultWrite) -> None:
         """A write was carried out."""
@@ -55,18 +67,42 @@ class Past:
             if stream.segments:
                 name = write.vault, stream.stream
                 self.whole[name] += stream.segments
+                self._lasts[name].append((stream.new_head, self._clock()))
                 if self._written_in.setdefault((name, write.term), self.era) != self.era:
                     self._failed(f"a position names one record for ever: {write.term} goes on after a restore")
 
-    def purged(self, name: Name, tags: Sequence[Tag], head: int) -> None:
-        """Tombstones were purged."""
-        self.forgotten[name].update(dict.fromkeys(tags, head))
+    def purged(self, name: Name, purge: Purge) -> None:
+        """Tombstones were purged. Looks whether they might be (R11)."""
+        kept, log = self.database.vaults[name[0]], self.database.vaults[name[0]].streams[name[1]]
+        dropped = dict(purge.dropped)
+        for segment in log.segments:
+            for placed in read_segment(segment.body, segment.prev, segment.last):
+                if placed.record.tag in dropped:
+                    self._failed(f"no loser outlives its tombstone: one at {placed.seq} does")
+        for author in kept.members:
+            position, seen = log.acks.get(author, (START, -math.inf))
+            if self._clock() - seen < CUTOFF_SECONDS:
+                for seq in dropped.values():
+                    if seq > position.seq and self._age(name, seq) < CUTOFF_SECONDS:
+                        self._failed(f"a tombstone waits for who is there: {seq} was not acknowledged by all")
+            elif self.era:
+                # Whoever is silent now may hold what a restore took, and what this would have deleted (R13).
+                self.late |= {(name, tag) for tag in dropped}
+        if any(self._age(name, seq) < RETENTION_SECONDS for seq in dropped.values()):
+            self._failed("a tombstone stays as long as backups are kept: a younger one was purged")
+        self.forgotten[name].update(dict.fromkeys(dropped, purge.head))
+
+    def _age(self, name: Name, seq: int) -> float:
+        """How long ago a record was committed, in the history that stands."""
+        lasts = self._lasts[name]
+        return self._clock() - lasts[bisect_left(lasts, (seq, 0.0))][1]
 
     def snapshot(self) -> Snapshot:
         """The database as it is now."""
         whole = {name: tuple(segments) for name, segments in self.whole.items()}
         forgotten = {name: dict(tags) for name, tags in self.forgotten.items()}
-        return Snapshot(self._clock(), self.database.copy(), whole, forgotten)
+        lasts = {name: tuple(each) for name, each in self._lasts.items()}
+        return Snapshot(self._clock(), self.database.copy(), whole, forgotten, lasts)
 
     def restore(self, snapshot: Snapshot) -> None:
         """The database is again what it was then."""
@@ -82,6 +118,8 @@ class Past:
             self.late |= {(name, tag) for tag in tags.keys() - snapshot.forgotten.get(name, {}).keys()}
         self.forgotten.clear()
         self.forgotten.update({name: dict(tags) for name, tags in snapshot.forgotten.items()})
+        self._lasts.clear()
+        self._lasts.update({name: list(each) for name, each in snapshot.lasts.items()})
         then = snapshot.database.copy()
-        self.database.term, self.database.vaults = then.term, then.vaults
-        self.database.mailboxes = then.mailboxes
+        for each in fields(then):
+            setattr(self.database, each.name, getattr(then, each.name))

@@ -14,13 +14,17 @@ from typing import Any, Final, Protocol
 from sealwire_protocol.conditions import Current
 from sealwire_protocol.ids import DeviceKey, StreamId, Term, VaultId
 from sealwire_relay.store.interface import (
+    AckedPosition,
     Dirty,
     GuardName,
     NewLink,
     OutcomeUnknownError,
     Page,
+    Purge,
     StoreDownError,
+    StoredSegment,
     Subscription,
+    Tombstones,
     VaultState,
     VaultWrite,
 )
@@ -172,13 +176,24 @@ class FaultyStore(MemoryStore):
         await self._return()
         return found
 
-    async def swap(self, *args: Any, **named: Any) -> bool:
+    async def swap(
+        self,
+        vault: VaultId,
+        stream: StreamId,
+        old: Sequence[StoredSegment],
+        new: StoredSegment,
+        cleaned_to: int,
+        term: Term,
+        purge: Purge | None = None,
+    ) -> bool:
         """As the store's, with what can go wrong before and after the commit."""
         await self._wait()
         if self._armed.strikes("cleaners", faults.CLEANER_CRASH_BEFORE):
             self._process.crash()
             raise StoreDownError("the process is dead")
-        done = await super().swap(*args, **named)
+        done = await super().swap(vault, stream, old, new, cleaned_to, term, purge)
+        if done and purge is not None:
+            self._past.purged((vault, stream), purge)
         if self._armed.strikes("cleaners", faults.CLEANER_CRASH_AFTER):
             self._process.crash()
             raise StoreDownError("the process is dead")
@@ -191,3 +206,20 @@ class FaultyStore(MemoryStore):
         """As the store's."""
         await self._wait()
         return await super().compacted(*args, **named)
+
+    async def tombstones(self, after: tuple[VaultId, StreamId] | None, streams_max: int) -> list[Tombstones]:
+        """As the store's; takes time on the way back."""
+        await self._wait()
+        found = await super().tombstones(after, streams_max)
+        await self._return()
+        return found
+
+    async def aged(self, *args: Any, **named: Any) -> bool:
+        """As the store's."""
+        await self._wait()
+        return await super().aged(*args, **named)
+
+    async def acked(self, acks: Sequence[AckedPosition]) -> None:
+        """As the store's."""
+        await self._wait()
+        await super().acked(acks)
