@@ -14,6 +14,7 @@ from sealwire_protocol.events import (
     Applied,
     Apply,
     Arrived,
+    Beside,
     ClientEffect,
     ClientEvent,
     Close,
@@ -30,7 +31,7 @@ from sealwire_protocol.events import (
     Submit,
     Ticked,
 )
-from sealwire_protocol.history import newest_term, why_history_is_lost
+from sealwire_protocol.history import newest_term, whole_from, why_history_is_lost, why_incomplete
 from sealwire_protocol.ids import DeviceKey, Position, StreamId, Term, VaultId
 from sealwire_protocol.login import login_payload
 from sealwire_protocol.messages import (
@@ -73,16 +74,41 @@ class ClientState(Enum):
 
 class _Listening:
     """One subscribed stream: the position up to which records were admitted, the term they came under, and how often
-    in a row it was subscribed to again with nothing to apply in between."""
+    in a row it was subscribed to again with nothing to apply in between.
 
-    __slots__ = ("awaiting", "in_vain", "position", "served", "term")
+    `whole_from` is that of `Beside`, `whole` what it is worth now. `answered`: the greatest seq of each term at which a
+    write was answered; `to_check` are those that were answered when SUBSCRIBE was sent, so that SUBSCRIBED knows them.
+    """
 
-    def __init__(self, wanted: Wanted) -> None:
+    __slots__ = ("answered", "awaiting", "in_vain", "position", "served", "term", "to_check", "whole", "whole_from")
+
+    def __init__(self, wanted: Wanted, beside: Beside) -> None:
         self.position = wanted.cursor
         self.served = wanted.served
         self.term: Term | None = None
         self.awaiting = True
-        self.in_vain = 0
+        self.in_vain = self.whole = 0
+        self.whole_from = beside.whole_from
+        self.answered: dict[Term, int] = {}
+        for position in beside.answered:
+            self.answer(position)
+        self.to_check = self.positions()
+
+    def positions(self) -> tuple[Position, ...]:
+        """Where writes stand that are answered and were not delivered yet."""
+        return tuple(Position(term, seq) for term, seq in self.answered.items())
+
+    def answer(self, position: Position) -> None:
+        """A write of this device stands there."""
+        if position.seq > self.answered.get(position.term, 0):
+            self.answered[position.term] = position.seq
+        if len(self.answered) > limits.TERMS_TOLD_MAX:
+            raise RemoteFault("the relay has answered writes under more terms than it can tell of")
+
+    def passed(self, position: Position) -> None:
+        """All up to here was delivered: what was answered is covered by the cursor from now on."""
+        if self.answered.get(position.term, position.seq + 1) <= position.seq:
+            del self.answered[position.term]
 
 
 class ClientSession:
@@ -225,16 +251,18 @@ class ClientSession:
     def _listen(self, event: Listen) -> list[ClientEffect]:
         if len({wanted.stream for wanted in event.streams}) < len(event.streams):
             raise LocalMisuse("a stream is listened to twice")
+        if event.beside and len(event.beside) != len(event.streams):
+            raise LocalMisuse("what is known beside the positions is to be given for each stream, or for none")
         send = self._send(Subscribe(event.vault, event.streams))
-        for wanted in event.streams:
-            self._streams[event.vault, wanted.stream] = _Listening(wanted)
+        for wanted, beside in zip(event.streams, event.beside or (Beside(),) * len(event.streams), strict=True):
+            self._streams[event.vault, wanted.stream] = _Listening(wanted, beside)
         return [send]
 
     def _resubscribe(self, vault: VaultId, streams: list[StreamId]) -> list[ClientEffect]:
         wanted = []
         for stream in streams:
             listening = self._streams[vault, stream]
-            listening.awaiting = True
+            listening.awaiting, listening.to_check = True, listening.positions()
             wanted.append(Wanted(stream, listening.position, listening.served))
         step = limits.SUBSCRIBE_STREAMS_MAX
         return [self._send(Subscribe(vault, tuple(wanted[at : at + step]))) for at in range(0, len(wanted) or 1, step)]
@@ -254,17 +282,28 @@ class ClientSession:
             listening = self._streams.get((message.vault, state.stream))
             if listening is None:
                 continue
-            lost = why_history_is_lost(state, listening.position, listening.served)
+            at, beside = listening.position, (listening.whole_from, listening.to_check)
+            lost = why_history_is_lost(state, at, listening.served, *beside)
             if lost is not None:
-                del self._streams[message.vault, state.stream]
-                effects.append(HistoryLost(message.vault, state.stream, lost))
+                effects.append(self._lose(message.vault, state.stream, lost))
                 continue
             listening.awaiting = False
             listening.term = newest_term(state)
-            listening.position = Position(listening.term, listening.position.seq)
+            for position in listening.to_check:
+                if position.seq <= at.seq:
+                    listening.passed(position)
+            listening.position = Position(listening.term, at.seq)
+            if at.seq == 0:
+                listening.whole_from = Position(listening.term, state.floor)
+            listening.whole = whole_from(state, listening.whole_from)
         if not any(x.awaiting for (vault, _), x in self._streams.items() if vault == message.vault):
             self._again_at.pop(message.vault, None)
         return effects
+
+    def _lose(self, vault: VaultId, stream: StreamId, reason: str) -> HistoryLost:
+        """The subscription ends: nothing may be applied to the stream before it was reconciled."""
+        del self._streams[vault, stream]
+        return HistoryLost(vault, stream, reason)
 
     def _delivered(self, message: Deliver, event: Received) -> list[ClientEffect]:
         size = len(event.data)
@@ -277,9 +316,16 @@ class ClientSession:
             return self._give_back(size, event.now) + self._find_again(message, listening, event.now)
         if message.last <= listening.position.seq:
             return self._give_back(size, event.now)
+        if listening.position.seq == 0:
+            listening.whole_from, listening.whole = Position(message.term, message.floor), message.floor
+        incomplete = why_incomplete(message.floor, listening.position.seq, listening.whole)
+        if incomplete is not None:
+            lost = self._lose(message.vault, message.stream, incomplete)
+            return [*self._give_back(size, event.now), lost]
         self._in_hand += size
         listening.in_vain = 0
         listening.position = Position(message.term, message.last)
+        listening.passed(listening.position)
         listening.served = max(listening.served, Position(message.term, message.cleaned_to), key=_by_number)
         return [Apply(message, size)]
 
@@ -354,6 +400,10 @@ class ClientSession:
     def _pushed(self, message: Pushed, event: Received) -> list[ClientEffect]:
         self._outstanding.get(message.vault, set()).discard(message.batch)
         self._voided.pop(message.vault, None)
+        for stream, term, first, records in message.appended:
+            listening = self._streams.get((message.vault, stream))
+            if listening is not None and records:
+                listening.answer(Position(term, first + records - 1))
         return [Arrived(message)]
 
     def _faulted(self, message: Fault, event: Received) -> list[ClientEffect]:

@@ -4,9 +4,10 @@
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sealwire_protocol.errors import Action, CloseCode, FaultCode
-from sealwire_protocol.ids import DeviceKey, Position, StreamId, Term, VaultId
+from sealwire_protocol.ids import START, DeviceKey, Position, StreamId, Term, VaultId
 from sealwire_protocol.messages import NO_REQUEST, NO_VAULT, Acked, Deliver, Message, Push, Wanted
 
 # --- events of both sides
@@ -64,12 +65,24 @@ class Request:
     message: Message
 
 
+class Beside(NamedTuple):
+    """What a replica knows of a stream beside its positions, for the checks that R10 and R12 ask for.
+
+    `whole_from`: the floor when it was last empty or reconciled, under the term of that time. `answered`: where writes
+    of this device stand that are answered and not delivered yet; the greatest of each term is enough.
+    """
+
+    whole_from: Position = START
+    answered: tuple[Position, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Subscribe to streams of a vault at these positions."""
+    """Subscribe to streams of a vault at these positions. `beside`: one for each stream, or none at all."""
 
     vault: VaultId
     streams: tuple[Wanted, ...]
+    beside: tuple[Beside, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +178,7 @@ class Sign:
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """A message for the parts above: WELCOME, DONE, SUBSCRIBED, PUSHED, JOINING, JOINED or FAULT."""
+    """A message for the parts above: what is no CHALLENGE and no DELIVER."""
 
     message: Message
 
@@ -180,7 +193,9 @@ class Apply:
 
 @dataclass(frozen=True, slots=True)
 class HistoryLost:
-    """The relay no longer knows the history this replica stands in (R9), or has purged past it (R10)."""
+    """The relay no longer knows the history this replica stands in (R9), or that of a write that it has answered
+    (R12), or has forgotten deletions that the replica may miss (R10). The subscription to the stream has ended: it is
+    to be reconciled, then listened to again."""
 
     vault: VaultId
     stream: StreamId

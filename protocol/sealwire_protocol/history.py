@@ -1,6 +1,8 @@
-"""What a position says about a history that a relay tells (R7, R9, R10)."""
+"""What a position says about a history that a relay tells (R7, R9, R10, R12)."""
 
-from sealwire_protocol.ids import NO_TERM, Position, Term
+from collections.abc import Iterable
+
+from sealwire_protocol.ids import NO_TERM, START, Position, Term
 from sealwire_protocol.messages import StreamState
 
 
@@ -35,19 +37,39 @@ def loss_before(position: Position, state: StreamState) -> int:
     return (end_of(older[-1], state) or 0) if older else 0
 
 
-def why_history_is_lost(state: StreamState, cursor: Position, served: Position) -> str | None:
-    """R9 and R10: None if the replica may simply go on, else what is wrong, in words.
+def whole_from(state: StreamState, position: Position) -> int:
+    """`f` of R10: the floor up to which a replica misses nothing; 0 if that was in a history that is lost."""
+    return 0 if is_lost(position, state) else position.seq
 
-    An empty replica has nothing that could have been deleted, and stands at 0 in every term.
+
+def why_incomplete(floor: int, cursor: int, whole: int) -> str | None:
+    """R10: None if a replica that stands at `cursor`, and is whole from `whole` on, misses no deletion, else why.
+
+    An empty replica has nothing that could have been deleted.
     """
-    for name, position in (("stands at", cursor), ("was served a log cleaned to", served)):
-        if position.seq == 0:
+    if cursor == 0 or floor <= max(cursor, whole):
+        return None
+    return f"the relay has forgotten deletions up to {floor}, this device stands at {cursor}"
+
+
+def why_history_is_lost(
+    state: StreamState,
+    cursor: Position,
+    served: Position,
+    whole: Position = START,
+    answered: Iterable[Position] = (),
+) -> str | None:
+    """R9, R10 and R12: None if the replica may simply go on, else what is wrong, in words.
+
+    `whole`: the floor when the replica was last empty or reconciled; `answered`: where writes of this device stand that
+    were answered. An empty replica stands at 0 in every term.
+    """
+    told = (("stands at", cursor), ("was served a log cleaned to", served))
+    for name, position in (*told, *(("had a write confirmed at", position) for position in answered)):
+        if not is_lost(position, state):
             continue
         end = end_of(position.term, state)
         if end is None:
             return f"this device {name} {position.seq} of a history that the relay does not know"
-        if position.seq > end:
-            return f"this device {name} {position.seq}, but that history ends at {end} on the relay"
-    if 0 < cursor.seq < state.floor:
-        return f"the relay has purged deletions up to {state.floor}, this device stands at {cursor.seq}"
-    return None
+        return f"this device {name} {position.seq}, but that history ends at {end} on the relay"
+    return why_incomplete(state.floor, cursor.seq, whole_from(state, whole))

@@ -4,7 +4,7 @@ from nacl.signing import SigningKey
 
 from sealwire_protocol.client_session import ClientSession, ClientState
 from sealwire_protocol.codec import encode
-from sealwire_protocol.events import Listen, Opened, Received, Send, Sign, Signed
+from sealwire_protocol.events import Beside, Listen, Opened, Received, Send, Sign, Signed
 from sealwire_protocol.ids import START, Author, DeviceKey, KeyId, Position, StreamId, Tag, Term, TermStart, VaultId
 from sealwire_protocol.limits import VERSION_MAX, Limits
 from sealwire_protocol.login import login_payload
@@ -115,10 +115,11 @@ def client_in(
     return session
 
 
-def listening(*states: StreamState, cursor: Position = START) -> ClientSession:
+def listening(*states: StreamState, cursor: Position = START, beside: Beside | None = None) -> ClientSession:
     """A ready session that is subscribed to these streams under T1."""
     session = client_in(ClientState.READY)
-    session.handle(Listen(VAULT, tuple(wanted(state.stream, cursor) for state in states)))
+    known = (beside,) * len(states) if beside else ()
+    session.handle(Listen(VAULT, tuple(wanted(state.stream, cursor) for state in states), known))
     session.handle(Received(encode(subscribed(*states)), 0.0))
     return session
 

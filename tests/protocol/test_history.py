@@ -1,8 +1,8 @@
-"""R9 and R10: what a replica's positions say about the history that a relay tells."""
+"""R9, R10 and R12: what a replica's positions say about the history that a relay tells."""
 
 import pytest
 
-from sealwire_protocol.history import end_of, newest_term, why_history_is_lost
+from sealwire_protocol.history import end_of, newest_term, why_history_is_lost, why_incomplete
 from sealwire_protocol.ids import NO_TERM, START, Position, Term, TermStart
 from tests.protocol.examples import T1, T2, stream_state
 
@@ -47,7 +47,7 @@ def test_a_stream_that_was_never_written_knows_the_empty_replica_only() -> None:
 
 def test_a_floor_above_the_cursor_means_that_deletions_may_be_missed() -> None:
     state = stream_state(head=50, terms=(TermStart(T1, 0),), floor=20)
-    assert "purged" in (why_history_is_lost(state, Position(T1, 19), START) or "")
+    assert "forgotten deletions up to 20" in (why_history_is_lost(state, Position(T1, 19), START) or "")
     assert why_history_is_lost(state, Position(T1, 20), START) is None
 
 
@@ -55,6 +55,53 @@ def test_an_empty_replica_misses_no_deletion() -> None:
     """Else no device could join once the first tombstone was purged."""
     state = stream_state(head=50, terms=(TermStart(T1, 0),), floor=20)
     assert why_history_is_lost(state, START, START) is None
+
+
+@pytest.mark.parametrize(
+    ("whole", "complete"),
+    [
+        (START, False),
+        (Position(T1, 19), False),
+        (Position(T1, 20), True),
+        (Position(T1, 30), True),
+        (Position(T1, 31), False),  # beyond the end of its term: void
+        (Position(T3, 50), True),
+        (Position(UNKNOWN, 50), False),
+    ],
+)
+def test_the_floor_when_it_was_last_empty_or_reconciled_counts_as_long_as_its_history_is_known(
+    whole: Position, complete: bool
+) -> None:
+    state = STATE._replace(floor=20)
+    assert (why_history_is_lost(state, Position(T1, 5), START, whole) is None) == complete
+    assert why_history_is_lost(STATE, Position(T1, 5), START, whole) is None
+
+
+@pytest.mark.parametrize(
+    ("floor", "cursor", "whole", "complete"),
+    [(0, 1, 0, True), (5, 4, 4, False), (5, 5, 0, True), (5, 1, 5, True), (5, 0, 0, True), (5, 1, 4, False)],
+)
+def test_a_replica_is_complete_iff_the_floor_is_not_above_both(
+    floor: int, cursor: int, whole: int, complete: bool
+) -> None:
+    assert (why_incomplete(floor, cursor, whole) is None) == complete
+
+
+@pytest.mark.parametrize(
+    ("answered", "lost"),
+    [
+        ((), None),
+        ((Position(T1, 30), Position(T3, 50)), None),
+        ((Position(T1, 30), Position(T3, 51)), "history ends at 50"),
+        ((Position(T1, 31),), "history ends at 30"),
+        ((Position(UNKNOWN, 1),), "does not know"),
+        ((START,), None),
+    ],
+)
+def test_a_write_that_was_answered_must_be_known_as_well(answered: tuple[Position, ...], lost: str | None) -> None:
+    """Else a restore to before it leaves it on this device alone."""
+    why = why_history_is_lost(STATE, Position(T1, 5), START, START, answered)
+    assert why is None if lost is None else "had a write confirmed" in (why or "") and lost in (why or "")
 
 
 def test_the_end_of_a_term_is_where_the_next_one_was_written() -> None:
