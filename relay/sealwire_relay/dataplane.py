@@ -10,6 +10,7 @@ from sealwire_relay.fanout import Fanout
 from sealwire_relay.gateway import Gateway
 from sealwire_relay.ingest import Ingest
 from sealwire_relay.metrics import Metrics
+from sealwire_relay.reconciler import Reconciler
 from sealwire_relay.requests import Requests
 from sealwire_relay.settings import Settings
 from sealwire_relay.store.interface import Store, StoreError
@@ -27,7 +28,8 @@ class DataPlane:
         self._terms = Terms(store, metrics, self._new_term)
         self._fanout = Fanout(store, metrics, settings.read_pages_max)
         self._ingest = Ingest(store, self._fanout, settings, metrics, self._terms)
-        requests = Requests(store, self._fanout, self._ingest, self._terms, verify)
+        self._reconciler = Reconciler(store, metrics)
+        requests = Requests(store, self._fanout, self._ingest, self._terms, self._reconciler, verify)
         self._gateway = Gateway(settings, metrics, verify, self._fanout, self._ingest, requests)
         self._sweep = Sweep(store, self._fanout, self._terms, settings.sweep_seconds)
         metrics.lagging.set_function(self._fanout.lagging)
@@ -65,6 +67,7 @@ class DataPlane:
         """Close every connection with 1012, let the commits under way finish, and stop."""
         self._why_not = "the relay is stopping"
         await self._sweep.stop()
+        await self._reconciler.stop()
         await self._gateway.stop(CloseCode.RESTARTING, "the relay is stopping; come back")
         try:
             async with asyncio.timeout(self._settings.drain_seconds):

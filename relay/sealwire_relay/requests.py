@@ -1,12 +1,13 @@
 """What devices ask for besides pushing: subscriptions, vaults, streams, links and invites' mailboxes.
 
-Each request is answered by DONE or FAULT; a request repeated after its answer was lost is answered alike.
+Each request is answered by DONE, by what it asks for, or by FAULT; one that is repeated after its answer was lost is
+answered alike.
 """
 
 import logging
 from typing import Final
 
-from sealwire_protocol.errors import Action, CloseCode, FaultCode
+from sealwire_protocol.errors import Action, CloseCode, FaultCode, RemoteFault
 from sealwire_protocol.events import Answer, Refuse
 from sealwire_protocol.ids import MEMBERSHIP, Author, DeviceKey, MailboxId
 from sealwire_protocol.limits import MAILBOX_SECONDS_MAX
@@ -30,11 +31,13 @@ from sealwire_protocol.messages import (
     CreateVault,
     Deliver,
     Done,
+    Fetch,
     Join,
     Joined,
     Joining,
     Message,
     OpenMailbox,
+    Reconcile,
     StreamKind,
     Subscribe,
     Subscribed,
@@ -43,6 +46,7 @@ from sealwire_protocol.relay_session import RelayState
 from sealwire_relay.fanout import Fanout
 from sealwire_relay.ingest import Ingest
 from sealwire_relay.peer import Peer
+from sealwire_relay.reconciler import Reconciler
 from sealwire_relay.store.interface import MailboxVerdict, MemberState, NewLink, Store, StoreError, VaultState
 from sealwire_relay.terms import Terms
 from sealwire_relay.view import no_such_vault
@@ -62,8 +66,11 @@ _log = logging.getLogger("sealwire.requests")
 class Requests:
     """Carries out requests against the store, and tells those whom it concerns."""
 
-    def __init__(self, store: Store, fanout: Fanout, ingest: Ingest, terms: Terms, verify: Verify) -> None:
+    def __init__(
+        self, store: Store, fanout: Fanout, ingest: Ingest, terms: Terms, reconciler: Reconciler, verify: Verify
+    ) -> None:
         self._store, self._fanout, self._ingest, self._terms, self._verify = store, fanout, ingest, terms, verify
+        self._reconciler = reconciler
         self._inviters = Waiters()
         self._joiners = Waiters()
 
@@ -86,6 +93,9 @@ class Requests:
                 return
             why = "the relay's database is not available now; try again"
             answer = Refuse(FaultCode.OVERLOADED, Action.RETRY, why, request, retry_ms=RETRY_MS)
+        except RemoteFault as fault:
+            peer.close(fault.code, str(fault))
+            return
         except Exception:
             _log.exception("%s failed; the device is told to come back", type(message).__name__)
             peer.close(CloseCode.RELAY_FAULT, "the relay failed; come back")
@@ -104,6 +114,10 @@ class Requests:
                 return await self._create_stream(device, message)
             case AppendLink():
                 return await self._append_link(device, message)
+            case Reconcile():
+                return await self._reconciler.ranges(device, message)
+            case Fetch():
+                return await self._reconciler.records(device, message)
             case OpenMailbox():
                 return await self._open_mailbox(peer, device, message)
             case Join():

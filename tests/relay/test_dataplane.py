@@ -274,7 +274,7 @@ async def test_creating_what_exists_is_answered_alike() -> None:
         await anna.create_vault()
         await anna.create_stream(vault, TODOS)
         await anna.create_stream(vault, TODOS)
-        answer = await anna.request(lambda n: CreateVault(n, genesis(BERT)))
+        answer = await anna.request(lambda n: CreateVault(n, genesis(BERT)[:-1] + b"x"))
         assert isinstance(answer, Fault)
         assert answer.code is FaultCode.BAD_LINK
         for message in (

@@ -72,6 +72,8 @@ from sealwire_protocol.messages import (
     Prove,
     Push,
     Pushed,
+    Ranges,
+    Records,
     StreamKind,
     Subscribe,
     Subscribed,
@@ -87,6 +89,9 @@ COMMITMENT = bytes(range(32))
 KEY_ID = KeyId(COMMITMENT[:4])
 
 M = TypeVar("M", bound=Message)
+
+Answered = Done | Fault | Ranges | Records
+"""What a request is answered by."""
 
 
 class Identity:
@@ -316,19 +321,25 @@ class Device:
         assert self.close_code is not None
         return self.close_code
 
-    async def request(self, make: Callable[[int], Message]) -> Done | Fault:
+    async def ask(self, make: Callable[[int], Message]) -> Answered:
         """Make a request and wait for its answer."""
         number = next(self._requests)
         await self.send(make(number))
-        found: list[Done | Fault] = []
+        found: list[Answered] = []
 
         def look() -> bool:
-            found.extend(m for m in self.log if isinstance(m, Done | Fault) and m.request == number)
+            found.extend(m for m in self.log if isinstance(m, Answered) and m.request == number)
             return bool(found)
 
         await self.when(look)
         self.log.remove(found[0])
         return found[0]
+
+    async def request(self, make: Callable[[int], Message]) -> Done | Fault:
+        """Make a request that asks for nothing in return, and wait until it is done."""
+        answer = await self.ask(make)
+        assert isinstance(answer, Done | Fault), answer
+        return answer
 
     # --- what devices do
 
