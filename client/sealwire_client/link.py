@@ -51,12 +51,16 @@ from sealwire_protocol.messages import (
     Deliver,
     Done,
     Fault,
+    Fetch,
     Join,
     Joined,
     Joining,
     Message,
     OpenMailbox,
     Pushed,
+    Ranges,
+    Reconcile,
+    Records,
     Subscribed,
     Welcome,
 )
@@ -88,7 +92,8 @@ AGENT: Final = "sealwire-client/0.1.0"
 _log = logging.getLogger("sealwire.link")
 
 Dialler = Callable[[str], AbstractAsyncContextManager[Transport]]
-AnyRequest = CreateVault | CreateStream | AppendLink | OpenMailbox | Join | AnswerJoin
+AnyRequest = CreateVault | CreateStream | AppendLink | OpenMailbox | Join | AnswerJoin | Reconcile | Fetch
+AnyAnswer = Done | Ranges | Records
 
 
 class LinkState(Enum):
@@ -130,7 +135,8 @@ class Follower(Protocol):
         """Something about this vault was refused."""
 
     def history_lost(self, stream: StreamId, reason: str) -> None:
-        """The relay does not know the history that this replica stands in."""
+        """The relay does not know the history that this replica stands in, or has forgotten a part of it: nothing more
+        of the stream is applied before it is listened to again."""
 
 
 class _Waiting:
@@ -139,7 +145,7 @@ class _Waiting:
     def __init__(self, message: AnyRequest) -> None:
         self.message = message
         self.done = trio.Event()
-        self.fault: Fault | None = None
+        self.answer: AnyAnswer | Fault | None = None
 
 
 class Link:
@@ -212,8 +218,8 @@ class Link:
         else:
             self._mail[mailbox] = receive
 
-    async def request(self, message: AnyRequest) -> None:
-        """Send a request, on this connection or the next ones, until it is answered.
+    async def request(self, message: AnyRequest) -> AnyAnswer:
+        """Send a request, on this connection or the next ones, until it is answered. Returns the answer.
 
         Its `request` number is chosen here. Raises RelayRefusedError. Cancelled: it may or may not have been done.
         """
@@ -225,15 +231,14 @@ class Link:
             while True:
                 self.handle(Request(waiting.message))
                 await waiting.done.wait()
-                fault = waiting.fault
-                if fault is None:
-                    return
-                if fault.action is not Action.RETRY:
-                    raise RelayRefusedError(fault)
-                if fault.retry_ms == 0:
-                    raise RelayRefusedError(fault)
-                waiting.done, waiting.fault = trio.Event(), None
-                await trio.sleep(min(max(fault.retry_ms / 1000, REQUEST_RETRY_SECONDS_MIN), RETRY_SECONDS_MAX))
+                answer = waiting.answer
+                assert answer is not None
+                if not isinstance(answer, Fault):
+                    return answer
+                if answer.action is not Action.RETRY or answer.retry_ms == 0:
+                    raise RelayRefusedError(answer)
+                waiting.done, waiting.answer = trio.Event(), None
+                await trio.sleep(min(max(answer.retry_ms / 1000, REQUEST_RETRY_SECONDS_MIN), RETRY_SECONDS_MAX))
         finally:
             del self._requests[number]
 
@@ -339,8 +344,8 @@ class Link:
                     self.handle(Request(waiting.message))
                 for follower in list(self._followers.values()):
                     follower.online()
-            case Done():
-                self._answer(message.request, None)
+            case Done() | Ranges() | Records():
+                self._answer(message.request, message)
             case Fault() if message.request != NO_REQUEST:
                 self._answer(message.request, message)
             case Fault() if message.vault == NO_VAULT:
@@ -369,10 +374,10 @@ class Link:
         """Who follows a vault."""
         return self._followers.get(vault)
 
-    def _answer(self, request: int, fault: Fault | None) -> None:
+    def _answer(self, request: int, answer: AnyAnswer | Fault) -> None:
         waiting = self._requests.get(request)
         if waiting is not None:
-            waiting.fault = fault
+            waiting.answer = answer
             waiting.done.set()
 
 
@@ -440,6 +445,7 @@ class Conversation:
                 case Sign(payload):
                     self.handle(Signed(self._identity.sign(payload)))
                 case HistoryLost(vault, stream, reason):
+                    self._leave(vault, stream)
                     follower = self._link.follower(vault)
                     if follower is not None:
                         follower.history_lost(stream, reason)
@@ -455,6 +461,13 @@ class Conversation:
         self._apply_ready.set()
         if self._applies_bytes > self.session.limits.credit_bytes:
             self.handle(Stop(CloseCode.PROTOCOL_ERROR, "the relay sent more than this device gave it credit for"))
+
+    def _leave(self, vault: VaultId, stream: StreamId) -> None:
+        """Apply nothing more of a stream that came before its history was lost: it is another one from now on."""
+        left = [apply for apply in self._applies if (apply.deliver.vault, apply.deliver.stream) == (vault, stream)]
+        for apply in left:
+            self._applies.remove(apply)
+            self._applied(apply, Position(apply.deliver.term, apply.deliver.prev))
 
     async def _read(self) -> None:
         while True:
@@ -489,12 +502,15 @@ class Conversation:
             except RemoteFault as fault:
                 self.handle(Stop(fault.code, str(fault)))
                 return
-        self._applies_bytes -= sum(apply.frame_bytes for apply in taken)
-        now = trio.current_time()
         for apply in taken:
-            stream = apply.deliver.stream
-            position = reached.get(stream) or Position(apply.deliver.term, apply.deliver.prev)
-            self.handle(Applied(vault, stream, position, apply.frame_bytes, now))
+            deliver = apply.deliver
+            self._applied(apply, reached.get(deliver.stream) or Position(deliver.term, deliver.prev))
+
+    def _applied(self, apply: Apply, position: Position) -> None:
+        """Acknowledge a delivery, and give back its credit."""
+        self._applies_bytes -= apply.frame_bytes
+        deliver, now = apply.deliver, trio.current_time()
+        self.handle(Applied(deliver.vault, deliver.stream, position, apply.frame_bytes, now))
 
     async def _watch(self) -> None:
         while True:
