@@ -354,8 +354,8 @@ class Draft:
                 for (prev, parts, _), last in zip(segments, ends, strict=True)
             )
             guards = tuple(self._guards.get(stream, {}).items())
-            expected = self.view.heads[stream].head
-            streams.append(StreamWrite(stream, expected, new_head, new_top, stored, guards))
+            known = self.view.heads[stream]
+            streams.append(StreamWrite(stream, known.head, new_head, new_top, stored, guards, known.floor))
         return VaultWrite(self.vault, self.term, self.view.state.epoch, tuple(streams), tuple(self._batches))
 
     def committed(self, write: VaultWrite) -> list[Deliver]:

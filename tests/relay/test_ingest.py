@@ -10,7 +10,15 @@ from sealwire_protocol.events import Listen
 from sealwire_protocol.ids import START, VaultId
 from sealwire_protocol.messages import Fault, Group, Push, Pushed, Subscribed, Wanted
 from sealwire_protocol.segment import read_segment
-from sealwire_relay.store.interface import DiskFullError, OutcomeUnknownError, Store, StoreDownError, StoreError
+from sealwire_relay.store.interface import (
+    DiskFullError,
+    OutcomeUnknownError,
+    Purge,
+    Store,
+    StoreDownError,
+    StoredSegment,
+    StoreError,
+)
 from sealwire_relay.store.memory import MemoryDatabase
 from tests.support.aio import asyncio_test
 from tests.support.device import Device, Identity, group, record, stream_id
@@ -307,6 +315,24 @@ async def test_a_subscription_that_shows_a_newer_term_is_enough_to_push_under_it
 def is_ready(relay: Relay) -> bool:
     """Whether the data plane says that it is ready."""
     return relay.plane.ready is None
+
+
+@asyncio_test
+async def test_what_is_pushed_after_a_purge_is_decided_on_its_floor_although_the_head_has_not_moved() -> None:
+    store = await memory_store()
+    async with running(store) as relay, await Device.open(relay.port, ANNA) as anna:
+        vault = await new_vault(anna)
+        await anna.push(vault, 1, group(TODOS, record(5, tag=1)))
+        await anna.has(TODOS, 1)
+        page = await store.read(vault, TODOS, 0, 1)
+        assert page is not None
+        purge = Purge(1, 1, 5, ((record(5, tag=1).tag, 1),))
+        assert await store.swap(vault, TODOS, page.segments, StoredSegment(0, 1, b""), 1, page.term, purge)
+        for batch, version, outcome in ((2, 5, Outcome.SEAL_AGAIN), (3, 6, Outcome.DONE)):
+            told = await anna.push(vault, batch, group(TODOS, record(version, tag=1)))
+            assert told.outcome is outcome
+        await anna.has(TODOS, 2)
+        assert [seq for seq, _ in await stored(store, vault)] == [2]
 
 
 @asyncio_test

@@ -131,7 +131,7 @@ class StreamWrite(NamedTuple):
     """New segments at the end of one stream; they tile `(expected_head, new_head]`.
 
     `guards` are what a guarded stream holds of these tags afterwards. Without segments, and so without guards, it is
-    a condition alone: that the head is still the expected one.
+    a condition alone: that head and floor are still the expected ones.
     """
 
     stream: StreamId
@@ -140,6 +140,8 @@ class StreamWrite(NamedTuple):
     new_top: int
     segments: tuple[StoredSegment, ...]
     guards: tuple[tuple[Tag, Current], ...] = ()
+    floor: int = 0
+    """The one that all this was decided on: a purge moves it, but not the head."""
 
 
 class BatchWrite(NamedTuple):
@@ -153,8 +155,8 @@ class BatchWrite(NamedTuple):
 class VaultWrite(NamedTuple):
     """All that one group commit writes to one vault: all of it or nothing.
 
-    Conditions: the term is current, the vault's epoch is `epoch`, every stream's head is its `expected_head`,
-    every author is a member still, not replaced, with its `expected_last` batch.
+    Conditions: the term is current, the vault's epoch is `epoch`, every stream's head is its `expected_head`
+    and its floor is `floor`, every author is a member still, not replaced, with its `expected_last` batch.
     """
 
     vault: VaultId

@@ -325,7 +325,9 @@ class MemoryStore(Store):
             return False
         for stream in write.streams:
             log = kept.streams.get(stream.stream)
-            if log is None or log.head != stream.expected_head or not log.takes(write.term):
+            if log is None or not log.takes(write.term):
+                return False
+            if (log.head, log.floor) != (stream.expected_head, stream.floor):
                 return False
         expected: dict[Author, int] = {}
         for batch in write.batches:

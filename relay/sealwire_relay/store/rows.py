@@ -127,13 +127,13 @@ class Columns:
             array.append(value)
 
 
-def head_rows(write: VaultWrite) -> list[tuple[int, int | None, int | None, int | None]]:
-    """(stream, expected head, new head, new top) of the heads to lock; without streams stream 0, for the epoch. A
-    head that does not move has no new one."""
+def head_rows(write: VaultWrite) -> list[tuple[int, int | None, int | None, int | None, int | None]]:
+    """(stream, expected head, new head, new top, expected floor) of the heads to lock; without streams stream 0, for
+    the epoch. A head that does not move has no new one."""
     if not write.streams:
-        return [(signed(MEMBERSHIP), None, None, None)]
+        return [(signed(MEMBERSHIP), None, None, None, None)]
     return [
-        (signed(s.stream), s.expected_head, *((s.new_head, s.new_top) if s.segments else (None, None)))
+        (signed(s.stream), s.expected_head, *((s.new_head, s.new_top) if s.segments else (None, None)), s.floor)
         for s in write.streams
     ]
 
@@ -187,7 +187,7 @@ def purge_arguments(purge: Purge) -> list[object]:
 
 def many_arguments(writes: Sequence[VaultWrite]) -> list[list[object]]:
     """The arguments of append_many."""
-    wanted, heads, pushers, segments, guards, outcomes = (Columns(width) for width in (4, 8, 5, 5, 8, 6))
+    wanted, heads, pushers, segments, guards, outcomes = (Columns(width) for width in (4, 9, 5, 5, 8, 6))
     for write in writes:
         vault, term, term_id = write.vault, write.term.number, signed(write.term.id)
         locked, authors = head_rows(write), pusher_rows(write)
@@ -211,7 +211,7 @@ def one_arguments(write: VaultWrite) -> list[object]:
     arguments: list[object] = [write.vault, write.term.number, signed(write.term.id), write.epoch]
     arguments.append(len(locked) + len(authors))
     written = ((4, segment_rows(write)), (7, guard_rows(write)), (5, outcome_rows(write)))
-    for width, rows in ((4, locked), (3, authors), *written):
+    for width, rows in ((5, locked), (3, authors), *written):
         columns = Columns(width)
         for row in rows:
             columns.add(*row)

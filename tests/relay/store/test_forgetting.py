@@ -10,8 +10,19 @@ from sealwire_protocol.errors import LocalMisuse
 from sealwire_protocol.ids import MEMBERSHIP, START, DeviceKey, Position, StreamId, Tag, Term, TermStart, VaultId
 from sealwire_protocol.membership import Role
 from sealwire_protocol.messages import StreamKind
-from sealwire_relay.store.interface import AckedPosition, Mark, Purge, Store, StoredSegment, Tombstones
-from tests.relay.store.places import ADMIN, WRITER, Place, PostgresPlace, Vault, make_vault, name, stream_write, write
+from sealwire_relay.store.interface import AckedPosition, Mark, Purge, Store, StoredSegment, StreamWrite, Tombstones
+from tests.relay.store.places import (
+    ADMIN,
+    WRITER,
+    Place,
+    PostgresPlace,
+    Vault,
+    batch_write,
+    make_vault,
+    name,
+    stream_write,
+    write,
+)
 from tests.support.aio import asyncio_test
 
 TAGS = [Tag(bytes([n]) * 16) for n in range(5)]
@@ -32,9 +43,14 @@ class Log:
         self.read = [StoredSegment(0, 4, b"abcd"), StoredSegment(4, 6, b"ef")]
 
     async def append(
-        self, head: int, body: bytes, term: Term | None = None, guards: Sequence[tuple[Tag, Current]] = ()
+        self,
+        head: int,
+        body: bytes,
+        term: Term | None = None,
+        guards: Sequence[tuple[Tag, Current]] = (),
+        floor: int = 0,
     ) -> bool:
-        new = stream_write(self.vault.stream, head, body)._replace(guards=tuple(guards))
+        new = stream_write(self.vault.stream, head, body)._replace(guards=tuple(guards), floor=floor)
         [done] = await self.store.append([write(self.vault, term or self.term, [new])])
         return done
 
@@ -137,7 +153,7 @@ async def test_floors_and_what_was_purged_never_go_back_and_the_head_is_the_last
         log = await make_log(store)
         new = StoredSegment(4, 6, b"f")
         assert await store.swap(*log.key, log.read[1:], new, 6, log.term, Purge(5, 6, 20, ((TAGS[0], 5),)))
-        assert await log.append(6, b"g")
+        assert await log.append(6, b"g", floor=5)
         assert await log.swap(PURGE._replace(head=7))
         assert await log.floors() == (5, 7, 20)
 
@@ -159,6 +175,27 @@ async def test_a_purge_of_anything_else_than_what_it_says_is_misuse(place: Place
         with pytest.raises(LocalMisuse):
             await log.swap(purge)
         assert await log.floors() == (0, 0, 0)
+
+
+@asyncio_test
+async def test_what_was_decided_on_another_floor_is_not_written(place: Place) -> None:
+    """Its head is where it was, but it may have a version that comes back from the dead."""
+    async with place.opened() as store:
+        log = await make_log(store)
+        other = log.vault._replace(stream=StreamId(name(8)))
+        assert await store.create_stream(other.id, other.stream, StreamKind.OPEN) is StreamKind.OPEN
+        assert await log.swap()
+        looked_at = StreamWrite(log.vault.stream, 6, 6, 0, ())
+        beside = stream_write(other.stream, 0, b"x")
+        assert not await log.append(6, b"g")
+        for floor in (0, 3, 5):
+            stale = write(log.vault, log.term, [looked_at._replace(floor=floor), beside], [batch_write(1)])
+            assert await store.append([stale]) == [False]
+        fresh = write(log.vault, log.term, [looked_at._replace(floor=4), beside], [batch_write(1)])
+        again = stream_write(log.vault.stream, 6, b"g")._replace(floor=4)
+        assert await store.append([fresh]) == [True]
+        assert await store.append([write(log.vault, log.term, [again], [batch_write(2)])]) == [True]
+        assert await log.floors() == (4, 6, 9)
 
 
 # --- how many tombstones there are, and how old

@@ -9,6 +9,7 @@
 --   * A row that came into being after the snapshot is not found at all: one condition too few holds.
 --   * The epoch stands in the head row itself, and is as fresh as the head. A vault without segments to write
 --     sends its stream 0 with expected and new_head null, to be locked for its epoch's sake.
+--   * A purge raises a stream's floor without moving its head. What was decided on another floor is refused.
 --   * The current term is read on the snapshot. If a newer one was opened since, and something was written under
 --     it in this stream, then the head has moved, and the row's own term tells as well. If nothing was, this
 --     append comes before that term's first one in this stream, which is all that terms promise.
@@ -24,18 +25,18 @@ WITH wanted AS (
         AS w (vault_id, term, term_id, conditions)
 ), held AS MATERIALIZED (
     SELECT h.vault_id, h.stream, h.new_head, h.new_top, h.term, h.term_id, s.head AS start,
-        s.head = coalesce(h.expected, s.head) AND s.epoch = h.epoch
+        s.head = coalesce(h.expected, s.head) AND s.floor = coalesce(h.floor, s.floor) AND s.epoch = h.epoch
             AND (s.term < h.term OR s.term = h.term AND s.term_id = h.term_id) AS holds,
         s.term <> h.term AS term_begins
     FROM unnest($5::uuid[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[],
-                $10::integer[], $11::bigint[], $12::bigint[])
-        AS h (vault_id, stream, expected, new_head, new_top, epoch, term, term_id)
+                $10::bigint[], $11::integer[], $12::bigint[], $13::bigint[])
+        AS h (vault_id, stream, expected, new_head, new_top, floor, epoch, term, term_id)
     JOIN sealwire.stream s ON s.vault_id = h.vault_id AND s.stream = h.stream
     ORDER BY s.vault_id, s.stream
     FOR UPDATE OF s
 ), pushers AS MATERIALIZED (
     SELECT p.vault_id, p.author, p.new_last, p.term, m.last_batch = p.expected AND m.role > 0 AS holds
-    FROM unnest($13::uuid[], $14::bigint[], $15::bigint[], $16::bigint[], $17::bigint[])
+    FROM unnest($14::uuid[], $15::bigint[], $16::bigint[], $17::bigint[], $18::bigint[])
         AS p (vault_id, author, expected, new_last, term)
     JOIN sealwire.member m ON m.vault_id = p.vault_id AND m.author = p.author
     WHERE (SELECT count(*) FROM held) >= 0
@@ -43,7 +44,7 @@ WITH wanted AS (
     FOR UPDATE OF m
 ), counted AS (
     SELECT vault_id, CASE WHEN (
-            SELECT (r.term, r.term_id) FROM sealwire.relay r WHERE r.xmin = coalesce($37::xid, r.xmin)
+            SELECT (r.term, r.term_id) FROM sealwire.relay r WHERE r.xmin = coalesce($38::xid, r.xmin)
         ) = (term, term_id)
         THEN - conditions ELSE - conditions - 1 END AS holding
     FROM wanted
@@ -68,13 +69,13 @@ WITH wanted AS (
     RETURNING 1
 ), stored AS (
     INSERT INTO sealwire.segment (vault_id, stream, last, prev, body)
-    SELECT * FROM unnest($18::uuid[], $19::bigint[], $20::bigint[], $21::bigint[], $22::bytea[])
+    SELECT * FROM unnest($19::uuid[], $20::bigint[], $21::bigint[], $22::bigint[], $23::bytea[])
         AS g (vault_id, stream, last, prev, body)
     WHERE vault_id NOT IN (SELECT vault_id FROM refused)
 ), guarded AS (
     INSERT INTO sealwire.guard AS g (vault_id, stream, tag, version, salt, seq, tombstone, refilled)
-    SELECT * FROM unnest($23::uuid[], $24::bigint[], $25::uuid[], $26::bigint[], $27::bigint[], $28::bigint[],
-                         $29::boolean[], $30::boolean[])
+    SELECT * FROM unnest($24::uuid[], $25::bigint[], $26::uuid[], $27::bigint[], $28::bigint[], $29::bigint[],
+                         $30::boolean[], $31::boolean[])
         AS n (vault_id, stream, tag, version, salt, seq, tombstone, refilled)
     WHERE vault_id NOT IN (SELECT vault_id FROM refused)
     ON CONFLICT (vault_id, stream, tag) DO UPDATE
@@ -82,7 +83,7 @@ WITH wanted AS (
         refilled = excluded.refilled
 ), answered AS (
     INSERT INTO sealwire.outcome AS o (vault_id, author, slot, batch, digest, answer)
-    SELECT * FROM unnest($31::uuid[], $32::bigint[], $33::smallint[], $34::bigint[], $35::bytea[], $36::bytea[])
+    SELECT * FROM unnest($32::uuid[], $33::bigint[], $34::smallint[], $35::bigint[], $36::bytea[], $37::bytea[])
         AS b (vault_id, author, slot, batch, digest, answer)
     WHERE vault_id NOT IN (SELECT vault_id FROM refused)
     ON CONFLICT (vault_id, author, slot)
@@ -98,16 +99,16 @@ SELECT
 -- distributed by vault_id can send the whole statement to where that vault lies.
 WITH held AS MATERIALIZED (
     SELECT h.stream, h.new_head, h.new_top, s.head AS start, s.term <> $2 AS term_begins,
-        s.head = coalesce(h.expected, s.head) AND s.epoch = $4
+        s.head = coalesce(h.expected, s.head) AND s.floor = coalesce(h.floor, s.floor) AND s.epoch = $4
             AND (s.term < $2 OR s.term = $2 AND s.term_id = $3) AS holds
-    FROM unnest($6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[])
-        AS h (stream, expected, new_head, new_top)
+    FROM unnest($6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[])
+        AS h (stream, expected, new_head, new_top, floor)
     JOIN sealwire.stream s ON s.vault_id = $1 AND s.stream = h.stream
     ORDER BY s.stream
     FOR UPDATE OF s
 ), pushers AS MATERIALIZED (
     SELECT p.author, p.new_last, m.last_batch = p.expected AND m.role > 0 AS holds
-    FROM unnest($10::bigint[], $11::bigint[], $12::bigint[]) AS p (author, expected, new_last)
+    FROM unnest($11::bigint[], $12::bigint[], $13::bigint[]) AS p (author, expected, new_last)
     JOIN sealwire.member m ON m.vault_id = $1 AND m.author = p.author
     WHERE (SELECT count(*) FROM held) >= 0
     ORDER BY m.author
@@ -115,7 +116,7 @@ WITH held AS MATERIALIZED (
 ), verdict AS MATERIALIZED (
     SELECT (SELECT count(*) FROM held WHERE holds) + (SELECT count(*) FROM pushers WHERE holds) = $5::bigint
         AND (
-            SELECT r.term = $2 AND r.term_id = $3 AND r.xmin = coalesce($29::xid, r.xmin) FROM sealwire.relay r
+            SELECT r.term = $2 AND r.term_id = $3 AND r.xmin = coalesce($30::xid, r.xmin) FROM sealwire.relay r
         ) AS good
 ), accepted AS MATERIALIZED (
     SELECT held.* FROM held, verdict WHERE good AND new_head IS NOT NULL
@@ -134,13 +135,13 @@ WITH held AS MATERIALIZED (
     RETURNING 1
 ), stored AS (
     INSERT INTO sealwire.segment (vault_id, stream, last, prev, body)
-    SELECT $1, g.* FROM unnest($13::bigint[], $14::bigint[], $15::bigint[], $16::bytea[])
+    SELECT $1, g.* FROM unnest($14::bigint[], $15::bigint[], $16::bigint[], $17::bytea[])
         AS g (stream, last, prev, body)
     WHERE (SELECT good FROM verdict)
 ), guarded AS (
     INSERT INTO sealwire.guard AS g (vault_id, stream, tag, version, salt, seq, tombstone, refilled)
-    SELECT $1, n.* FROM unnest($17::bigint[], $18::uuid[], $19::bigint[], $20::bigint[], $21::bigint[], $22::boolean[],
-                            $23::boolean[])
+    SELECT $1, n.* FROM unnest($18::bigint[], $19::uuid[], $20::bigint[], $21::bigint[], $22::bigint[], $23::boolean[],
+                            $24::boolean[])
         AS n (stream, tag, version, salt, seq, tombstone, refilled)
     WHERE (SELECT good FROM verdict)
     ON CONFLICT (vault_id, stream, tag) DO UPDATE
@@ -148,7 +149,7 @@ WITH held AS MATERIALIZED (
         refilled = excluded.refilled
 ), answered AS (
     INSERT INTO sealwire.outcome AS o (vault_id, author, slot, batch, digest, answer)
-    SELECT $1, b.* FROM unnest($24::bigint[], $25::smallint[], $26::bigint[], $27::bytea[], $28::bytea[])
+    SELECT $1, b.* FROM unnest($25::bigint[], $26::smallint[], $27::bigint[], $28::bytea[], $29::bytea[])
         AS b (author, slot, batch, digest, answer)
     WHERE (SELECT good FROM verdict)
     ON CONFLICT (vault_id, author, slot)
