@@ -13,9 +13,12 @@ from sealwire_protocol import __version__
 from sealwire_relay.settings import CLEANING, LOGGING, Settings, SettingsError, choices, fields, load, option
 
 if TYPE_CHECKING:
+    from sealwire_relay.backupfile import Contents
     from sealwire_relay.cleaner import Cleaned, Looked
     from sealwire_relay.database import Database
+    from sealwire_relay.saving import Backup
     from sealwire_relay.serve import Ready
+    from sealwire_relay.store.backup import Restored
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -153,6 +156,84 @@ def clean(everything: bool, watch: bool, beside: bool, as_json: bool, **options:
     _finish(
         lambda: clean_on(settings, tell, step if beside else None) if watch else clean_once(settings, everything, tell)
     )
+
+
+@main.command()
+@click.argument("file", type=click.Path())
+@settings_options({"database_url", "folder", *LOGGING})
+@json_option
+def backup(file: str, as_json: bool, **options: Any) -> None:
+    """Back everything up into FILE, as one moment has it, while devices push and catch up. `-` is stdout.
+
+    FILE must not be there yet, and is there only once it is whole: written, and read back. What it holds is as
+    unreadable as what the relay stores. Without --database-url it is of the Postgres that `up` keeps in --folder.
+    """
+    settings = _settings(options)
+    from sealwire_relay.saving import STDOUT, save
+
+    def tell(made: "Backup") -> None:
+        line = (
+            json.dumps(_described(file, made))
+            if as_json
+            else f"Backed up {_contents(made.header.contents)}, to {file}."
+        )
+        click.echo(line, err=file == STDOUT)
+
+    _finish(lambda: save(settings, file, tell))
+
+
+@main.command()
+@click.argument("file", type=click.Path())
+@settings_options({"database_url", "folder", *LOGGING})
+@click.option("--replace", is_flag=True, help="Throw away what the database holds now.")
+@click.option("--check", is_flag=True, help="Only read FILE to its end and say whether it is whole; needs no database.")
+@json_option
+def restore(file: str, replace: bool, check: bool, as_json: bool, **options: Any) -> None:
+    """Make a database what it was when `backup` wrote FILE: all of it, or nothing. No relay may be running on it.
+
+    A new term begins with it, so that devices notice, and give back by themselves what the relay lacks.
+    """
+    settings = _settings(options)
+    if replace and check:
+        _refuse(SettingsError("--check changes nothing, so it does not go with --replace: leave one of them out."))
+    from sealwire_relay import saving
+
+    def tell_restored(done: "Restored") -> None:
+        before, now = done
+        if as_json:
+            _say(json.dumps({"thrown_away": before and before._asdict(), "restored": now._asdict()}))
+            return
+        gone = f" Thrown away: {_contents(before)}." if before is not None and before.streams else ""
+        _say(f"Restored {_contents(now)}, from {file}.{gone} Start the relay: devices give back what it lacks.")
+
+    def tell_checked(found: "Backup") -> None:
+        made = found.header
+        words = f"{file} is whole: {_contents(made.contents)}, as of {made.made} (Sealwire {made.sealwire})."
+        _say(json.dumps(_described(file, found)) if as_json else words)
+
+    _finish(
+        lambda: saving.check(file, tell_checked) if check else saving.put_back(settings, file, replace, tell_restored)
+    )
+
+
+def _described(file: str, backup: "Backup") -> dict[str, Any]:
+    header = backup.header
+    return {
+        "file": file,
+        "bytes": backup.bytes,
+        "digest": backup.digest,
+        "made": header.made,
+        "sealwire": header.sealwire,
+        "schema": header.migrated_pre,
+        **header.contents._asdict(),
+        "rows": backup.rows,
+    }
+
+
+def _contents(contents: "Contents") -> str:
+    """What a database holds, in words."""
+    vaults, streams = _count(contents.vaults, "vault"), _count(contents.streams, "stream")
+    return f"{vaults} in {streams} (heads: {contents.heads:,} in all) under term {contents.term}"
 
 
 def _cleaned(looked: "Looked", everything: bool) -> str:

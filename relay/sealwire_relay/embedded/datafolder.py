@@ -179,20 +179,29 @@ class DataFolder:
         except OSError:
             return False  # it has ended meanwhile
 
+    def socket_in_use(self) -> Path:
+        """The folder of the socket that the running Postgres has made: in here, or in its temporary folder."""
+        runtime = self._noted_runtime()
+        outside = runtime / self.socket.name if runtime is not None else self.socket
+        return outside if any(outside.glob(".s.PGSQL.*")) else self.socket
+
     def remember_runtime(self, folder: Path) -> None:
         """Note a temporary folder, so that the next start removes it if this one cannot."""
         self._runtime.write_text(f"{folder}\n")
 
     def remove_runtime(self) -> None:
         """Remove the temporary folder that was noted, if any."""
-        try:
-            folder = Path(self._runtime.read_text().strip())
-        except OSError:
-            return
-        if folder.is_absolute() and folder.name.startswith("sealwire-"):
+        if (folder := self._noted_runtime()) is not None:
             shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             self._runtime.unlink()
+
+    def _noted_runtime(self) -> Path | None:
+        try:
+            folder = Path(self._runtime.read_text().strip())
+        except OSError:
+            return None
+        return folder if folder.is_absolute() and folder.name.startswith("sealwire-") else None
 
     def _write_layout(self, major: int | None) -> None:
         new = self.path / _NEW_LAYOUT

@@ -68,6 +68,16 @@ class EmbeddedPostgres:
         self._stopping = False
         self._shutting = asyncio.Lock()
 
+    def exists(self) -> bool:
+        """Whether the folder has database files. Raises DataFolderError if it is not a relay's; changes nothing."""
+        self._folder.check()
+        return self._folder.owner() is not None
+
+    @property
+    def address_of_other(self) -> str:
+        """The DSN of the Postgres that another process runs on this folder, once `start` has said that one does."""
+        return _dsn(self._folder.socket_in_use())
+
     @property
     def pid(self) -> int | None:
         """The pid of the running server process; None if there is none."""
@@ -170,10 +180,7 @@ class EmbeddedPostgres:
             process=self._process, socket=socket, cluster=folder.cluster, log=self._log, report=self._report
         ).wait()
         self._tending = asyncio.create_task(self._tend_log(self._process))
-        self._dsn = (
-            f"postgresql://{configuration.USER}@/{configuration.DATABASE}"
-            f"?host={quote(str(socket), safe='')}&port={configuration.PORT}"
-        )
+        self._dsn = _dsn(socket)
         return self._dsn
 
     async def _take_lock(self) -> None:
@@ -325,6 +332,13 @@ class EmbeddedPostgres:
                 "the relay again."
             )
         return DataFolderError(f"The data folder cannot be used: {what}; mend that, or choose another data folder.")
+
+
+def _dsn(socket: Path) -> str:
+    return (
+        f"postgresql://{configuration.USER}@/{configuration.DATABASE}"
+        f"?host={quote(str(socket), safe='')}&port={configuration.PORT}"
+    )
 
 
 async def _settled(task: asyncio.Task[object] | asyncio.Task[str] | asyncio.Task[None]) -> None:

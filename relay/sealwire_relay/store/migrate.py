@@ -120,9 +120,20 @@ async def _next(connection: Connection, phase: Phase) -> Migration | None:
         if not missing:
             return None
         migration = missing[0]
-        await connection.execute(migration.sql)
-        await connection.execute(f"UPDATE sealwire.relay SET migrated_{phase.value} = $1", migration.number)
+        await _apply(connection, migration)
         return migration
+
+
+async def apply_between(connection: Connection, phase: Phase, after: int, upto: int) -> None:
+    """Apply the migrations of a phase that come after one and not after another, in the caller's transaction."""
+    for migration in MIGRATIONS:
+        if migration.phase is phase and after < migration.number <= upto:
+            await _apply(connection, migration)
+
+
+async def _apply(connection: Connection, migration: Migration) -> None:
+    await connection.execute(migration.sql)
+    await connection.execute(f"UPDATE sealwire.relay SET migrated_{migration.phase.value} = $1", migration.number)
 
 
 async def _lock(connection: Connection) -> dict[Phase, int]:

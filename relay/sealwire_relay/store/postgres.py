@@ -50,6 +50,7 @@ from sealwire_relay.store.interface import (
     PusherState,
     Reader,
     Room,
+    SchemaError,
     Store,
     StoreDownError,
     StoredSegment,
@@ -175,16 +176,16 @@ class PostgresStore(Store):
     async def open_term(self) -> Term:
         """Begin the next term; what was written under an older one stays as it is."""
         async with self._connection(self._others) as connection:
-            row = await connection.fetchrow(QUERIES["open_term"], signed(self._random_bytes(TERM_ID_BYTES)))
-            opened = _term_row(row)
+            opened = _term_row(
+                await connection.fetch(QUERIES["open_term"], signed(self._random_bytes(TERM_ID_BYTES)))
+            )
             self._server.settle(opened)
         return opened.term
 
     async def current_term(self) -> Term:
         """The present term, as the database has it."""
         known = self._server.row
-        [row] = await self._rows("current_term")
-        found = _term_row(row)
+        found = _term_row(await self._rows("current_term"))
         self._server.compare_row(known, found)
         return found.term
 
@@ -451,7 +452,13 @@ class PostgresStore(Store):
         return Mailbox(*rows[0].values()) if rows else None
 
 
-def _term_row(row: Row) -> TermRow:
+def _term_row(rows: Sequence[Row]) -> TermRow:
+    if len(rows) != 1:
+        raise SchemaError(
+            f"The database has {len(rows)} current terms in place of one: it is being restored just now, or was not "
+            "restored whole; restore it again if this lasts."
+        )
+    [row] = rows
     return TermRow(term_of(row["term"], row["term_id"]), row["written"])
 
 

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from sealwire_protocol.ids import TermStart, VaultId
-from sealwire_relay.store.interface import NewLink
+from sealwire_relay import serve
+from sealwire_relay.database import GivenDatabase
+from sealwire_relay.settings import Secret, Settings
+from sealwire_relay.store.interface import NewLink, SchemaError
 from sealwire_relay.store.migrate import MIGRATIONS
 from sealwire_relay.store.postgres import PostgresStore
 from tests.relay.store.conftest import MIGRATED
@@ -116,6 +119,55 @@ async def test_a_ping_finds_a_restore_in_place_once(postgres: PostgresPlace, put
         await store.open_term()
         await store.ping()
         assert (changes, store.server_changed) == (["changed"], False)
+
+
+async def put_back_bit_by_bit(connection: Any) -> None:
+    """Not in one transaction, as `pg_restore --clean` does without being told to: all see what is there so far."""
+    await connection.execute("DROP SCHEMA sealwire CASCADE")
+    for migration in MIGRATIONS:
+        await connection.execute(migration.sql)
+    await _fill(connection)
+
+
+@pytest.mark.parametrize("put_back", [put_back_dropping, put_back_truncating, put_back_bit_by_bit])
+@asyncio_test
+async def test_a_relay_that_runs_on_begins_the_next_term(
+    postgres: PostgresPlace, put_back: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "CHECK_SECONDS", 0.01)
+    place = await _fresh(postgres)
+    settings = Settings(
+        port=0, control_port=0, clean_seconds=0, database_url=Secret(place.server.dsn(place.database)), pool_size=6
+    )
+    relay = serve.Relay(settings, GivenDatabase(settings))
+    async with place.direct() as direct:
+        try:
+            await relay.start()
+            tending = asyncio.create_task(relay.tend())
+            await keep(direct)
+            await put_back(direct)
+            async with asyncio.timeout(20):
+                while await direct.fetchval("SELECT term FROM sealwire.relay") != 2 or relay.reasons():
+                    pass
+            tending.cancel()
+            await asyncio.wait({tending})
+        finally:
+            await relay.stop()
+
+
+@asyncio_test
+async def test_a_restore_that_has_not_brought_the_term_yet_is_told(postgres: PostgresPlace) -> None:
+    place = await _fresh(postgres)
+    async with opened(place) as store, place.direct() as direct:
+        await store.open_term()
+        await keep(direct)
+        await direct.execute("DELETE FROM sealwire.relay")
+        for ask in (store.ping, store.open_term):
+            with pytest.raises(SchemaError, match="0 current terms in place of one: it is being restored"):
+                await ask()
+        await direct.execute("INSERT INTO sealwire.relay SELECT * FROM kept.relay")
+        await store.ping()
+        assert store.server_changed
 
 
 @asyncio_test

@@ -11,6 +11,10 @@ SELECT term, term_id, xmin AS written FROM sealwire.relay
 -- Begin the next term under a random id; returns it.
 UPDATE sealwire.relay SET term = term + 1, term_id = $1 RETURNING term, term_id, xmin AS written
 
+-- name: begin_history
+-- Begin the first term after a restore: newer than the backup's, and than the one that was there before ($2).
+UPDATE sealwire.relay SET term = greatest(term, $2::bigint) + 1, term_id = $1::bigint RETURNING term, term_id
+
 -- name: server_identity
 -- What differs when a connection leads to another history: R7's reasons to open a term.
 SELECT
