@@ -59,6 +59,9 @@ _MODULUS: Final = 1 << 128
 _EMPTY_SUM: Final = bytes(16)
 _FINGERPRINT: Final = blake2b(digest_size=16, person=b"sealwire.range")
 
+SMALL_ITEMS: Final = 4_096
+"""Up to so many items a tree keeps no sums: to make its 65,536 leaves would take ten times as long, and 2 MiB."""
+
 _LEAF_NIBBLES: Final = 4
 _LEAVES: Final = CHILDREN**_LEAF_NIBBLES
 _BUCKETS: Final = 256
@@ -202,6 +205,10 @@ class Gathering:
         """
         if self._spilled is not None:
             self._spill()
+        elif self._held <= SMALL_ITEMS * ITEM_BYTES:
+            items = [item for bucket in self._buckets for item in _winners(sorted(_items(bucket)))]
+            self.close()
+            return Tree(None, b"", b"".join(items))
         counts, sums = array("Q", bytes(8 * _LEAVES)), bytearray(16 * _LEAVES)
         parts: list[bytes] = []
         out = self._file() if self._spilled is not None else None
@@ -262,7 +269,7 @@ class Gathering:
             self._spilled = None
 
 
-def _items(data: bytes | bytearray) -> list[bytes]:
+def _items(data: bytes | bytearray | mmap.mmap) -> list[bytes]:
     return [item for (item,) in _ONE.iter_unpack(data)]
 
 
@@ -286,23 +293,24 @@ class Tree:
     """Counts and sums of all ranges of tags of what was gathered, and the items themselves, in order.
 
     Sums of up to 4 half-bytes are kept, about 2 MiB; those of longer prefixes are made from the items when they are
-    asked for. It does not change, and may be asked by several threads at once until it is closed.
+    asked for. A small tree is made without `counts` and `sums`: all of them are made then. It does not change, and may
+    be asked by several threads at once until it is closed.
     """
 
-    def __init__(self, counts: "array[int]", sums: bytes, items: bytes | BinaryIO) -> None:
+    def __init__(self, counts: "array[int] | None", sums: bytes, items: bytes | BinaryIO) -> None:
         self._file = None if isinstance(items, bytes) else items
-        self._begins = array("Q", accumulate(counts, initial=0))
+        self._begins = None if counts is None else array("Q", accumulate(counts, initial=0))
         self._sums = [sums]
         while len(self._sums[0]) > 16:
             self._sums.insert(0, _sums_of_parents(self._sums[0]))
         self._deep: dict[Prefix, tuple[Summary, ...]] = {}
-        self.total = Summary(self._begins[-1], self._sums[0])
         self._items: bytes | mmap.mmap = b""
         if isinstance(items, bytes):
             self._items = items
-        elif self.count:
-            items.flush()
-            self._items = mmap.mmap(items.fileno(), 0, access=mmap.ACCESS_READ)
+        self.total = Summary(self._begins[-1], self._sums[0]) if self._begins else summary_of(_items(self._items))
+        if self._file is not None and self.count:
+            self._file.flush()
+            self._items = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
 
     @property
     def count(self) -> int:
@@ -313,14 +321,14 @@ class Tree:
     def held_bytes(self) -> int:
         """Memory that it takes, without what lies in its file."""
         held = len(self._items) if self._file is None else 0
-        return held + 8 * len(self._begins) + sum(map(len, self._sums)) + 2_048 * len(self._deep)
+        return held + 8 * len(self._begins or ()) + sum(map(len, self._sums)) + 2_048 * len(self._deep)
 
     def children(self, prefix: Prefix) -> tuple[Summary, ...]:
         """The sixteen parts of a range. Raises DecodeError if the prefix names none, or one tag alone."""
         check_prefix(prefix)
         if prefix.nibbles == NIBBLES_MAX:
             raise DecodeError("a range of one tag has no parts")
-        if prefix.nibbles >= _LEAF_NIBBLES:
+        if self._begins is None or prefix.nibbles >= _LEAF_NIBBLES:
             return self._summed(prefix)
         first = _index(prefix) * CHILDREN
         sums, width = self._sums[prefix.nibbles + 1], CHILDREN ** (_LEAF_NIBBLES - prefix.nibbles - 1)
@@ -351,10 +359,12 @@ class Tree:
     def _range(self, prefix: Prefix) -> tuple[int, int]:
         """The places in the order of tags, [begin, end), of the items of a range."""
         check_prefix(prefix)
-        index, width = _index(prefix), CHILDREN ** max(0, _LEAF_NIBBLES - prefix.nibbles)
-        begin, end = self._begins[index * width], self._begins[(index + 1) * width]
-        if prefix.nibbles <= _LEAF_NIBBLES:
-            return begin, end
+        begin, end = 0, self.count
+        if self._begins is not None:
+            index, width = _index(prefix), CHILDREN ** max(0, _LEAF_NIBBLES - prefix.nibbles)
+            begin, end = self._begins[index * width], self._begins[(index + 1) * width]
+            if prefix.nibbles <= _LEAF_NIBBLES:
+                return begin, end
         last = (int.from_bytes(prefix.path, "big") | _below(prefix.nibbles)).to_bytes(TAG_BYTES, "big")
         places = range(self.count)
         begin = bisect_left(places, prefix.path, begin, end, key=self._tag)
@@ -368,7 +378,7 @@ class Tree:
         return self._items[at : at + TAG_BYTES]
 
     def _summed(self, prefix: Prefix) -> tuple[Summary, ...]:
-        """The parts of a range below the leaves, from its items."""
+        """The parts of a range whose sums are not kept, from its items."""
         known = self._deep.get(prefix)
         if known is not None:
             return known

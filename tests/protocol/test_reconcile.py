@@ -8,12 +8,13 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sealwire_protocol import codec
+from sealwire_protocol import codec, reconcile
 from sealwire_protocol.errors import DecodeError, LocalMisuse, RemoteFault
 from sealwire_protocol.ids import START, Tag
 from sealwire_protocol.limits import BRANCH_ITEMS_MAX, RECONCILE_PREFIXES_MAX, SEGMENT_BYTES_MAX
@@ -54,10 +55,11 @@ def rank_of(version: int, epoch: int = 1, author: int = 1, salt: bytes = bytes(8
     return Rank(version, epoch, author, salt).pack()
 
 
-def tree_of(held: Held) -> Tree:
+def tree_of(held: Held, small: bool = True) -> Tree:
     gathering = Gathering()
     gathering.add(pack_item(Tag(tag), rank, place, 0) for place, (tag, rank) in enumerate(held.items(), 1))
-    return gathering.build()
+    with mock.patch.object(reconcile, "SMALL_ITEMS", reconcile.SMALL_ITEMS if small else -1):
+        return gathering.build()
 
 
 def random_held(count: int, seed: int) -> Held:
@@ -105,7 +107,7 @@ def told(differing: list[Difference]) -> dict[bytes, tuple[bytes | None, bytes |
 def test_it_finds_exactly_what_differs(mine: Held, theirs: Held, data: st.DataObject) -> None:
     shared = data.draw(any_held)
     mine, theirs = {**shared, **mine}, {**shared, **theirs}
-    differing, _, rounds = compare(tree_of(mine), tree_of(theirs))
+    differing, _, rounds = compare(tree_of(mine, data.draw(st.booleans())), tree_of(theirs, data.draw(st.booleans())))
     assert told(differing) == {
         tag: (mine.get(tag), theirs.get(tag)) for tag in mine | theirs if mine.get(tag) != theirs.get(tag)
     }
@@ -172,9 +174,9 @@ def test_what_was_found_may_be_taken_out_on_the_way() -> None:
 
 
 @few
-@given(any_held, any_tag, st.integers(0, 32))
-def test_a_range_is_told_by_its_records_or_its_sixteen_parts(held: Held, tag: bytes, nibbles: int) -> None:
-    tree, asked = tree_of(held), prefix(nibbles, tag)
+@given(any_held, any_tag, st.integers(0, 32), st.booleans())
+def test_a_range_is_told_by_its_records_or_its_sixteen_parts(held: Held, tag: bytes, nibbles: int, small: bool) -> None:
+    tree, asked = tree_of(held, small), prefix(nibbles, tag)
     inside = sorted(name for name in held if prefix(nibbles, name) == asked)
     assert [item[:16] for item in tree.items(asked)] == inside
     branch = tree.branch(asked)
@@ -190,6 +192,12 @@ def test_a_range_is_told_by_its_records_or_its_sixteen_parts(held: Held, tag: by
         ]
         assert tree.children(asked) == tuple(map(summary_of, parts))
     assert tree.total == summary_of(tree.items(ROOT)) and tree.count == len(held)
+
+
+def test_a_small_tree_takes_little_memory() -> None:
+    held = random_held(100, 1)
+    assert tree_of(held).held_bytes <= 100 * ITEM_BYTES + 1_000
+    assert tree_of(held, small=False).held_bytes > 1_048_576
 
 
 def test_a_fingerprint_covers_tag_and_rank_and_nothing_else() -> None:
