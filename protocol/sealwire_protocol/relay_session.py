@@ -31,7 +31,7 @@ from sealwire_protocol.events import (
     TermChanged,
     Ticked,
 )
-from sealwire_protocol.ids import DeviceKey, StreamId, Term, VaultId
+from sealwire_protocol.ids import MEMBERSHIP, DeviceKey, StreamId, Term, VaultId
 from sealwire_protocol.login import login_payload
 from sealwire_protocol.membership import Verify
 from sealwire_protocol.messages import (
@@ -63,6 +63,7 @@ from sealwire_protocol.messages import (
     Subscribed,
     Welcome,
 )
+from sealwire_protocol.reconcile import check_prefix
 
 
 class RelayState(Enum):
@@ -304,6 +305,14 @@ class RelaySession:
             raise RemoteFault(why, CloseCode.OVERLOADED)
         return []
 
+    def _compare(self, message: Reconcile | Fetch) -> list[RelayEffect]:
+        if message.stream == MEMBERSHIP:
+            raise RemoteFault("the membership log is not compared: its links are appended one by one")
+        if isinstance(message, Reconcile):
+            for prefix in message.prefixes:
+                check_prefix(prefix)
+        return self._asked(message)
+
     def _settled(self) -> list[RelayEffect]:
         """A request has been answered: the next one may go."""
         self._requests = max(0, self._requests - 1)
@@ -513,9 +522,11 @@ RELAY_MESSAGES: Final[dict[tuple[RelayState, type[Message]], _Handler]] = {
     (_S.READY, Subscribe): RelaySession._subscribe,
     (_S.READY, Ack): RelaySession._acked,
     (_S.READY, Push): RelaySession._push,
+    (_S.READY, Reconcile): RelaySession._compare,
+    (_S.READY, Fetch): RelaySession._compare,
     **{
         (_S.READY, kind): RelaySession._asked
-        for kind in (CreateVault, CreateStream, AppendLink, Reconcile, Fetch, OpenMailbox, Join, AnswerJoin)
+        for kind in (CreateVault, CreateStream, AppendLink, OpenMailbox, Join, AnswerJoin)
     },
 }
 """Which message a device may send in which state. Anything else ends the connection."""

@@ -24,7 +24,7 @@ from sealwire_protocol.events import (
     TermChanged,
     Ticked,
 )
-from sealwire_protocol.ids import Position, StreamId, Term, TermStart, VaultId
+from sealwire_protocol.ids import MEMBERSHIP, Position, StreamId, Term, TermStart, VaultId
 from sealwire_protocol.limits import (
     CREDIT_BYTES_MIN,
     DELIVER_HEAD_BYTES_MAX,
@@ -48,8 +48,10 @@ from sealwire_protocol.messages import (
     Deliver,
     Done,
     Fault,
+    Fetch,
     Hello,
     Message,
+    Prefix,
     Prove,
     Ranges,
     Reconcile,
@@ -171,6 +173,17 @@ def test_an_older_device_is_answered_in_its_own_version() -> None:
 def test_what_a_later_version_brought_ends_a_conversation_of_an_older_one(kind: type[Message]) -> None:
     assert receive(relay_in(S.READY), full_message(kind)) == [Do(full_message(kind))]
     assert closed(receive(relay_in(S.READY, version=1), full_message(kind))) is CloseCode.PROTOCOL_ERROR
+
+
+def test_ranges_that_are_none_and_those_of_the_membership_log_end_the_connection() -> None:
+    reconcile, fetch = full_message(Reconcile), full_message(Fetch)
+    for message in (
+        replace(reconcile, prefixes=(*reconcile.prefixes, Prefix(33, bytes(16)))),
+        replace(reconcile, prefixes=(Prefix(1, b"\xab" + bytes(15)),)),
+        replace(reconcile, stream=MEMBERSHIP),
+        replace(fetch, stream=MEMBERSHIP),
+    ):
+        assert closed(receive(relay_in(S.READY), message)) is CloseCode.PROTOCOL_ERROR
 
 
 def test_a_refill_ends_a_conversation_of_a_version_that_has_none() -> None:
