@@ -1,11 +1,13 @@
 """The data plane: gateway, ingest and fan-out around one store, started and stopped as one."""
 
 import asyncio
+import contextlib
 import logging
 
 from sealwire_protocol.errors import CloseCode
 from sealwire_protocol.ids import Term
 from sealwire_protocol.membership import Verify
+from sealwire_relay.acks import Acks
 from sealwire_relay.fanout import Fanout
 from sealwire_relay.gateway import Gateway
 from sealwire_relay.ingest import Ingest
@@ -30,7 +32,8 @@ class DataPlane:
         self._ingest = Ingest(store, self._fanout, settings, metrics, self._terms)
         self._reconciler = Reconciler(store, metrics)
         requests = Requests(store, self._fanout, self._ingest, self._terms, self._reconciler, verify)
-        self._gateway = Gateway(settings, metrics, verify, self._fanout, self._ingest, requests)
+        self._acks = Acks(store, metrics)
+        self._gateway = Gateway(settings, metrics, verify, self._fanout, self._ingest, requests, self._acks)
         self._sweep = Sweep(store, self._fanout, self._terms, settings.sweep_seconds)
         metrics.lagging.set_function(self._fanout.lagging)
         self._why_not: str | None = "the relay is starting"
@@ -59,6 +62,7 @@ class DataPlane:
             await self._fanout.stop()
             raise
         self._sweep.start()
+        self._acks.start()
         self._gateway.origins = self._settings.origins_at(port)
         self._why_not = None
         return port
@@ -74,6 +78,9 @@ class DataPlane:
                 await self._ingest.stop()
         except TimeoutError:
             _log.warning("pushes were left unanswered: the database did not finish in time; devices send them again")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.drain_seconds):
+                await self._acks.stop()
         await self._fanout.stop()
 
     def server_changed(self) -> None:

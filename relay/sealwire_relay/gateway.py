@@ -13,6 +13,7 @@ from sealwire_protocol.limits import Limits
 from sealwire_protocol.membership import Verify
 from sealwire_protocol.messages import Acked, Message, Push, Subscribe
 from sealwire_protocol.relay_session import RelayState
+from sealwire_relay.acks import Acks
 from sealwire_relay.connection import CLOSE_SECONDS, Connection, tune
 from sealwire_relay.fanout import Fanout
 from sealwire_relay.ingest import Ingest
@@ -37,7 +38,14 @@ class Gateway:
     """All connections of a relay process. The `Host` of every connection."""
 
     def __init__(
-        self, settings: Settings, metrics: Metrics, verify: Verify, fanout: Fanout, ingest: Ingest, requests: Requests
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        verify: Verify,
+        fanout: Fanout,
+        ingest: Ingest,
+        requests: Requests,
+        acks: Acks,
     ) -> None:
         self.settings, self.metrics, self.verify = settings, metrics, verify
         self.origins: frozenset[str] = frozenset(settings.origins)
@@ -46,7 +54,7 @@ class Gateway:
             frame_bytes=settings.frame_bytes_max,
             ping_seconds=settings.ping_seconds,
         )
-        self._fanout, self._ingest, self._requests = fanout, ingest, requests
+        self._fanout, self._ingest, self._requests, self._acks = fanout, ingest, requests, acks
         self._wheel = Wheel()
         self._connections: set[Connection] = set()
         self._handshakes: dict[Connection, float] = {}
@@ -156,10 +164,15 @@ class Gateway:
             return
         if isinstance(message, Subscribe):
             self._fanout.sync(peer, message.vault, [wanted.stream for wanted in message.streams])
+            for wanted in message.streams:
+                self._acks.note(device, message.vault, wanted.stream, wanted.cursor)
         self._spawn(self._requests.carry_out(peer, device, message))
 
     def noted(self, peer: Peer, positions: tuple[Acked, ...]) -> None:
-        """Positions that a device has durably applied. They steer compaction, which this release does not do."""
+        """Positions that a device has durably applied: they say which tombstones may go."""
+        if peer.device is not None:
+            for vault, stream, position in positions:
+                self._acks.note(peer.device, vault, stream, position)
 
     def left(self, peer: Peer, vault: VaultId) -> None:
         """There is no such vault for this device: it listens to nothing of it."""

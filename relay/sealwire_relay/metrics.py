@@ -51,6 +51,8 @@ class Metrics:
         self.scans = counter("scans", "Streams scanned for such a tree")
         self.scan_seconds = histogram("scan_seconds", "From beginning to scan a stream until its tree is built")
         self.fetched_records = counter("fetched_records", "Records fetched by devices that lacked them")
+        self.acks = counter("acks", "Positions of devices that were written to the database")
+        self.acks_forgotten = counter("acks_forgotten", "Positions of devices that were not, since too many waited")
         self.cleaned_streams = counter("cleaned_streams", "Streams that the cleaner beside this relay has cleaned")
         self.cleaned_records = counter("cleaned_records", "Superseded records that it left out")
         self.cleaned_bytes = counter("cleaned_bytes", "Bytes of segments that it freed")
