@@ -1,5 +1,6 @@
 """A device: one installation with its own keys, its replica, and its vaults. The app's way in."""
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,7 +15,17 @@ from sealwire_client.invites import Approved, Invite, InviteError
 from sealwire_client.keystore import KeystoreError
 from sealwire_client.link import Dialler, Link, RelayRefusedError
 from sealwire_client.nursery import open_nursery
-from sealwire_client.replica import Change, HeldVault, Replica, Runner, Writer
+from sealwire_client.replica import (
+    Change,
+    HeldVault,
+    NotAReplicaError,
+    Replica,
+    ReplicaCorruptError,
+    Runner,
+    Salvaged,
+    Writer,
+    repair,
+)
 from sealwire_client.replica import Collection as Held
 from sealwire_client.sync import VaultSync
 from sealwire_client.transport import check_origin, dial
@@ -25,6 +36,8 @@ from sealwire_protocol.ids import MEMBERSHIP, START, DeviceKey, Position, Stream
 from sealwire_protocol.login import normal_origin
 from sealwire_protocol.membership import FIRST_AUTHOR, LinkError, Membership, decode_links, link_hash, vault_id_of
 from sealwire_protocol.messages import NO_REQUEST, Deliver, Fault, Join, Joined, Joining, Pushed, Subscribed, Wanted
+
+_log = logging.getLogger("sealwire.device")
 
 KEYSTORE_NAME: Final = "keystore.json"
 """The device's secret seed, beside the replica."""
@@ -55,12 +68,15 @@ class Device:
         nursery: trio.Nursery,
     ) -> None:
         self.folder = folder
+        self.repaired: Salvaged | None = None
+        """What became of the replica if it was found damaged when this device was opened; None: it was not."""
         self._relay, self._identities, self._writer = relay, identities, writer
         self._dial, self._nursery = dialler, nursery
         self._links: dict[tuple[str, DeviceKey], Link] = {}
         self._syncs: dict[VaultId, VaultSync] = {}
         self._vaults: dict[VaultId, Vault] = {}
         self._joins: dict[VaultId, trio.Lock] = {}
+        self._fetching: dict[VaultId, str] = {}
 
     @classmethod
     @asynccontextmanager
@@ -70,6 +86,7 @@ class Device:
         *,
         relay: str | None = None,
         passphrase: str | None = None,
+        repairs: bool = True,
         dialler: Dialler = dial,
         writer: OpenWriter = Writer.open,
     ) -> "AsyncIterator[Device]":
@@ -77,6 +94,10 @@ class Device:
 
         `relay` is where new vaults go; vaults that are here know theirs. Everything but the relay's work goes on
         without it. `dialler` and `writer` are for tests (`sealwire_client.testing`).
+
+        A damaged replica is put aside and replaced by one that holds what only this device had, as far as it can be
+        read (`repaired` tells); `repairs` False: ReplicaCorruptError is raised instead. That is raised in the block,
+        too, if damage is met there: nothing is written any more then, and the next one who opens the device repairs it.
 
         Raises KeystoreError, ReplicaError (in use, not a replica, too new, damaged), InsecureOriginError,
         LocalMisuse for what is no address.
@@ -86,9 +107,17 @@ class Device:
             relay = normal_origin(relay)
             check_origin(relay)
         identities: list[DeviceIdentity] = []
+        salvaged: list[Salvaged] = []
 
         def opens() -> Replica:
+            ours = (path / KEYSTORE_NAME).exists()  # then what is called a replica is one, or was
             identities.extend(keystore.load_or_create(path / KEYSTORE_NAME, passphrase))
+            try:
+                return Replica(path)
+            except (ReplicaCorruptError, NotAReplicaError) as error:
+                if not repairs or not (ours or isinstance(error, ReplicaCorruptError)):
+                    raise
+            salvaged.append(repair(path))
             return Replica(path)
 
         def renew() -> DeviceIdentity:
@@ -98,9 +127,10 @@ class Device:
         try:
             async with open_nursery() as nursery:
                 device = cls(path, relay, Identities(identities, renew), runner, dialler, nursery)
+                device.repaired = salvaged[0] if salvaged else None
                 try:
                     for held, links in await runner.run(_held_vaults):
-                        device._follow(held, _verified(links))
+                        await device._hold(held, links)
                     await device._forget_keys()
                     yield device
                 finally:
@@ -127,8 +157,17 @@ class Device:
         if len(found) != 1:
             known = ", ".join(vault.name for vault in self._vaults.values()) or "none"
             why = "no vault" if not found else "more than one vault"
-            raise LookupError(f"there is {why} {name!r} on this device; its vaults: {known}")
+            fetched = f"; {self.incomplete}" if self.incomplete else ""
+            raise LookupError(f"there is {why} {name!r} on this device; its vaults: {known}{fetched}")
         return found[0]
+
+    @property
+    def incomplete(self) -> str | None:
+        """Which vaults are not among `vaults` yet, and why: a sentence, after a repair; None: all are there."""
+        if not self._fetching:
+            return None
+        names = ", ".join(self._fetching.values())
+        return f"the members of {names} could not be read here, and are fetched from the relay first: go online"
 
     async def create_vault(self, name: str, *, device_name: str = "") -> Vault:
         """Make a vault of which this device is the first member. Works offline; the relay learns of it when it can.
@@ -265,6 +304,44 @@ class Device:
             path = self.folder / KEYSTORE_NAME
             await self._writer.run(lambda replica: keystore.forget(path, used))
 
+    async def _hold(self, held: HeldVault, links: Sequence[bytes]) -> None:
+        """Follow a vault that the replica has. Where its links are damaged, the relay is asked for them first."""
+        membership, good = _longest(links)
+        if good < len(links):
+            await self._writer.run(lambda replica: replica.vaults.cut_links(held.number, good))
+        if held.author in membership.members:
+            self._follow(held, membership)
+            return
+        self._fetching[held.id] = held.name
+        _log.warning("%s", self.incomplete)
+        self._nursery.start_soon(self._fetch_links, held, links[:good])
+
+    async def _fetch_links(self, held: HeldVault, good: Sequence[bytes]) -> None:
+        """Read a vault's membership log from its relay, and follow it then."""
+        for identity in self._identities:
+            relay = self._link_of(held.origin, identity)
+            reader = _LogReader(held.id, relay)
+            relay.follow(held.id, reader)
+            try:
+                links = await reader.read() or []
+            finally:
+                relay.unfollow(held.id)
+                self._retire(relay, identity)
+            membership, verified = _longest(links)
+            of_it = links and vault_id_of(links[0]) == held.id and list(links[: len(good)]) == list(good)
+            if not of_it or verified < len(links) or held.author not in membership.members:
+                continue
+
+            def add(replica: Replica, links: Sequence[bytes] = links) -> None:
+                replica.vaults.add_links(held.number, len(good) + 1, list(links[len(good) :]))
+
+            with trio.CancelScope(shield=True):  # what is held is followed
+                await self._writer.run(add)
+                del self._fetching[held.id]
+                self._follow(held, membership)
+            return
+        _log.error("the relay does not know this device in vault %s: ask another device for an invite", held.name)
+
     def _follow(self, held: HeldVault, membership: Membership) -> Vault:
         identity = self._identities.of(membership.members[held.author].device)
         link = self._link_of(held.origin, identity)
@@ -381,6 +458,18 @@ def _verified(links: Sequence[bytes]) -> Membership:
     for raw in links:
         membership.apply(raw, cipher.verify)
     return membership
+
+
+def _longest(links: Sequence[bytes]) -> tuple[Membership, int]:
+    """The membership log that the first links make, as many of them as verify."""
+    membership = Membership()
+    for count, raw in enumerate(links):
+        try:
+            membership.apply(raw, cipher.verify)
+        except LinkError as error:
+            _log.error("a membership link that was kept here does not verify: %s", error)
+            return membership, count
+    return membership, len(links)
 
 
 def _check_promise(invite: Invite, links: Sequence[bytes]) -> None:

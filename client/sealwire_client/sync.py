@@ -113,6 +113,8 @@ class VaultSync:
         self._discarded: dict[tuple[int, str], list[tuple[int, int]]] = {}
         self._doubtful, self._enrols = True, False
         self.enrolment = Enrolment(held, identity, writer, renew, move)
+        if held.doubt is not None:
+            self.enrolment.notice(held.doubt)
 
     # --- for the parts above
 

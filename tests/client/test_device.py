@@ -54,8 +54,7 @@ async def test_a_folder_is_open_once_at_a_time(open_device: OpenDevice) -> None:
 
 @virtual
 async def test_what_is_no_replica_is_refused_and_left_alone(open_device: OpenDevice, tmp_path: Path) -> None:
-    async with open_device("a"):
-        pass
+    (tmp_path / "a").mkdir(mode=0o700)
     file = tmp_path / "a" / FILE_NAME
     file.write_bytes(b"something else" * 100)
     with pytest.raises(NotAReplicaError):

@@ -2,7 +2,7 @@
 
 runner → Replica → reconciling → outbox → refills → aside → sent → edits → claims → forgetting → entries, positions →
 database → schema, errors, values
-reading stands beside them.
+reading stands beside them; salvage makes a new replica of a damaged one: → damaged, waldamage.
 """
 
 from collections.abc import Sequence
@@ -48,6 +48,7 @@ from sealwire_client.replica.positions import Delivery, Pinned, Positions, Stand
 from sealwire_client.replica.reading import Reader, Rows, Seen
 from sealwire_client.replica.reconciling import SET_ASIDE, Differing, Gathered, Lost, Reconciling, Room, Settled
 from sealwire_client.replica.runner import InlineWriter, Runner, Writer
+from sealwire_client.replica.salvage import Salvaged, repair
 from sealwire_client.replica.sent import SealedGroup, StoredBatch
 from sealwire_client.replica.values import Encoder, Kept, Row, SqlValue, Values
 from sealwire_client.replica.vaults import HeldVault, Vaults
@@ -81,6 +82,10 @@ class Replica:
     def in_transaction(self) -> bool:
         """False also after SQLite has given up a transaction by itself."""
         return self.database.in_transaction
+
+    def explained(self, error: BaseException) -> BaseException:
+        """What an error that came out of here means, see `Database.explained`."""
+        return self.database.explained(error)
 
     def close(self) -> None:
         """Close the file and let other processes open it."""
@@ -221,6 +226,7 @@ __all__ = [
     "Rows",
     "Runner",
     "Said",
+    "Salvaged",
     "SealedGroup",
     "Seen",
     "Settled",
@@ -237,5 +243,6 @@ __all__ = [
     "Verdict",
     "Waiting",
     "Writer",
+    "repair",
     "sealed_bytes",
 ]

@@ -9,23 +9,29 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 from urllib.parse import quote
 
 from sealwire_client.replica.errors import (
     NotAReplicaError,
+    ReplicaCorruptError,
     ReplicaError,
     ReplicaInUseError,
     ReplicaTooNewError,
     corrupt,
+    damage_suspected,
     explained,
+    forget_damage,
 )
 from sealwire_client.replica.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
+from sealwire_client.replica.waldamage import TORN_COMMITS_MAX, WriteAheadLog
 
 FILE_NAME: Final = "replica.db"
 LOCK_NAME: Final = "replica.lock"
+REPAIRING: Final = "repairing"
+"""The folder that is there while a damaged replica is being replaced, see `salvage`."""
 
 BUSY_MS: Final = 5_000
 """Longest wait for another program's lock, say of a backup tool that reads the file."""
@@ -41,6 +47,21 @@ WAL_BYTES_KEPT: Final = 33_554_432
 
 CHECK_BYTES_MAX: Final = 67_108_864
 """Largest file that is checked as a whole after an unclean end: a fifth of a second. Larger ones on demand."""
+
+OWN_TABLES: Final = (
+    "_vault",
+    "_link",
+    "_term",
+    "_collection",
+    "_edit",
+    "_batch",
+    "_group",
+    "_sent",
+    "_stuck",
+    "_counted",
+)
+"""What only this device has. It is checked whenever the file is opened: it is little, and must not be built upon if it
+is damaged. Everything else can be fetched again, and shows its damage when it is met."""
 
 _MAGIC: Final = b"SQLite format 3\0"
 _HEADER_BYTES: Final = 100
@@ -92,6 +113,7 @@ class Database:
         except OSError as error:
             raise ReplicaError(f"The folder {folder} cannot hold a replica ({error}): choose another one.") from error
         self._depth = 0
+        self._damage: ReplicaCorruptError | None = None
         try:
             unclean = self._inspect()
             self.connection = self._connect()
@@ -101,13 +123,16 @@ class Database:
         try:
             self._prepare(unclean)
         except BaseException as error:
-            self.close()
+            self._close_as_it_is()
             if isinstance(error, sqlite3.Error) and (meant := explained(error, self.path)):
                 raise meant from error
             raise
 
     def _inspect(self) -> bool:
         """Read the header before SQLite does. True if the last process did not close the file."""
+        log = self.path.with_name(FILE_NAME + "-wal")
+        if self.path.with_name(REPAIRING).exists():
+            raise corrupt(self.path, "its repair was begun, and not ended")
         if self.path.with_name(FILE_NAME + "-journal").exists():
             return True  # SQLite must first roll back what the header says
         try:
@@ -118,12 +143,14 @@ class Database:
             return False
         except OSError as error:
             raise ReplicaError(f"{self.path} cannot be read ({error}): see to its permissions.") from error
+        if not header and log.exists() and log.stat().st_size:
+            raise corrupt(self.path, "the file is empty, and what was to be added to it is there")
         if header and (len(header) < _HEADER_BYTES or not header.startswith(_MAGIC)):
             self._refuse("is not an SQLite file")
         if header and int.from_bytes(header[_APPLICATION_AT : _APPLICATION_AT + 4], "big") != APPLICATION_ID:
             self._refuse("belongs to another application")
         self._refuse_newer(int.from_bytes(header[_VERSION_AT : _VERSION_AT + 4], "big"))
-        return bool(header) and self.path.with_name(FILE_NAME + "-wal").exists()
+        return bool(header) and log.exists()
 
     def _refuse(self, why: str) -> None:
         raise NotAReplicaError(
@@ -164,21 +191,49 @@ class Database:
         run(f"PRAGMA cache_size = -{CACHE_KIB}")
         run("PRAGMA temp_store = MEMORY")
         run("PRAGMA foreign_keys = ON")
-        if unclean and self.path.stat().st_size <= CHECK_BYTES_MAX:
+        if unclean:
+            self._check_log()
+        whole = damage_suspected(self.path)
+        if whole:
+            self.check("integrity_check(1)")
+            forget_damage(self.path)
+        elif unclean and self.path.stat().st_size <= CHECK_BYTES_MAX:
+            whole = True
             self.check()
         for number in range(version, SCHEMA_VERSION):
             # One string: executescript() would commit a transaction begun before it.
             script = f"BEGIN IMMEDIATE; {MIGRATIONS[number]}; PRAGMA user_version = {number + 1}; COMMIT"
             self.connection.executescript(script)
+        for table in () if whole else OWN_TABLES:
+            self.check(f"quick_check({table})")
 
-    def check(self) -> None:
+    def _check_log(self) -> None:
+        """After an unclean end: SQLite must have read all transactions of the log but the last, which may be torn."""
+        frames = self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1]
+        if frames < 0:  # another program reads the file
+            return
+        with self.path.with_name(FILE_NAME + "-wal").open("rb") as file:
+            lost = WriteAheadLog(file).commits_beyond(frames)
+        if lost > TORN_COMMITS_MAX:
+            raise corrupt(self.path, f"{lost} of its last transactions cannot be read")
+
+    def check(self, which: str = "quick_check(1)") -> None:
         """Read the whole file and compare what must agree. Raises ReplicaCorruptError. Seconds for each GB."""
         try:
-            found = self.connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            found = self.connection.execute(f"PRAGMA {which}").fetchone()[0]
         except sqlite3.DatabaseError as error:
-            raise explained(error, self.path) or error from error
+            raise self.explained(error) from error
         if found != "ok":
-            raise corrupt(self.path, found.splitlines()[0])
+            raise self.explained(corrupt(self.path, found.splitlines()[0]))
+
+    def explained(self, error: BaseException) -> BaseException:
+        """What an error that came out of here means. Once the file was found to be damaged, nothing more is written."""
+        meant = explained(error, self.path) if isinstance(error, sqlite3.Error) else None
+        if isinstance(meant or error, ReplicaCorruptError):
+            self._damage = self._damage or cast("ReplicaCorruptError", meant or error)
+        if meant is not None:
+            meant.__cause__ = error
+        return meant or error
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -187,6 +242,8 @@ class Database:
         Within another it is a savepoint, which fails alone. SQLite's errors come out as replica errors.
         """
         connection, name = self.connection, f"s{self._depth}"
+        if self._damage is not None:
+            raise self._damage
         try:
             connection.execute(f"SAVEPOINT {name}" if self._depth else "BEGIN IMMEDIATE")
             self._depth += 1
@@ -205,7 +262,7 @@ class Database:
             finally:
                 self._depth -= 1
         except sqlite3.Error as error:
-            raise explained(error, self.path) or error from error
+            raise self.explained(error) from error
 
     @property
     def in_transaction(self) -> bool:
@@ -218,6 +275,18 @@ class Database:
             self.connection.close()
         finally:
             self._lock.release()
+
+    def _close_as_it_is(self) -> None:
+        """Close without writing the log into the file, which may hold more than SQLite reads of it: whoever closes
+        last and cannot write leaves it."""
+        try:
+            last = connect_reader(self.path)
+            with suppress(sqlite3.Error):
+                last.execute("SELECT count(*) FROM sqlite_schema")
+            self.close()
+            last.close()
+        except ReplicaError:
+            self.close()
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:

@@ -1,6 +1,7 @@
 """What can be wrong with a replica. Every message says what happened, what it means and what to do next."""
 
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +27,7 @@ class ReplicaInUseError(ReplicaError):
 
 
 class ReplicaCorruptError(ReplicaError):
-    """The file is damaged. Nothing was deleted."""
+    """The file is damaged. Nothing was deleted. A device that is opened next makes a new one of what can be saved."""
 
 
 class ReplicaFullError(ReplicaError):
@@ -71,6 +72,9 @@ class QueryError(ReplicaError):
     """An app's own SQL was refused: wrong, or not reading only."""
 
 
+DAMAGE_NAME: Final = "replica.damaged"
+"""The sign beside a replica that was found to be damaged."""
+
 _FULL: Final = 13
 _CORRUPT: Final = 11
 _NOT_A_DATABASE: Final = 26
@@ -110,8 +114,21 @@ def explained(error: sqlite3.Error, path: Path) -> ReplicaError | None:
 
 
 def corrupt(path: Path, found: str) -> ReplicaCorruptError:
-    """The error that says that a replica is damaged, and what to do."""
+    """The error that says that a replica is damaged, and what to do. Leaves a sign beside the file, so that whoever
+    opens it next looks at the whole of it."""
+    with suppress(OSError):
+        path.with_name(DAMAGE_NAME).write_text(f"{found}\n")
     return ReplicaCorruptError(
-        f"The replica {path} is damaged ({found}); nothing was deleted: keep a copy of its folder, which may hold "
-        "edits not yet sent, and let this device join again in a new folder."
+        f"The replica {path} is damaged ({found}); nothing was deleted: open the device again, and it makes a new one"
+        " of what can be saved, keeps the damaged files, and fetches the rest from the relay."
     )
+
+
+def damage_suspected(path: Path) -> bool:
+    """True if the replica was found to be damaged, and not looked at as a whole since."""
+    return path.with_name(DAMAGE_NAME).exists()
+
+
+def forget_damage(path: Path) -> None:
+    """The replica has been looked at, or replaced."""
+    path.with_name(DAMAGE_NAME).unlink(missing_ok=True)

@@ -31,6 +31,9 @@ class Store(Protocol):
     def in_transaction(self) -> bool:
         """False also after the store has given up a transaction by itself."""
 
+    def explained(self, error: BaseException) -> BaseException:
+        """What an error means that came out of a call: the caller gets that instead."""
+
     def close(self) -> None:
         """Close it; called once, after the last call."""
 
@@ -78,14 +81,14 @@ class _Call:
         try:
             self.result = self.function(store)
         except BaseException as error:
-            self.error = error
+            self.error = store.explained(error)
 
     def run_within(self, store: Store) -> None:
         try:
             with store.transaction():
                 self.result = self.function(store)
         except BaseException as error:
-            self.error = error
+            self.error = store.explained(error)
 
 
 class Writer(Runner[S]):
@@ -226,7 +229,13 @@ class InlineWriter(Runner[S]):
         await trio.lowlevel.checkpoint()
         if self._closed:
             raise ReplicaClosedError("The replica is closed: nothing was done; open it again.")
-        return function(self._store, *args, **kwargs)
+        try:
+            return function(self._store, *args, **kwargs)
+        except Exception as error:
+            meant = self._store.explained(error)
+            if meant is error:
+                raise
+            raise meant from error
 
     async def run_grouped(self, function: Callable[Concatenate[S, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         await trio.lowlevel.checkpoint()

@@ -131,6 +131,10 @@ class Vaults:
                 [(vault, first + place, raw) for place, raw in enumerate(links)],
             )
 
+    def cut_links(self, vault: int, count: int) -> None:
+        """Forget all links but the first so many: the others do not verify."""
+        self._database.connection.execute("DELETE FROM _link WHERE vault = ? AND seq > ?", (vault, count))
+
     def links(self, vault: int) -> list[bytes]:
         """The membership links in order; the first has seq 1."""
         found = self._database.connection.execute("SELECT raw FROM _link WHERE vault = ? ORDER BY seq", (vault,))
