@@ -1,9 +1,10 @@
-"""What is behind `protocol/vectors/messages.json` and `conditions.json`, and how JSON holds it.
+"""What is behind `protocol/vectors/messages.json`, `conditions.json` and `ranges.json`, and how JSON holds it.
 
 In JSON an integer is a number, bytes are lowercase hexadecimal, a text is a string, a member of a closed set is
 its number, a term is [number, id], and a row or a list is an array.
 """
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import fields as fields_of
@@ -69,10 +70,13 @@ from sealwire_protocol.messages import (
     Wanted,
     Welcome,
 )
+from sealwire_protocol.reconcile import Gathering, fingerprint, pack_item
+from sealwire_protocol.segment import TOMBSTONE, Rank
 
 FOLDER: Final = Path(__file__).resolve().parents[2] / "protocol" / "vectors"
 VECTORS: Final = FOLDER / "messages.json"
 CONDITIONS: Final = FOLDER / "conditions.json"
+RANGES: Final = FOLDER / "ranges.json"
 
 M = TypeVar("M", bound=Message)
 
@@ -284,5 +288,45 @@ def generate_conditions() -> str:
         "invalid": invalid,
         "valid_held": valid_held,
         "invalid_held": invalid_held,
+    }
+    return json.dumps(file, indent=1) + "\n"
+
+
+ALIKE: Final = run(0xAB, 15)
+ITEMS: Final[tuple[Item, ...]] = tuple(
+    sorted(
+        Item(Tag(tag), Rank(n + 1, 1 + n % 3, 1 + n % 5, run(n, 8)).pack(), n + 1, TOMBSTONE if n % 7 == 0 else 0)
+        for n, tag in enumerate(
+            [hashlib.sha256(bytes((n,))).digest()[:16] for n in range(40)] + [ALIKE + bytes((n,)) for n in range(10)]
+        )
+    )
+)
+"""Tags as hashes are, and ten that differ in their last half-byte alone."""
+
+PREFIXES: Final[tuple[Prefix, ...]] = (
+    Prefix(0, bytes(16)),
+    Prefix(1, b"\xa0" + bytes(15)),
+    Prefix(1, b"\xe0" + bytes(15)),
+    Prefix(2, b"\x01" + bytes(15)),
+    Prefix(2, b"\x02" + bytes(15)),
+    Prefix(5, ALIKE[:2] + bytes((ALIKE[2] & 0xF0,)) + bytes(13)),
+    Prefix(30, ALIKE + b"\0"),
+    Prefix(31, ALIKE + b"\0"),
+    Prefix(32, ALIKE + b"\7"),
+    Prefix(32, ALIKE + b"\x0a"),
+)
+
+
+def generate_ranges() -> str:
+    """The file of ranges, byte for byte."""
+    gathering = Gathering()
+    gathering.add(pack_item(*item) for item in ITEMS)
+    tree = gathering.build()
+    file = {
+        "format": 1,
+        "items": to_json(ITEMS),
+        "fingerprints": [fingerprint(item.tag + item.rank).to_bytes(16, "big").hex() for item in ITEMS],
+        "total": to_json(tree.total),
+        "ranges": [{"prefix": to_json(prefix), "branch": to_json(tree.branch(prefix))} for prefix in PREFIXES],
     }
     return json.dumps(file, indent=1) + "\n"
