@@ -7,7 +7,6 @@ after a purge it would name tombstones that cannot be had any more, or, worse, e
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,7 +47,7 @@ TREES_MAX: Final = 1_024
 """Trees kept: bounds the files that they may have open."""
 
 TREES_BYTES_MAX: Final = 268_435_456
-"""Memory of all trees together, beyond which no scan begins: 120 of small streams. Each scan may add 66 MiB to it."""
+"""Memory of all trees together, beyond which no scan begins. A scan may add 66 MiB; what is more lies in a file."""
 
 Name = tuple[VaultId, StreamId]
 T = TypeVar("T")
@@ -84,10 +83,14 @@ class Kept:
         return unpurged and not is_lost(self.pin, state)
 
 
-class Trees:
-    """Makes and keeps the trees of one relay process. `clock` gives steady seconds."""
+def _loop_time() -> float:
+    return asyncio.get_running_loop().time()
 
-    def __init__(self, store: Store, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
+
+class Trees:
+    """Makes and keeps the trees of one relay process. `clock` gives steady seconds; it is the event loop's."""
+
+    def __init__(self, store: Store, metrics: Metrics, clock: Callable[[], float] = _loop_time) -> None:
         self._store, self._metrics, self._clock = store, metrics, clock
         self._kept: dict[Name, list[Kept]] = {}
         self._scans: dict[Name, asyncio.Task[None]] = {}

@@ -66,6 +66,15 @@ class VirtualLoop(asyncio.BaseEventLoop):
             self._asked_for = when
             self._agenda.at(when, self.turn)
 
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
+        """Do at once what is else done by a thread."""
+        done: asyncio.Future[Any] = self.create_future()
+        try:
+            done.set_result(func(*args))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
     def _process_events(self, event_list: list[Any]) -> None:
         """There are none."""
 
