@@ -1,14 +1,8 @@
-"""Planted bugs: single changes to the real code, made while it runs, each of which the simulation must find.
+"""Planted bugs: single changes to the real code, made while it runs, each of which the simulation must find."""
 
-A change names the text that it replaces; where the code has moved on planting fails, so that it is never in vain.
-"""
-
-import inspect
-import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from types import FunctionType, ModuleType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from unittest import mock
 
 from sealwire_client import sending
@@ -30,54 +24,11 @@ from sealwire_relay.compaction import Survivors
 from sealwire_relay.ingest import Ingest
 from sealwire_relay.store.memory import MemoryStore
 from sealwire_relay.view import Draft
-
-Plant = Callable[[ExitStack], None]
-
-
-def rewritten(function: FunctionType, *changes: tuple[str, str]) -> FunctionType:
-    """The function with its text changed. Raises LookupError where a text is not found exactly once."""
-    source = textwrap.dedent(inspect.getsource(function))
-    for old, new in changes:
-        if source.count(old) != 1:
-            raise LookupError(f"{function.__qualname__} has {source.count(old)} times {old!r}: plant the bug anew")
-        source = source.replace(old, new)
-    made: dict[str, Any] = {}
-    exec(compile(source, f"<planted in {function.__qualname__}>", "exec"), function.__globals__, made)
-    planted = getattr(made[function.__name__], "__func__", made[function.__name__])
-    assert isinstance(planted, FunctionType)
-    return planted
-
-
-def _change(owner: type | ModuleType, name: str, *changes: tuple[str, str]) -> Plant:
-    def plant(stack: ExitStack) -> None:
-        found = vars(owner)[name]
-        static = isinstance(found, staticmethod)
-        changed = rewritten(found.__func__ if static else found, *changes)
-        _put(stack, owner, name, staticmethod(changed) if static else changed)
-
-    return plant
-
-
-def _text(module: ModuleType, name: str, *changes: tuple[str, str]) -> Plant:
-    """A constant text of a module, changed. Raises LookupError as `rewritten` does."""
-
-    def plant(stack: ExitStack) -> None:
-        text = vars(module)[name]
-        for old, new in changes:
-            if text.count(old) != 1:
-                raise LookupError(f"{name} has {text.count(old)} times {old!r}: plant the bug anew")
-            text = text.replace(old, new)
-        _put(stack, module, name, text)
-
-    return plant
-
-
-def _put(stack: ExitStack, owner: object, name: str, value: object) -> None:
-    stack.enter_context(mock.patch.object(owner, name, value))
+from tests.simulation.planting import Bug, change, put, rewritten, text
 
 
 def _no_dedup(stack: ExitStack) -> None:
-    _change(
+    change(
         Draft,
         "_judge",
         ("if kept is not None:", "if False:"),
@@ -102,7 +53,7 @@ def _cursor_first(stack: ExitStack) -> None:
             connection.executemany("UPDATE _collection SET cursor_seq = ? WHERE id = ?", before)
             return apply(self, replica, delivers)
 
-    _put(stack, VaultSync, "_apply_records", moved_first)
+    put(stack, VaultSync, "_apply_records", moved_first)
 
 
 def _sealed_anew(stack: ExitStack) -> None:
@@ -130,8 +81,8 @@ def _sealed_anew(stack: ExitStack) -> None:
                 replica.database.connection.execute(again, (batches[0].number, vault))
         return []
 
-    _put(stack, Sending, "online", note)
-    _put(stack, sending, "_unanswered", forget)
+    put(stack, Sending, "online", note)
+    put(stack, sending, "_unanswered", forget)
 
 
 def _credit_kept(stack: ExitStack) -> None:
@@ -155,8 +106,8 @@ def _live_too_early(stack: ExitStack) -> None:
 def _versions_forgotten(stack: ExitStack) -> None:
     """A version is one above those that the device has sealed itself, whatever it has received or was told."""
     received = ("(term, delivery.last, version, collection)", "(term, delivery.last, 0, collection)")
-    _change(Positions, "advance", received)(stack)
-    _change(Edits, "group", ("max(seen, top) + 1", "seen + 1"))(stack)
+    change(Positions, "advance", received)(stack)
+    change(Edits, "group", ("max(seen, top) + 1", "seen + 1"))(stack)
 
 
 def _salt_ignored(stack: ExitStack) -> None:
@@ -169,14 +120,7 @@ def _salt_ignored(stack: ExitStack) -> None:
             "condition.version == current.version",
         ),
     )
-    _put(stack, conditions, "holds", changed)
-
-
-class Bug(NamedTuple):
-    """A planted bug."""
-
-    what: str
-    plant: Plant
+    put(stack, conditions, "holds", changed)
 
 
 BUGS: Final[dict[str, Bug]] = {
@@ -185,17 +129,17 @@ BUGS: Final[dict[str, Bug]] = {
     "versions": Bug("versions do not rise above those received", _versions_forgotten),
     "two_in_flight": Bug(
         "a key's next write is sealed before the last one was answered (R4)",
-        _text(edits, "_FREE", ("(s.seq IS NULL OR c.kind", "(c.kind")),
+        text(edits, "_FREE", ("(s.seq IS NULL OR c.kind", "(c.kind")),
     ),
     "sealed_anew": Bug("a batch without a verdict is sealed anew under its old number", _sealed_anew),
     "credit": Bug("credit is not returned for repeated frames", _credit_kept),
     "early_entry": Bug(
         "an answered write becomes an entry at PUSHED (R12)",
-        _change(Positions, "passed", ("return list(passed.items())", "return [(n, 1 << 60) for n in passed]")),
+        change(Positions, "passed", ("return list(passed.items())", "return [(n, 1 << 60) for n in passed]")),
     ),
     "forgotten_outcomes": Bug(
         "a relay that starts forgets the outcomes of batches",
-        _change(
+        change(
             MemoryStore,
             "open_term",
             (
@@ -206,11 +150,11 @@ BUGS: Final[dict[str, Bug]] = {
     ),
     "backlog_backwards": Bug(
         "what has no verdict is sent again in the wrong order",
-        _change(Sending, "_send", ("self._backlog.popleft()", "self._backlog.pop()")),
+        change(Sending, "_send", ("self._backlog.popleft()", "self._backlog.pop()")),
     ),
     "ack_first": Bug(
         "a commit of unknown outcome counts as done",
-        _change(
+        change(
             Ingest,
             "_write",
             (
@@ -222,35 +166,35 @@ BUGS: Final[dict[str, Bug]] = {
     "salt_ignored": Bug("a condition is compared by version alone (R5)", _salt_ignored),
     "refusal_accepted": Bug(
         "what the relay refused counts as accepted",
-        _change(Outbox, "answer", ("again, stuck = self._conflicted(vault, writes, named)\n", "again, stuck = 0, 0\n")),
+        change(Outbox, "answer", ("again, stuck = self._conflicted(vault, writes, named)\n", "again, stuck = 0, 0\n")),
     ),
     "mine_lost": Bug(
         "a refused edit forgets what it was based on",
-        _change(Outbox, "_put_back", ("edit.since, edit.base)", "edit.since, edit.value)")),
+        change(Outbox, "_put_back", ("edit.since, edit.base)", "edit.since, edit.value)")),
     ),
     "theirs_lost": Bug(
         "a refused edit is sealed again as it was, over what came first",
-        _change(Batcher, "_prepared", ("self._merged(stream, edit, said) if", "(edit, '') if")),
+        change(Batcher, "_prepared", ("self._merged(stream, edit, said) if", "(edit, '') if")),
     ),
     "atomic_in_part": Bug(
         "of an atomic push the relay appends what it can",
-        _change(Draft, "_append", ("bool(admitted.push.flags & ATOMIC)", "False")),
+        change(Draft, "_append", ("bool(admitted.push.flags & ATOMIC)", "False")),
     ),
     "transaction_in_parts": Bug(
         "a transaction is not marked as atomic",
-        _change(Edits, "take", ("together, ATOMIC)", "together, 0)")),
+        change(Edits, "take", ("together, ATOMIC)", "together, 0)")),
     ),
     "strict_blind": Bug(
         "a strict write is sealed on what is there now, not on what its app has read",
-        _change(Batcher, "_decided", ("else said.rank == seen.rank", "else True")),
+        change(Batcher, "_decided", ("else said.rank == seen.rank", "else True")),
     ),
     "guards_forgotten": Bug(
         "what a guarded stream holds is not committed with the records",
-        _change(MemoryStore, "_write", ("log.guards.update(stream.guards)", "pass")),
+        change(MemoryStore, "_write", ("log.guards.update(stream.guards)", "pass")),
     ),
     "refusals_forgotten": Bug(
         "the kept outcome of a batch says nothing of what was refused",
-        _change(
+        change(
             Draft,
             "_judge",
             (
@@ -261,15 +205,15 @@ BUGS: Final[dict[str, Bug]] = {
     ),
     "newest_wins": Bug(
         "the cleaner leaves out an older record of greater rank (R1)",
-        _change(Survivors, "stays", ("if rank > best[0]:", "if False:")),
+        change(Survivors, "stays", ("if rank > best[0]:", "if False:")),
     ),
     "seqs_move": Bug(
         "records move into the places of those that the cleaner left out",
-        _change(compaction, "_swap", ("encode_varint(seq - at - 1)", "encode_varint(0)")),
+        change(compaction, "_swap", ("encode_varint(first - at - 1)", "encode_varint(0)")),
     ),
     "half_a_step": Bug(
         "the cleaner takes a step for done before the tail is cleaned",
-        _change(_Step, "run", ("await self._rewrite(start, end, end)", "pass")),
+        change(_Step, "run", ("await self._rewrite(start, end, end)", "pass")),
     ),
     "live_early": Bug("a listener is live before it was sent everything", _live_too_early),
 }

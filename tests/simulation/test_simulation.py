@@ -6,8 +6,9 @@ from typing import Final
 import pytest
 
 from tests.simulation import faults
-from tests.simulation.bugs import BUGS, planted, rewritten
+from tests.simulation.bugs import BUGS, planted
 from tests.simulation.faults import FAULTS_MIN
+from tests.simulation.planting import rewritten
 from tests.simulation.runner import SEEDS_MAX, hunted
 from tests.simulation.seed import simulate
 from tests.simulation.world import DEVICES
