@@ -163,6 +163,16 @@ def _walk(segment: StoredSegment) -> Iterator[tuple[int, Tag, int, int]]:
         at = end
 
 
+def found(segment: StoredSegment, wanted: Callable[[Tag, bool], bool]) -> Iterator[tuple[int, Tag, bytes]]:
+    """Seq, tag and packed rank of the records that are `wanted` by their tag and by whether they are tombstones.
+
+    Raises DecodeError.
+    """
+    for seq, tag, at, _ in _walk(segment):
+        if wanted(tag, bool(segment.body[at] & TOMBSTONE)):
+            yield seq, tag, _rank(segment.body, at)
+
+
 def _record(data: bytes, at: int) -> Record:
     """The record that begins there. The byte before it is the last of its skip count, and so one by itself."""
     return read_record(data, at - 1)[1]

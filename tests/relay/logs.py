@@ -7,7 +7,7 @@ from sealwire_protocol.conditions import Current
 from sealwire_protocol.ids import Author, KeyId, StreamId, Tag, Term
 from sealwire_protocol.messages import StreamKind
 from sealwire_protocol.segment import MAC_BYTES, SALT_BYTES, TOMBSTONE, UNIT_BYTES, Record, encode_segment, read_segment
-from sealwire_relay.store.interface import Dirty, Store, StoredSegment, StreamWrite
+from sealwire_relay.store.interface import Dirty, Page, Store, StoredSegment, StreamWrite
 from tests.relay.store.places import Vault, make_vault, whole, write
 
 KEY_ID = KeyId(b"\x01\x02\x03\x04")
@@ -40,7 +40,8 @@ class Log:
                 self.whole[at] = each
                 if self.kind is StreamKind.GUARDED:
                     guards[each.tag] = Current(each.version, each.salt, bool(each.flags & TOMBSTONE), at)
-        new = StreamWrite(self.vault.stream, start, at, 0, tuple(segments), tuple(guards.items()))
+        floor = (await self.page()).floor
+        new = StreamWrite(self.vault.stream, start, at, 0, tuple(segments), tuple(guards.items()), floor)
         term = term or await self.store.current_term()
         assert await self.store.append([write(self.vault, term, [new])]) == [True]
 
@@ -67,9 +68,13 @@ class Log:
 
     async def cleaned_to(self) -> int:
         """What is told with each of its pages."""
+        return (await self.page()).cleaned_to
+
+    async def page(self) -> Page:
+        """Its first page, with all that is told of it."""
         page = await self.store.read(self.vault.id, self.vault.stream, 0, 1)
         assert page is not None
-        return page.cleaned_to
+        return page
 
     def winners(self) -> dict[int, Record]:
         """What is left of it when it is cleaned."""
@@ -79,6 +84,22 @@ class Log:
             if held is None or each.rank >= held[1].rank:
                 best[each.tag] = seq, each
         return dict(sorted(best.values()))
+
+    async def says_the_same(self) -> None:
+        """Entries are what the whole log says they are, and where a tombstone is gone nothing else of its tag is."""
+        best = dict[Tag, Record]()
+        for each in (await self.left()).values():
+            if each.tag not in best or each.rank >= best[each.tag].rank:
+                best[each.tag] = each
+        for each in self.winners().values():
+            assert best.pop(each.tag, None) in ((each, None) if each.flags & TOMBSTONE else (each,))
+        assert best == {}
+
+    async def is_purged_to_its_floor(self) -> None:
+        """No tombstone that wins is left up to there."""
+        left, floor = await self.left(), (await self.page()).floor
+        winning = {seq for seq, each in self.winners().items() if each.flags & TOMBSTONE}
+        assert not [seq for seq in left if seq <= floor and seq in winning]
 
 
 async def make_log(store: Store, *groups: Sequence[Record], kind: StreamKind = StreamKind.OPEN) -> Log:
@@ -104,6 +125,17 @@ def by_chance(random: Random, entries: int = 12, groups: int = 25) -> list[list[
                 tombstone=random.random() < 0.2,
             )
             for _ in range(random.randint(1, 5))
+        ]
+        for _ in range(groups)
+    ]
+
+
+def deleted_by_chance(random: Random, groups: int = 25, above: int = 0) -> list[list[Record]]:
+    """Groups of versions of some entries, greater than one that is given; half of them are tombstones."""
+    return [
+        [
+            record(random.randrange(30), above + random.randint(1, 9), tombstone=random.random() < 0.5)
+            for _ in range(random.randint(1, 4))
         ]
         for _ in range(groups)
     ]
