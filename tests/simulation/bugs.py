@@ -24,6 +24,7 @@ from sealwire_relay.compaction import Survivors
 from sealwire_relay.ingest import Ingest
 from sealwire_relay.store.memory import MemoryStore
 from sealwire_relay.view import Draft
+from tests.simulation.history_bugs import HISTORY_BUGS
 from tests.simulation.planting import Bug, change, put, rewritten, text
 
 
@@ -216,6 +217,7 @@ BUGS: Final[dict[str, Bug]] = {
         change(_Step, "run", ("await self._rewrite(start, end, end)", "pass")),
     ),
     "live_early": Bug("a listener is live before it was sent everything", _live_too_early),
+    **HISTORY_BUGS,
 }
 
 

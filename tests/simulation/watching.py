@@ -10,6 +10,7 @@ from sealwire_client.replica import Collection as Held
 from sealwire_client.replica import Edit as HeldEdit
 from sealwire_client.replica.outbox import Outbox
 from sealwire_client.replica.positions import Positions
+from sealwire_client.sync import VaultSync
 from sealwire_protocol.ids import StreamId
 from sealwire_protocol.messages import ATOMIC, StreamKind
 from tests.simulation.history import Edit, Seal
@@ -20,7 +21,7 @@ from tests.simulation.world import World
 def watched(world: World) -> Iterator[None]:
     """While the block lasts, edits, seals, verdicts and gaps of all replicas are entered."""
     edit, store, answer, history = Replica.edit, Outbox.store, Outbox.answer, world.history
-    begin = Positions.begin
+    begin, lose = Positions.begin, VaultSync.history_lost
 
     def watch_edit(self: Replica, collection: Held, edits: Sequence[HeldEdit], tx: int = ALONE) -> None:
         device = world.current
@@ -74,7 +75,13 @@ def watched(world: World) -> Iterator[None]:
             history.fail(f"a relay leaves no gaps: {world.current.name}: {error}")
             raise
 
+    def watch_loss(self: VaultSync, stream: StreamId, reason: str) -> None:
+        if not history.restores and "forgotten deletions" not in reason:
+            history.fail(f"a history that no restore has cut is not lost: {reason}")
+        lose(self, stream, reason)
+
     with (
+        mock.patch.object(VaultSync, "history_lost", watch_loss),
         mock.patch.object(Replica, "edit", watch_edit),
         mock.patch.object(Positions, "begin", watch_begin),
         mock.patch.object(Outbox, "store", watch_store),
