@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from sealwire_client.replica.errors import NeedsNewerAppError
     from sealwire_client.sealing import ValueTooLargeError
     from sealwire_client.sending import ConflictError, OfflineError, StrictError
+    from sealwire_client.status import DeviceStatus, State, Status
     from sealwire_client.transactions import Transaction, TransactionError
-    from sealwire_client.vault import Status, StuckWrite, Vault
+    from sealwire_client.vault import StuckWrite, Vault
     from sealwire_client.writes import Place, Standing, Write
 
 _ROOMS: Final = {
@@ -31,6 +32,7 @@ _ROOMS: Final = {
     "ConflictError": "sending",
     "Counters": "counters",
     "Device": "device",
+    "DeviceStatus": "status",
     "EncodingError": "encoding",
     "MergeError": "merging",
     "NeedsNewerAppError": "replica.errors",
@@ -39,7 +41,8 @@ _ROOMS: Final = {
     "Policy": "policies",
     "RelayRefusedError": "link",
     "Standing": "writes",
-    "Status": "vault",
+    "State": "status",
+    "Status": "status",
     "StrictError": "sending",
     "StuckWrite": "vault",
     "Transaction": "transactions",
@@ -63,6 +66,7 @@ __all__ = [
     "ConflictError",
     "Counters",
     "Device",
+    "DeviceStatus",
     "EncodingError",
     "MergeError",
     "NeedsNewerAppError",
@@ -71,6 +75,7 @@ __all__ = [
     "Policy",
     "RelayRefusedError",
     "Standing",
+    "State",
     "Status",
     "StrictError",
     "StuckWrite",

@@ -134,6 +134,9 @@ class Device:
                     await device._forget_keys()
                     yield device
                 finally:
+                    with trio.CancelScope(shield=True):
+                        for vault in device._vaults.values():
+                            await vault.leave()
                     nursery.cancel_scope.cancel()
                     for vault in device._vaults.values():
                         vault.close()
@@ -369,6 +372,7 @@ class Device:
         self._vaults[held.id], self._syncs[held.id] = vault, sync
         link.follow(held.id, sync)
         self._nursery.start_soon(sync.run)
+        self._nursery.start_soon(vault.keep_status)
         return vault
 
     def wake(self) -> None:

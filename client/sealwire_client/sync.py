@@ -269,6 +269,11 @@ class VaultSync:
         await self.until(lambda sync: sync.membership.head > head)
 
     @property
+    def streams(self) -> Sequence[StreamSync]:
+        """The collections that are synced."""
+        return list(self._streams.values())
+
+    @property
     def behind(self) -> int:
         """Seqs that the relay is known to have and that are not applied here."""
         return sum(max(0, stream.head - stream.cursor) for stream in self._streams.values())

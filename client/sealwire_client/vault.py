@@ -15,12 +15,13 @@ from sealwire_client.counting import CounterSchema
 from sealwire_client.encoding import schema_of
 from sealwire_client.identity import DeviceIdentity
 from sealwire_client.invites import Invite, InviteError
-from sealwire_client.link import Link, LinkState, RelayRefusedError
+from sealwire_client.link import Link, RelayRefusedError
 from sealwire_client.policies import Policy, counter
 from sealwire_client.replica import Change, Column, HeldVault, Reader, Replica, ReplicaMisuse, Rows, Runner, SqlValue
 from sealwire_client.replica import Collection as Held
 from sealwire_client.schema import Schema
 from sealwire_client.sending import explained
+from sealwire_client.status import Status, VaultStatus
 from sealwire_client.sync import VaultSync
 from sealwire_client.transactions import Transaction, entered
 from sealwire_client.writes import Write
@@ -44,24 +45,6 @@ LINK_ATTEMPTS_MAX: Final = 5
 
 class InviteExpiredError(Exception):
     """Nobody used the invite in time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """How a vault's replica stands to the relay."""
-
-    state: str
-    """`synced`, `syncing`, `offline`, or `refused` (the relay will not have this device: see `last_error`)."""
-    pending: int
-    """Writes not yet confirmed by the relay."""
-    behind: int
-    """Records that the relay is known to have and that are not applied here yet."""
-    stuck: int
-    """Writes that the relay refused for good, kept here."""
-    unreadable: int
-    """Records that could not be opened, kept here."""
-    members: int
-    last_error: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +79,7 @@ class Vault:
     ) -> None:
         self._held, self._sync, self._writer = held, sync, writer
         self._reader = Reader(folder)
+        self._status = VaultStatus(sync, writer)
         self._collections: dict[str, Collection[Any]] = {}
         self._kinds: dict[str, tuple[type, Policy]] = {}
 
@@ -249,6 +233,10 @@ class Vault:
         collection = self._collections.get(held.name)
         return collection is not None and collection.watched
 
+    async def leave(self) -> None:
+        """Keep for the next run what this one knows. Durable when it returns. Before the connection ends."""
+        await self._status.close()
+
     def close(self) -> None:
         """Let go of the file."""
         self._reader.close()
@@ -264,25 +252,12 @@ class Vault:
         await self._sync.synced()
 
     async def status(self) -> Status:
-        """How things stand now."""
-        waiting = await self._sync.waiting()
-        state = "synced" if self._sync.is_synced(waiting) else "syncing"
-        if self._sync.refused:
-            state = "refused"
-        if self._sync.link.state is not LinkState.ONLINE:
-            state = "refused" if self._sync.link.state is LinkState.REFUSED else "offline"
-        last_error = self._sync.link.last_error or self._sync.progress.last_error
-        if last_error is None and state != "offline":  # there it would be taken for the reason
-            last_error = await self._sync.why_stuck()
-        return Status(
-            state,
-            waiting.pending + waiting.answered,
-            self._sync.behind,
-            waiting.stuck,
-            waiting.quarantined,
-            sum(member.role is not Role.REPLACED for member in self._sync.membership.members.values()),
-            last_error,
-        )
+        """How things stand now: with the relay, and with the other devices."""
+        return await self._status.look()
+
+    async def keep_status(self) -> None:
+        """Note when everything is in step, for `status`, until cancelled. For `Device`."""
+        await self._status.run()
 
     # --- inviting
 

@@ -351,7 +351,7 @@ async def test_a_relay_that_lost_history_is_told_and_nothing_is_given_up(
         memory_relay.restore(backup)
         for guest in guests:
             await told(guest, "lost history")
-            assert (await guest.vault.status()).state == "syncing"
+            assert (await guest.vault.status()).state == "reconciling"
             assert guest.dump() == {"x": "kept", "y": "lost there"}
         await a.notes.put("z", Note("later"))
         await trio.sleep(600)

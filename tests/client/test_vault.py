@@ -10,9 +10,9 @@ from sealwire_client.encoding import EncodingError
 from sealwire_client.link import LinkState
 from sealwire_client.policies import latest
 from sealwire_client.replica import ColumnsChangedError, QueryError, ReplicaMisuse
+from sealwire_client.status import State
 from sealwire_client.testing import MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
-from sealwire_client.vault import Status
 from sealwire_protocol.messages import Deliver
 from tests.client.party import Note, comes, cut_off, founded, in_step, notes_of, party, records, returned
 from tests.support.virtual import virtual
@@ -121,7 +121,9 @@ async def test_a_vault_is_synced_once_the_relay_has_it(open_device: OpenDevice, 
         assert vault.id not in memory_relay.log.vaults
         await vault.synced()
         assert vault.id in memory_relay.log.vaults
-        assert await vault.status() == Status("synced", 0, 0, 0, 0, 1, None)
+        status = await vault.status()
+        assert status.state is State.SYNCED and status.members == 1 and status.last_error is None
+        assert (status.pending, status.behind, status.stuck, status.unreadable) == (0, 0, 0, 0)
 
 
 @virtual
@@ -133,7 +135,7 @@ async def test_synced_waits_for_verdicts_and_for_the_echo(open_device: OpenDevic
         await in_step(guests)
         began = trio.current_time()
         await a.notes.put("x", Note("one"))
-        assert (await a.vault.status()).state == "syncing"
+        assert (await a.vault.status()).state is State.SENDING
         assert (await a.vault.status()).pending == 1
         await a.vault.synced()
         assert trio.current_time() - began == 2
@@ -154,7 +156,8 @@ async def test_synced_waits_while_the_relay_is_away(open_device: OpenDevice, mem
             assert (status.state, status.pending) == ("offline", 1)
             assert "no relay answers" in (status.last_error or "")
         await a.vault.synced()
-        assert await a.vault.status() == Status("synced", 0, 0, 0, 0, 2, None)
+        status = await a.vault.status()
+        assert (status.state, status.members, status.last_error) == (State.SYNCED, 2, None)
 
 
 @virtual
@@ -193,7 +196,7 @@ async def test_what_is_behind_is_counted(open_device: OpenDevice, memory_relay: 
             await b.device.link(b.vault.origin).until(lambda link: link.state is LinkState.ONLINE)
             await trio.testing.wait_all_tasks_blocked()
             assert (await b.vault.status()).behind == 6
-            assert (await b.vault.status()).state == "syncing"
+            assert (await b.vault.status()).state is State.CATCHING_UP
             memory_relay.alter = None
             memory_relay.cut()
             await in_step([a, b])

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from sealwire_client.cli.looking import Source
     from sealwire_client.cli.place import Place
     from sealwire_client.cli.session import Entries
-    from sealwire_client.vault import Status, Vault
+    from sealwire_client.status import Status
+    from sealwire_client.vault import Vault
 
 PAGE_ENTRIES: Final = 1_000
 """Entries of one table on a terminal, and between two looks whether somebody pressed Ctrl-C."""

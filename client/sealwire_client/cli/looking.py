@@ -56,7 +56,7 @@ async def look(
 async def _catch_up(vault: Vault, name: str, known: bool, wait: float, output: Output) -> None:
     with Bar(f"Fetching {name}", output) as bar:
         status = await session.until(vault, session.in_step, wait, bar)
-    if status.state != "synced":
+    if not session.in_step(status):
         why = session.why_not(status, vault.origin, wait).rstrip(".")
         if known:
             raise relay_missing(

@@ -7,14 +7,15 @@ from typing import Any, Final
 import trio
 
 from sealwire_client.cli import config
-from sealwire_client.cli.failures import Failure, relay_missing
-from sealwire_client.cli.output import Bar
+from sealwire_client.cli.failures import Failure, relay_missing, sentence
+from sealwire_client.cli.output import Bar, say, visible
 from sealwire_client.cli.place import Place
 from sealwire_client.collection import Collection
 from sealwire_client.device import Device
 from sealwire_client.policies import latest, merge, strict
 from sealwire_client.replica import ColumnsChangedError, Replica, ReplicaInUseError
-from sealwire_client.vault import Status, Vault
+from sealwire_client.status import State, Status
+from sealwire_client.vault import Vault
 from sealwire_protocol.ids import VaultId
 
 IN_USE_SECONDS_MAX: Final = 2.0
@@ -49,6 +50,9 @@ async def opened(
                 if trio.current_time() > patience:
                     raise
             await trio.sleep(LOOK_SECONDS_MAX)
+        for told in (device.repaired, device.incomplete):
+            if told is not None:
+                say(sentence(visible(str(told))))
         yield device
 
 
@@ -63,6 +67,8 @@ def move(place: Place, vault: VaultId, relay: str) -> bool:
 
 def chosen(device: Device, place: Place, name: str | None) -> Vault:
     """The vault that is meant: the one named, else the folder's default, else the only one."""
+    if not device.vaults and device.incomplete:
+        raise Failure(device.incomplete, "no_vault")
     if not device.vaults:
         raise Failure(
             f"The device in {place.folder} holds no vault yet: make one with `sealwire init`, or `sealwire join` one",
@@ -130,7 +136,7 @@ Reached = Callable[[Status], bool]
 
 def in_step(status: Status) -> bool:
     """Everything sent, everything received."""
-    return status.state == "synced"
+    return status.state is State.SYNCED
 
 
 def all_sent(status: Status) -> bool:
@@ -140,7 +146,7 @@ def all_sent(status: Status) -> bool:
 
 def failed(status: Status) -> bool:
     """The relay was tried, and is not there for us."""
-    return status.state == "refused" or (status.state == "offline" and status.last_error is not None)
+    return status.state in (State.REFUSED, State.OFFLINE)
 
 
 async def until(vault: Vault, reached: Reached, seconds: float, bar: Bar) -> Status:
@@ -175,7 +181,7 @@ def why_not(status: Status, origin: str, seconds: float) -> str:
         return "the relay was not waited for"
     if status.last_error:
         return status.last_error
-    if status.state == "offline":
+    if status.state is State.CONNECTING:
         return f"{origin} did not answer within {seconds:g} s"
     return f"the relay did not confirm it within {seconds:g} s"
 

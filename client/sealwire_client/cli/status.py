@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ from sealwire_client.cli.output import Bar, Output, visible
 
 if TYPE_CHECKING:
     from sealwire_client.cli.place import Place
+    from sealwire_client.status import Status
 
 
 @click.command(short_help="Send and fetch, and tell how this device stands.")
@@ -51,10 +54,36 @@ async def _status(place: Place, name: str | None, wait: float, output: Output) -
             "stuck": found.stuck,
             "unreadable": found.unreadable,
             "members": found.members,
+            "last_synced": _milliseconds(found.last_synced),
             "last_error": found.last_error,
+            "devices": [
+                {"name": one.name, "key": one.key.hex(), "this": one.is_this, "heard": _milliseconds(one.last_heard)}
+                for one in found.devices
+            ],
         }
-    output.answer(fields, "\n".join(f"{name:12}{_shown(name, value)}" for name, value in fields.items()))
-    return ExitCode.DONE if found.state == "synced" else ExitCode.RELAY
+    output.answer(fields, "\n".join(_lines(fields, found)))
+    return ExitCode.DONE if session.in_step(found) else ExitCode.RELAY
+
+
+def _lines(fields: Mapping[str, object], found: Status) -> Iterator[str]:
+    """The answer for people."""
+    for name, value in fields.items():
+        if name == "last_synced":
+            yield f"{name:12}{_when(found.last_synced)}"
+        elif name == "devices":
+            for one in found.devices:
+                told = "this one" if one.is_this else f"last heard {_when(one.last_heard)}"
+                yield f"{'device':12}{visible(one.name or one.key.hex())}: {told}"
+        else:
+            yield f"{name:12}{_shown(name, value)}"
+
+
+def _milliseconds(at: datetime | None) -> int | None:
+    return None if at is None else round(at.timestamp() * 1000)
+
+
+def _when(at: datetime | None) -> str:
+    return "never" if at is None else at.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
 _MEANING = {

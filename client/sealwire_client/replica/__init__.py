@@ -137,6 +137,7 @@ class Replica:
         with self.database.transaction():
             term = self.positions.term_id(delivery.term)
             ranks = [record.rank for record in records] + [record.rank for record in unopened if record.sealed]
+            self.vaults.heard(collection.vault, ranks)
             records = self.outbox.sent.recognise(collection, term, records)
             named = len(records) <= changes_max
             keys = list(dict.fromkeys(record.key for record in records)) if named else []

@@ -258,6 +258,14 @@ class Outbox:
         )
         return Standing(Place.DEVICE if here.fetchone()[0] else Place.RELAY)
 
+    def any_wait(self, vault: int) -> bool:
+        """True if a vault has writes that are to be sent, answered or delivered. As `waiting`, without counting."""
+        found = self._database.connection.execute(
+            "SELECT EXISTS (SELECT 1 FROM _edit WHERE vault = ?1) OR EXISTS (SELECT 1 FROM _sent WHERE vault = ?1)",
+            (vault,),
+        )
+        return bool(found.fetchone()[0])
+
     def waiting(self, vault: int) -> Waiting:
         """What of a vault is not part of the log, counted."""
         counts = self._database.connection.execute(

@@ -1,18 +1,27 @@
 """Vaults: which ones a replica holds, and their membership links as they came."""
 
+import time
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sealwire_client.replica.database import Database
 from sealwire_client.replica.errors import ReplicaMisuse
 from sealwire_protocol.ids import Author, VaultId
 from sealwire_protocol.messages import StreamKind
 
+HEARD_MS_MIN: Final = 1_000
+"""An author that is heard all the time is noted so often: people do not look closer, and a bulk load costs nothing."""
+
+
+_AUTHOR: Final = slice(10, 14)
+"""Where a packed rank holds its author."""
+
 
 class HeldVault(NamedTuple):
     """A vault of this replica. `number` is its local name, `author` this device's index in its membership log.
 
     `doubt`: why a batch number may be used twice if the device goes on as this author (R16); None: it may go on.
+    `synced_at`: when everything was last sent and applied, as far as it was remembered (`Vaults.in_step`).
     """
 
     number: int
@@ -22,6 +31,7 @@ class HeldVault(NamedTuple):
     author: Author
     next_batch: int
     doubt: str | None = None
+    synced_at: int | None = None
 
 
 class Vaults:
@@ -29,6 +39,7 @@ class Vaults:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._heard_at: dict[tuple[int, Author], int] = {}
 
     def add(self, vault: VaultId, name: str, origin: str, author: Author) -> HeldVault:
         """Hold a vault from now on; the one held already if it is. Raises ReplicaMisuse if that differs."""
@@ -47,7 +58,7 @@ class Vaults:
     def all(self) -> list[HeldVault]:
         """Every vault, the oldest first."""
         found = self._database.connection.execute(
-            "SELECT id, vault, name, origin, author, next_batch, doubt FROM _vault ORDER BY id"
+            "SELECT id, vault, name, origin, author, next_batch, doubt, synced_at FROM _vault ORDER BY id"
         )
         return [HeldVault(*row) for row in found]
 
@@ -77,27 +88,27 @@ class Vaults:
             )
             return next(held for held in self.all() if held.number == vault)
 
-    def heard(self, vault: int, authors: Iterable[Author], at: int) -> None:
-        """Records of these authors were applied at a time (this device's clock, Unix milliseconds). Within the
-        caller's transaction."""
+    def heard(self, vault: int, ranks: Iterable[bytes]) -> None:
+        """Records of these packed ranks are being applied: note their authors. Within the caller's transaction, and
+        written once in a while."""
+        now, since = int(time.time() * 1000), self._heard_at
+        authors = [Author(int.from_bytes(author, "big")) for author in {rank[_AUTHOR] for rank in ranks}]
+        late = [author for author in authors if abs(now - since.get((vault, author), 0)) >= HEARD_MS_MIN]
+        since.update({(vault, author): now for author in late})
         self._database.connection.executemany(
             "INSERT OR REPLACE INTO _heard (vault, author, at) VALUES (?, ?, ?)",
-            [(vault, author, at) for author in authors],
+            [(vault, author, now) for author in late],
         )
 
     def last_heard(self, vault: int) -> dict[Author, int]:
-        """When the last record of each author was applied here, see `heard`."""
+        """When the last record of each author was applied here: this device's clock, Unix milliseconds."""
         found = self._database.connection.execute("SELECT author, at FROM _heard WHERE vault = ?", (vault,))
         return {Author(author): at for author, at in found}
 
     def in_step(self, vault: int, at: int) -> None:
-        """Remember that at this time (as for `heard`) everything was sent and applied."""
-        self._database.connection.execute("UPDATE _vault SET synced_at = ? WHERE id = ?", (at, vault))
-
-    def last_in_step(self, vault: int) -> int | None:
-        """When everything was last sent and applied, as far as it was remembered; None: it never was."""
-        found = self._database.connection.execute("SELECT synced_at FROM _vault WHERE id = ?", (vault,)).fetchone()
-        return found[0] if found else None
+        """Remember that at this time (as in `last_heard`) everything was sent and applied."""
+        with self._database.transaction() as connection:
+            connection.execute("UPDATE _vault SET synced_at = ? WHERE id = ?", (at, vault))
 
     def move(self, vault: HeldVault, origin: str) -> bool:
         """Give a vault another relay, if none has been sent anything of it yet but its first link. True if it moved."""
@@ -167,7 +178,7 @@ class Vaults:
     def collections(self, vault: int) -> list[str]:
         """The names of a vault's collections in which anything was ever edited or received, in order."""
         found = self._database.connection.execute(
-            "SELECT name FROM _collection AS c WHERE vault = ? AND (cursor_seq > 0"
+            "SELECT name FROM _collection AS c WHERE vault = ? AND (cursor_seq > 0 OR version_seen > 0"
             " OR EXISTS (SELECT 1 FROM _edit WHERE collection = c.id)"
             " OR EXISTS (SELECT 1 FROM _sent WHERE collection = c.id)"
             " OR EXISTS (SELECT 1 FROM _stuck WHERE collection = c.id)) ORDER BY name",

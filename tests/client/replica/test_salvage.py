@@ -41,7 +41,6 @@ def fill(folder: Path, kind: StreamKind = StreamKind.OPEN) -> None:
             execute("INSERT INTO _counted VALUES (1, ?, ?, ?, ?)", (f"counter {n:04}", ME, n + 1, n * 10))
         links = [bytes([n]) * 400 for n in range(1, 30)]
         a.replica.vaults.add_links(a.todos.vault, 1, links)
-        a.replica.vaults.heard(a.todos.vault, [OTHER], 1_700_000_000_000)
 
 
 def own(folder: Path) -> dict[str, set[tuple[Any, ...]]]:
