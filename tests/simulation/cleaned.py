@@ -1,21 +1,25 @@
 """What must be true of a log that was cleaned: it says the same as the whole one."""
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from sealwire_protocol.ids import Tag
 from sealwire_protocol.segment import Placed, Rank, read_segment
 from sealwire_relay.store.interface import StoredSegment
 from tests.simulation.history import Violation
+from tests.simulation.past import Grave
+
+_NO_GRAVE: Final = Grave(0, 0)
 
 
 def check_cleaned(
-    whole: Sequence[StoredSegment], log: Sequence[StoredSegment], compacted: int, forgotten: Mapping[Tag, int]
+    whole: Sequence[StoredSegment], log: Sequence[StoredSegment], compacted: int, forgotten: Mapping[Tag, Grave]
 ) -> None:
     """Nothing was added or moved, every winner is there, and up to `compacted` nothing else. Raises Violation.
 
-    `forgotten`: tags whose tombstone was purged, and the head then, up to which nothing of theirs is left.
+    `forgotten`: tags whose tombstone was purged.
     """
-    made = {seq: p for seq, p in _records(whole).items() if seq > forgotten.get(p.record.tag, 0)}
+    made = {seq: p for seq, p in _records(whole).items() if seq > forgotten.get(p.record.tag, _NO_GRAVE).head}
     left = _records(log)
     if whole and log[-1].last != whole[-1].last:
         raise Violation(

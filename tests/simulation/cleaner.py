@@ -1,4 +1,4 @@
-"""The cleaner's process: the real one, over the relays' store. It dies at every swap and at any other moment."""
+"""The cleaner's process: the real cleaner and purge, over the relays' store. It dies at any moment, and in every swap."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,11 +8,13 @@ from typing import Final
 import trio
 
 from sealwire_relay.cleaner import Cleaner
+from sealwire_relay.purging import Purger
+from sealwire_relay.retention import Retention
 from sealwire_relay.store.interface import StoreError
 from tests.simulation.agenda import Agenda
 from tests.simulation.faults import Faults
 from tests.simulation.loop import VirtualLoop
-from tests.simulation.past import Past
+from tests.simulation.past import CUTOFF_SECONDS, RETENTION_SECONDS, Past
 from tests.simulation.store import FaultyStore
 
 PAUSE_SECONDS_MAX: Final = 60.0
@@ -20,6 +22,12 @@ PAUSE_SECONDS_MAX: Final = 60.0
 
 RECORDS_MAX: Final = 64
 """Records of one step: few, so that a stream takes several."""
+
+SWITCHED_ON: Final = False
+"""Nothing is purged before devices can learn of it when they come late."""
+
+TOMBSTONES_MAX: Final = 4
+"""Tombstones of one step of the purge: the same."""
 
 
 class CleanerProcess:
@@ -64,10 +72,13 @@ class CleanerProcess:
     async def _clean(self) -> None:
         store = FaultyStore(self, self._past)
         cleaner = Cleaner(store, RECORDS_MAX)
+        purger = Purger(store, Retention(RETENTION_SECONDS, CUTOFF_SECONDS), TOMBSTONES_MAX)
         while True:
             await asyncio.sleep(self.random.uniform(0, PAUSE_SECONDS_MAX))
             await store.open()
             try:
                 await cleaner.look(lambda dirty: True)
+                if SWITCHED_ON:
+                    await purger.look()
             except StoreError:
                 continue  # the database was away; the next look goes on

@@ -17,8 +17,16 @@ Name = tuple[VaultId, StreamId]
 Whole = defaultdict[Name, list[StoredSegment]]
 """The segments of the history that stands, by stream: each log as it would be if nobody cleaned it."""
 
-Forgotten = defaultdict[Name, dict[Tag, int]]
-"""Tombstones that were purged, by stream and tag: the head at which it was done. Nothing of the tag stands below."""
+
+class Grave(NamedTuple):
+    """Where a tombstone stood that was purged, and the head then: no record of its tag stands up to there."""
+
+    seq: int
+    head: int
+
+
+Forgotten = defaultdict[Name, dict[Tag, Grave]]
+"""Tombstones that were purged, by stream and tag."""
 
 
 RETENTION_SECONDS: Final = 30.0
@@ -26,6 +34,9 @@ RETENTION_SECONDS: Final = 30.0
 
 CUTOFF_SECONDS: Final = 90.0
 """How long a device may be silent until nobody waits for it any more."""
+
+WHOLE_SECOND: Final = 1.0
+"""Ages are kept in whole seconds."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +46,7 @@ class Snapshot:
     taken_at: float
     database: MemoryDatabase
     whole: dict[Name, tuple[StoredSegment, ...]]
-    forgotten: dict[Name, dict[Tag, int]]
+    forgotten: dict[Name, dict[Tag, Grave]]
     lasts: dict[Name, tuple[tuple[int, float], ...]]
 
 
@@ -79,18 +90,22 @@ class Past:
             for placed in read_segment(segment.body, segment.prev, segment.last):
                 if placed.record.tag in dropped:
                     self._failed(f"no loser outlives its tombstone: one at {placed.seq} does")
+        ends = dict(
+            zip([term for term, _ in log.terms], [start for _, start in log.terms[1:]] + [log.head], strict=True)
+        )
         for author in kept.members:
             position, seen = log.acks.get(author, (START, -math.inf))
             if self._clock() - seen < CUTOFF_SECONDS:
+                known = position.seq if position.seq <= ends.get(position.term, -1) else 0
                 for seq in dropped.values():
-                    if seq > position.seq and self._age(name, seq) < CUTOFF_SECONDS:
+                    if seq > known and self._age(name, seq) < CUTOFF_SECONDS - WHOLE_SECOND:
                         self._failed(f"a tombstone waits for who is there: {seq} was not acknowledged by all")
             elif self.era:
                 # Whoever is silent now may hold what a restore took, and what this would have deleted (R13).
                 self.late |= {(name, tag) for tag in dropped}
-        if any(self._age(name, seq) < RETENTION_SECONDS for seq in dropped.values()):
+        if any(self._age(name, seq) < RETENTION_SECONDS - WHOLE_SECOND for seq in dropped.values()):
             self._failed("a tombstone stays as long as backups are kept: a younger one was purged")
-        self.forgotten[name].update(dict.fromkeys(dropped, purge.head))
+        self.forgotten[name].update({tag: Grave(seq, purge.head) for tag, seq in dropped.items()})
 
     def _age(self, name: Name, seq: int) -> float:
         """How long ago a record was committed, in the history that stands."""
@@ -114,8 +129,10 @@ class Past:
         self.whole.clear()
         self.whole.update({name: list(segments) for name, segments in snapshot.whole.items()})
         for name, tags in self.forgotten.items():
-            # Whoever knew of these deletions has dropped them; backups are not to be kept for so long.
-            self.late |= {(name, tag) for tag in tags.keys() - snapshot.forgotten.get(name, {}).keys()}
+            # A backup from before a deletion that was purged since is older than backups are to be.
+            kept = snapshot.whole.get(name, ())
+            head = kept[-1].last if kept else 0
+            self.late |= {(name, tag) for tag, grave in tags.items() if grave.seq > head}
         self.forgotten.clear()
         self.forgotten.update({name: dict(tags) for name, tags in snapshot.forgotten.items()})
         self._lasts.clear()

@@ -150,7 +150,7 @@ class Rest:
         past = self._world.past
         keys = {(stream, record.tag): record.key for stream, log in logs for record in log}
         forgotten = {
-            (name[1], keys[name[1], tag]): head for name in names for tag, head in past.forgotten[name].items()
+            (name[1], keys[name[1], tag]): grave.head for name in names for tag, grave in past.forgotten[name].items()
         }
         return forgotten, {(stream, keys[stream, tag]) for (_, stream), tag in past.late}
 
