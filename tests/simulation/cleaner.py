@@ -1,4 +1,4 @@
-"""The cleaner's process: the real cleaner and purge, over the relays' store. It dies at any moment, and in every swap."""
+"""The cleaner: the real one, and the real purge, over the relays' store. It dies in swaps and at any other moment."""
 
 import asyncio
 from collections.abc import Callable
