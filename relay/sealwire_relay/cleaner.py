@@ -162,7 +162,7 @@ class Cleaner:
                 segments += dirty.segments
                 segments_left += dirty.segments - cleaned.segments
             after = found[-1].vault, found[-1].stream
-        await self._reclaimer.reclaim()
+        await self._reclaimer.finish()
         return Looked(
             streams, unfinished, records, size, size_left, segments, segments_left, waiting_streams, waiting_bytes
         )
@@ -185,7 +185,7 @@ class Cleaner:
             if complete and upto < dirty.head:
                 _log.info("cleaning %s: %d of %d done, %d records left out", _name(dirty), upto, dirty.head, records)
         if complete:
-            await self._reclaimer.move(dirty, upto, dirty.bytes - size)
+            self._reclaimer.cleaned(dirty, upto, dirty.bytes - size)
         return Cleaned(records, size, segments, complete)
 
     def _stopped(self, dirty: Dirty, upto: int, error: Exception) -> None:

@@ -1,8 +1,8 @@
 """Room in files while logs are cleaned: used again before more is taken, and given back where there is too much of it.
 
 What a swap replaces stays in its file until the database has vacuumed it. So that is done while a large log is still
-being cleaned. A file ends at its last row in use, though: when much of it is free, and the log that was cleaned may
-be what stands behind that, it is written once more, from its beginning, into the room that is free below.
+being cleaned. A file ends at its last row in use, though: when much of it is free, and what was cleaned may be what
+stands behind that, it is written once more into the room that is free below.
 """
 
 import logging
@@ -25,6 +25,13 @@ a cleaner at the default settings leaves, is less."""
 SPARE_SHARE_LEFT: Final = 1 / 32
 """Free room at which moving ends."""
 
+MOVED_SHARE_MIN: Final = 1 / 2
+"""What was cleaned is moved if it is at least this share of all that is in use: what stands at the end of a file is
+then likely to be a part of it."""
+
+STREAMS_MAX: Final = 10_000
+"""Cleaned streams that are remembered until all is done, some 500 bytes each."""
+
 LARGE_BYTES: Final = 2_048
 """Bodies from this size on lie in a file of their own; smaller ones stand in their rows, which are not moved."""
 
@@ -41,6 +48,7 @@ class Reclaimer:
         self._store, self._pace = store, pace
         self._replaced = 0
         self._room = Room(0, 0)
+        self._cleaned: list[tuple[int, Dirty, int]] = []
 
     async def replaced(self, size: int) -> None:
         """So many bytes of segments were replaced: reclaim their room, if it is enough."""
@@ -58,38 +66,54 @@ class Reclaimer:
         except StoreError as error:
             _log.warning("the room of what was cleaned is left for later: %s", error)
 
-    async def move(self, dirty: Dirty, upto: int, size: int) -> None:
-        """Write a stream's segments up to `upto`, `size` bytes that are compacted, once more, if that may shrink files.
+    def cleaned(self, dirty: Dirty, upto: int, size: int) -> None:
+        """A stream is compacted up to there, in `size` bytes."""
+        if len(self._cleaned) < STREAMS_MAX:
+            self._cleaned.append((size, dirty, upto))
 
-        It ends when little is free, or when the file only grows by it: a transaction that began before, such as a
+    async def finish(self) -> None:
+        """All that was to be cleaned now is: reclaim what is left, and move it if that may shrink the file.
+
+        Moving ends when little is free, or when the file only grows by it: a transaction that began before, such as a
         dump, keeps all that is replaced. Raises StoreError.
         """
-        if size < max(RECLAIM_BYTES_MIN, self._excess(SPARE_SHARE_MAX)):
-            return
+        cleaned, self._cleaned = self._cleaned, []
         await self.reclaim()
-        before = self._room
-        if not 0 < self._excess(SPARE_SHARE_MAX) <= size:
+        size, before = sum(size for size, _, _ in cleaned), self._room
+        if self._excess(SPARE_SHARE_MAX) < RECLAIM_BYTES_MIN or size < MOVED_SHARE_MIN * before.used:
             return
+        # The small ones first: they cost little, and one of them may be what stands at the end.
+        for _, dirty, upto in sorted(cleaned, key=lambda each: each[0]):
+            await self._move(dirty, upto, before)
+        await self.reclaim()
+        _log.info("the file of bodies took %d bytes and takes %d now", before.size, self._room.size)
+
+    async def _move(self, dirty: Dirty, upto: int, before: Room) -> None:
+        """Write a stream's segments up to `upto` once more, while that goes on and nobody else is at work on it."""
         at = 0
-        while at < upto and self._excess(SPARE_SHARE_LEFT) > 0 and self._room.size <= before.size:
+        while at < upto and self._goes_on(before):
             page = await self._store.read(dirty.vault, dirty.stream, at, PAGE_BYTES)
             segments = [segment for segment in page.segments if segment.last <= upto] if page else []
-            if not segments or not await self._moved(dirty, upto, segments):
+            if not segments or not await self._moved(dirty, upto, segments, before):
                 return
             at = segments[-1].last
-        await self.reclaim()
-        _log.info("files took %d bytes and take %d now", before.size, self._room.size)
 
-    async def _moved(self, dirty: Dirty, upto: int, segments: list[StoredSegment]) -> bool:
+    async def _moved(self, dirty: Dirty, upto: int, segments: list[StoredSegment], before: Room) -> bool:
+        """False: somebody else is at work on it."""
         for segment in segments:
             if len(segment.body) < LARGE_BYTES:
                 continue
+            if not self._goes_on(before):
+                break
             began = self._pace.time()
             if not await self._store.swap(dirty.vault, dirty.stream, (segment,), segment, upto, dirty.term):
                 return False
             await self._pace.rest(began)
             await self.replaced(len(segment.body))
         return True
+
+    def _goes_on(self, before: Room) -> bool:
+        return self._excess(SPARE_SHARE_LEFT) > 0 and self._room.size <= before.size
 
     def _excess(self, share: float) -> float:
         """Free bytes beyond this share of the file."""

@@ -16,6 +16,9 @@ VACUUM_SECONDS_MAX: Final = 3_600.0
 PACE_MS: Final = 2
 """It rests so long for every ten pages that it writes, some 40 MB/s, as Postgres' own vacuuming does."""
 
+SAMPLE_PAGES: Final = 2_048
+"""Pages of rows that are looked at to tell how much room is in use: 16 MB, some 140,000 rows of large segments."""
+
 SESSION: Final = {
     "application_name": "sealwire-relay vacuum",
     "statement_timeout": "0",  # the server's owner may have set one for short statements
@@ -31,17 +34,25 @@ async def vacuum(dsn: str) -> Room:
         connection = await asyncpg.connect(
             dsn, timeout=CONNECT_SECONDS_MAX, command_timeout=VACUUM_SECONDS_MAX, server_settings=SESSION
         )
-        connection.add_log_listener(_say)
+        connection.add_log_listener(say)
         try:
             await connection.execute(QUERIES["vacuum"])
-            row = await connection.fetchrow(QUERIES["room"])
+            room = await _room(connection)
         except BaseException:
             connection.terminate()
             raise
         await connection.close()
-        return Room(0, 0) if row is None else Room(row["size"], row["used"])
+        return room
 
 
-def _say(_: Connection, message: asyncpg.PostgresLogMessage) -> None:
-    """What kept it from doing its work: another one that is at it, or a right that the user does not have."""
+async def _room(connection: Connection) -> Room:
+    row = await connection.fetchrow(QUERIES["room"])
+    if row is None or not row["size"]:
+        return Room(0, 0)
+    percent = 100.0 * min(1.0, SAMPLE_PAGES / max(1, row["pages"]))
+    return Room(row["size"], await connection.fetchval(QUERIES["used_room"], percent))
+
+
+def say(_: Connection, message: asyncpg.PostgresLogMessage) -> None:
+    """Log what kept a VACUUM from its work: another one that is at it, or a right that the user does not have."""
     _log.info("vacuuming: %s", message.message)

@@ -102,7 +102,8 @@ def outside_schema(sql: str) -> list[str]:
     tree = parse(sql)
     own = {node["ctename"] for kind, node in nodes(tree) if kind == "CommonTableExpr"}
     relations = [node for kind, node in nodes(tree) if kind == "RangeVar"]
-    relations += [node["relation"] for _, node in nodes(tree) if isinstance(node, dict) and "relation" in node]
+    named = [node["relation"] for _, node in nodes(tree) if isinstance(node, dict) and "relation" in node]
+    relations += [relation for relation in named if "relname" in relation]
     return [
         r["relname"]
         for r in relations

@@ -53,15 +53,3 @@ SET compacted = greatest(compacted, $3::bigint),
     oldest_tombstone = CASE WHEN compacted <= $3 THEN $7::bigint ELSE oldest_tombstone END
 WHERE vault_id = $1 AND stream = $2::bigint AND head >= $3 AND term = $4::bigint AND term_id = $5::bigint
 RETURNING 1
-
--- name: vacuum
--- Make room of segments that were deleted. Who cannot have the lock, or is not allowed to, is told so and has done
--- nothing; what is still seen by a transaction that began before (a dump) stays, and is for the next time.
-VACUUM (SKIP_LOCKED) sealwire.segment
-
--- name: room
--- The size of the table of large bodies, and how much of it is in use: it holds pieces of 2,048 bytes with all that
--- belongs to them, four to a page, which vacuuming counts.
-SELECT pg_relation_size(large.oid) AS size, (greatest(large.reltuples, 0) * 2048)::bigint AS used
-FROM pg_catalog.pg_class table_ JOIN pg_catalog.pg_class large ON large.oid = table_.reltoastrelid
-WHERE table_.oid = to_regclass('sealwire.segment')
