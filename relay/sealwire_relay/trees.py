@@ -33,9 +33,11 @@ WAITING_MAX: Final = 256
 ATTEMPTS_MAX: Final = 5
 """Times that a stream is scanned in a row because its history changed, or something was purged, under the scan."""
 
-TREE_SECONDS: Final = 30.0
-"""Age up to which a tree serves devices that ask for the present head, though that may have moved: what came since they
-are sent in any case."""
+STALE_SCANS_MAX: Final = 10
+"""So many times as long as it took to make, a tree serves devices that ask for the present head, though that has moved:
+what came since they are sent in any case. So scans take at most a tenth of the time, however many devices come home one
+after the other; what each gives back that another one has given back just before stands in the log twice until it is
+cleaned, which is rare where scans are short."""
 
 IDLE_SECONDS: Final = 60.0
 """A tree that nobody has asked for so long is given up: a device asks again within a round trip."""
@@ -73,9 +75,15 @@ class Kept:
     floor_head: int
     purged: int
     cleaned_to: int
+    began: float
     made: float
     used: float
     users: int = 0
+
+    @property
+    def fresh_until(self) -> float:
+        """When it serves only those who ask for its very position, or while the head is still there."""
+        return self.made + STALE_SCANS_MAX * (self.made - self.began)
 
     def fits(self, state: StreamState) -> bool:
         """Whether it is of use, now that the stream is like this."""
@@ -154,8 +162,8 @@ class Trees:
         fitting = [kept for kept in self._kept.get(name, []) if kept.fits(state)]
         if pin != START:
             return next((kept for kept in fitting if kept.pin == pin), None)
-        since = self._clock() - TREE_SECONDS
-        return next((k for k in reversed(fitting) if k.pin.seq == state.head or k.made > since), None)
+        now = self._clock()
+        return next((k for k in reversed(fitting) if k.pin.seq == state.head or k.fresh_until > now), None)
 
     def _all(self) -> list[Kept]:
         return [kept for trees in self._kept.values() for kept in trees]
@@ -238,7 +246,7 @@ class Trees:
 
         All was read that the cleaner may have looked at: of a record that it left out the one that won is there.
         """
-        gathering = Gathering()
+        gathering, began = Gathering(), self._clock()
         try:
             first = page = await self._page(name, 0)
             last = 0
@@ -259,7 +267,7 @@ class Trees:
             gathering.close()
         now = self._clock()
         pin = Position(page.term, last)
-        return Kept(tree, pin, page.floor, page.floor_head, page.purged, page.cleaned_to, now, now)
+        return Kept(tree, pin, page.floor, page.floor_head, page.purged, page.cleaned_to, began, now, now)
 
     async def _page(self, name: Name, after: int) -> Page:
         page = await self._store.read(*name, after, PAGE_BYTES)

@@ -8,7 +8,6 @@ from sealwire_protocol.ids import Position, VaultId
 from sealwire_protocol.messages import ATOMIC, REFILL, AppendLink, CreateVault, Done, Pushed, StreamKind
 from sealwire_protocol.segment import TOMBSTONE, Record, read_segment
 from sealwire_relay.store.interface import Store
-from sealwire_relay.trees import TREE_SECONDS
 from tests.relay.comparing import compare, fetch_all
 from tests.relay.store.places import Place
 from tests.support.aio import asyncio_test
@@ -61,8 +60,8 @@ async def test_r13_r14_r15_a_relay_that_was_set_back_is_filled_up_again(fresh: P
         back = {one.tag: one for one in (await records_of(store, vault))[20:]}
         assert back == {tag: held[tag] for tag in differing}, "the very bytes"
         trees = relay.plane._reconciler._trees
-        now = trees._clock() + TREE_SECONDS
-        trees._clock = lambda: now
+        later = trees._clock() + 1_000  # than any tree is used again for those who come new
+        trees._clock = lambda: later
         seen, differing = await compare(device, vault, NOTES, held.values())
         assert (differing, seen.total.records) == ({}, 30)
         assert [start.start for start in seen.terms] == [0, 20]
