@@ -130,6 +130,8 @@ class CleanerProcess:
             metrics.cleaned_streams.inc(told["streams"])
             metrics.dirty_streams.set(told["waiting_streams"])
             metrics.dirty_bytes.set(told["waiting_bytes"])
+            metrics.purged_tombstones.inc(told["purged_tombstones"])
+            metrics.kept_tombstones.set(told["kept_tombstones"])
 
 
 def _longer(wait: float) -> float:

@@ -11,6 +11,8 @@ from typing import Final, NoReturn
 from sealwire_relay.cleaner import Cleaned, Cleaner, Looked, Worth, by_share
 from sealwire_relay.database import address_of
 from sealwire_relay.ending import ExitCode, asked_to_end, before, ending, told
+from sealwire_relay.purging import Forgotten, Purger
+from sealwire_relay.retention import retention_of
 from sealwire_relay.settings import Settings
 from sealwire_relay.store.interface import Dirty, StoreError
 from sealwire_relay.store.postgres import PostgresStore
@@ -21,10 +23,13 @@ BUSY: Final = 0.5
 PAUSE_SPREAD: Final = 0.25
 """Pauses differ by up to this part of them: cleaners of several relays do not stay in step."""
 
+Tell = Callable[[Looked, Forgotten], None]
+"""Is told what became of each look."""
+
 _log = logging.getLogger("sealwire.cleaner")
 
 
-async def clean_once(settings: Settings, everything: bool, tell: Callable[[Looked], None]) -> ExitCode:
+async def clean_once(settings: Settings, everything: bool, tell: Tell) -> ExitCode:
     """Clean what is worth it, or `everything` that is dirty, tell what came of it, and end. Raises RelayError."""
 
     def worth(dirty: Dirty) -> bool:
@@ -32,16 +37,15 @@ async def clean_once(settings: Settings, everything: bool, tell: Callable[[Looke
 
     with asked_to_end() as asked, told():
         store = _store(settings)
-        looked = await before(asked, _look(store, Cleaner(store, settings.clean_records_max, busy=BUSY), worth))
-        if looked is None:
+        cleaner = Cleaner(store, settings.clean_records_max, busy=BUSY)
+        done = await before(asked, _look(store, cleaner, _purger(settings, store), worth))
+        if done is None:
             return ending(asked.result(), before_ready=True)
-        tell(looked)
+        tell(*done)
         return ExitCode.DONE
 
 
-async def clean_on(
-    settings: Settings, tell: Callable[[Looked], None], stepped: Callable[[Cleaned], None] | None = None
-) -> ExitCode:
+async def clean_on(settings: Settings, tell: Tell, stepped: Callable[[Cleaned], None] | None = None) -> ExitCode:
     """Look and clean again and again, until a signal asks to end; what fails is tried again at the next look.
 
     With `stepped`, which is told each step, it runs beside a relay that holds the other end of stdin, and ends when
@@ -57,14 +61,13 @@ async def clean_on(
         return ending(asked.result(), before_ready=False) if stepped is None else ExitCode.DONE
 
 
-async def _watch(
-    settings: Settings, store: PostgresStore, cleaner: Cleaner, tell: Callable[[Looked], None]
-) -> NoReturn:
+async def _watch(settings: Settings, store: PostgresStore, cleaner: Cleaner, tell: Tell) -> NoReturn:
     worth = Worth(settings.clean_share, settings.clean_idle_seconds, asyncio.get_running_loop().time)
+    purger = _purger(settings, store)
     while True:
         worth.begin()
         try:
-            tell(await _look(store, cleaner, worth))
+            tell(*await _look(store, cleaner, purger, worth))
         except StoreError as error:
             _log.warning("cleaning was cut short and is tried again: %s", error)
         except Exception:
@@ -72,12 +75,19 @@ async def _watch(
         await asyncio.sleep(settings.clean_seconds * random.uniform(1 - PAUSE_SPREAD, 1 + PAUSE_SPREAD))
 
 
-async def _look(store: PostgresStore, cleaner: Cleaner, worth: Callable[[Dirty], bool]) -> Looked:
+async def _look(
+    store: PostgresStore, cleaner: Cleaner, purger: Purger, worth: Callable[[Dirty], bool]
+) -> tuple[Looked, Forgotten]:
     await store.open()
     try:
-        return await cleaner.look(worth)
+        looked = await cleaner.look(lambda dirty: worth(dirty) or purger.waits_for(dirty))
+        return looked, await purger.look()
     finally:
         await store.close()
+
+
+def _purger(settings: Settings, store: PostgresStore) -> Purger:
+    return Purger(store, retention_of(settings), settings.clean_records_max, busy=BUSY)
 
 
 def _store(settings: Settings) -> PostgresStore:

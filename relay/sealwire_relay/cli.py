@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 import click
 
 from sealwire_protocol import __version__
-from sealwire_relay.settings import CLEANING, LOGGING, Settings, SettingsError, choices, fields, load, option
+from sealwire_relay.settings import CLEANING, KEEPING, LOGGING, Settings, SettingsError, choices, fields, load, option
 
 if TYPE_CHECKING:
     from sealwire_relay.backupfile import Contents
     from sealwire_relay.cleaner import Cleaned, Looked
     from sealwire_relay.database import Database
+    from sealwire_relay.holding import Held
+    from sealwire_relay.purging import Forgotten
     from sealwire_relay.saving import Backup
     from sealwire_relay.serve import Ready
     from sealwire_relay.store.backup import Restored
@@ -144,11 +146,11 @@ def clean(everything: bool, watch: bool, beside: bool, as_json: bool, **options:
         _refuse(SettingsError("--clean-seconds is 0, which keeps a relay from cleaning: give --watch a pause."))
     from sealwire_relay.cleaning import clean_on, clean_once
 
-    def tell(looked: "Looked") -> None:
+    def tell(looked: "Looked", forgotten: "Forgotten") -> None:
         if as_json or beside:
-            _say(json.dumps(looked._asdict()))
-        elif not watch or looked.streams or looked.unfinished:
-            _say(_cleaned(looked, everything))
+            _say(json.dumps(looked._asdict() | forgotten._asdict()))
+        elif not watch or looked.streams or looked.unfinished or forgotten.purged_tombstones:
+            _say(" ".join((_cleaned(looked, everything), *_forgotten(forgotten))))
 
     def step(cleaned: "Cleaned") -> None:
         _say(json.dumps({"step": cleaned._asdict()}))
@@ -251,6 +253,57 @@ def _cleaned(looked: "Looked", everything: bool) -> str:
     if small and not everything:
         parts.append(f"{_count(small, 'stream')} with too little to be worth it yet; --all cleans these too.")
     return " ".join(parts)
+
+
+def _forgotten(forgotten: "Forgotten") -> list[str]:
+    """What came of the tombstones, in words."""
+    gone, kept = forgotten.purged_tombstones, forgotten.kept_tombstones
+    parts = []
+    if gone:
+        parts.append(f"{_count(gone, 'deletion')} in {_count(forgotten.purged_streams, 'stream')} forgotten.")
+    if kept:
+        where = _count(forgotten.kept_streams, "stream")
+        parts.append(f"{_count(kept, 'deletion')} in {where} remembered still; `sealwire-relay holds` says why.")
+    return parts
+
+
+@main.command(name="holds")
+@settings_options({*KEEPING, *LOGGING})
+@click.option("--json", "as_json", is_flag=True, help="Tell of each stream as a JSON object on a line of its own.")
+def holds_command(as_json: bool, **options: Any) -> None:
+    """Say which deletions are remembered, stream by stream, and what device they are remembered for.
+
+    A deletion is remembered until it is older than --retention-days and known to every device that was heard from
+    within --cutoff-days. These should be what the relay has.
+    """
+    settings = _settings(options)
+    from sealwire_relay.holding import holds
+
+    streams = 0
+
+    def tell(held: "Held") -> None:
+        nonlocal streams
+        streams += 1
+        _say(json.dumps(held.as_dict()) if as_json else _held(held))
+
+    async def tell_all() -> int:
+        code = await holds(settings, tell)
+        if not streams and not as_json:
+            _say("No deletion is remembered, as far as logs have been cleaned.")
+        return code
+
+    _finish(tell_all)
+
+
+def _held(held: "Held") -> str:
+    """Why a stream's tombstones are there, in words."""
+    name = f"stream {held.stream} of vault {held.vault}"
+    lines = [f"{name}: {_count(held.tombstones, 'deletion')}, from seq {held.oldest} on; {held.why}."]
+    lines += [
+        f"  device {holder.device} (member {holder.author}), heard from last {holder.seen}: {holder.why}."
+        for holder in held.holders
+    ]
+    return "\n".join(lines)
 
 
 def _count(number: int, noun: str) -> str:

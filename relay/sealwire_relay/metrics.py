@@ -61,6 +61,8 @@ class Metrics:
         self.cleaner_ends = counter("cleaner_ends", "Times that its process ended by itself")
         self.dirty_streams = gauge("dirty_streams", "Streams that were not worth cleaning when it looked last")
         self.dirty_bytes = gauge("dirty_bytes", "Bytes that these got since: the most it could free")
+        self.purged_tombstones = counter("purged_tombstones", "Deletions that it has forgotten")
+        self.kept_tombstones = gauge("kept_tombstones", "Deletions that are remembered, in what is cleaned")
         self.term = gauge("term", "Number of the present term")
         self._ready = gauge("ready", "1 when the relay serves devices, else 0")
         Info("sealwire_build", "Version of the relay", registry=registry).info({"version": __version__})

@@ -10,11 +10,14 @@ from typing import Final, NamedTuple
 from sealwire_protocol.history import is_lost
 from sealwire_protocol.membership import Role
 from sealwire_protocol.messages import StreamState
+from sealwire_relay.settings import Settings
 from sealwire_relay.store.interface import Mark, Reader, Tombstones
 
 MARKS_EACH: Final = 30
 """Marks within the retention, and as many up to the cutoff: tombstones stay at most a thirtieth longer than they must,
 and a stream's marks take up a kilobyte."""
+
+DAY_SECONDS: Final = 86_400
 
 MARK_SECONDS_MIN: Final = 1
 """Ages are kept in whole seconds."""
@@ -27,6 +30,11 @@ class Retention(NamedTuple):
     """Age of the oldest backup that may be restored: it cannot bring an entry back whose tombstone is gone."""
     cutoff_seconds: float
     """Silence after which a device is not waited for. Nothing is lost by it: such a device reconciles."""
+
+
+def retention_of(settings: Settings) -> Retention:
+    """As the settings have it."""
+    return Retention(settings.retention_days * DAY_SECONDS, settings.cutoff_days * DAY_SECONDS)
 
 
 class Heard(NamedTuple):

@@ -33,7 +33,10 @@ NOT_OURS: Final = frozenset(
 )
 """Variables of the `sealwire` command and of long proofs: they may stand in a relay's environment."""
 
-CLEANING: Final = ("database_url", "clean_seconds", "clean_share", "clean_idle_seconds", "clean_records_max")
+KEEPING: Final = ("database_url", "retention_days", "cutoff_days")
+"""The settings that say how long deletions are remembered."""
+
+CLEANING: Final = (*KEEPING, "clean_seconds", "clean_share", "clean_idle_seconds", "clean_records_max")
 """The settings of a cleaner."""
 
 LOGGING: Final = ("log_level", "log_format")
@@ -194,6 +197,20 @@ class Settings:
         "Records that the cleaner takes on in one step, of some 300 bytes of memory each.",
         1_000,
         67_108_864,
+    )
+    retention_days: float = _setting(
+        30.0,
+        "Age of the oldest backup that may be restored. A deletion is remembered at least so long, so that no backup "
+        "brings back what was deleted.",
+        0,
+        36_500,
+    )
+    cutoff_days: float = _setting(
+        90.0,
+        "Silence after which no deletion is remembered for the sake of a device; should it come back, its replica "
+        "is compared with the relay's log.",
+        0,
+        36_500,
     )
     drain_seconds: float = _setting(
         10.0, "When stopping, the longest wait for commits under way before connections are cut.", 0, 600

@@ -16,7 +16,9 @@ import pytest
 from sealwire_protocol.ids import VaultId
 from sealwire_relay import beside as module
 from sealwire_relay.beside import CleanerProcess
+from sealwire_relay.cleaner import Looked
 from sealwire_relay.metrics import Metrics
+from sealwire_relay.purging import Forgotten
 from sealwire_relay.settings import Settings
 from tests.support.aio import asyncio_test
 from tests.support.device import Device, Identity, group, record, stream_id
@@ -91,6 +93,7 @@ async def test_a_log_shrinks_by_itself(open_folder: Path) -> None:
         assert counted(control, "cleaned_bytes_total") > 0
         assert counted(control, "cleaner_steps_total") >= 1
         assert counted(control, "cleaner_ends_total") == 0
+        assert counted(control, "purged_tombstones_total") == counted(control, "kept_tombstones") == 0
         async with await Device.open(port, ANNA) as anna:
             await anna.subscribe(vault, LISTED)
             await anna.has(LISTED, ENTRIES + 1)
@@ -185,10 +188,12 @@ async def test_one_that_does_not_end_is_ended_by_force(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "END_SECONDS_MAX", 0.1)
-    said = json.dumps({"step": {"records": 7, "bytes": 1, "segments": 1, "complete": True}})
-    code = f"import time; print({said!r}, flush=True); time.sleep(600)"
+    step = json.dumps({"step": {"records": 7, "bytes": 1, "segments": 1, "complete": True}})
+    look = json.dumps(Looked(*range(9))._asdict() | Forgotten(8, 1, 9, 1)._asdict())
+    code = f"import time; print({step!r}, {look!r}, sep='\\n', flush=True); time.sleep(600)"
     async with beside(monkeypatch, sys.executable, "-c", code) as metrics:
-        await until(lambda: value(metrics, "cleaned_records_total") == 7)
+        await until(lambda: value(metrics, "kept_tombstones") == 9)
+        assert (value(metrics, "cleaned_records_total"), value(metrics, "purged_tombstones_total")) == (7, 8)
     assert "ended by force" in caplog.text
 
 

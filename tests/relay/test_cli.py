@@ -130,7 +130,7 @@ def test_a_folder_that_is_not_ours_is_left_alone(open_folder: Path) -> None:
     assert [path.name for path in open_folder.iterdir()] == ["diary.txt"]
 
 
-@pytest.mark.parametrize("command", ["serve", "migrate", "clean"])
+@pytest.mark.parametrize("command", ["serve", "migrate", "clean", "holds"])
 def test_a_database_that_is_not_there_is_said_without_its_password(command: str) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
@@ -151,6 +151,8 @@ def test_a_database_that_is_not_there_is_said_without_its_password(command: str)
         (["serve", "--database-url", "mysql://relay:hunter2@x"], {}, "postgresql://user:password@host:port/name"),
         (["up"], {"SEALWIRE_DATABASE_URL": "postgresql://relay:hunter2@x"}, "unset SEALWIRE_DATABASE_URL"),
         (["clean"], {}, "--database-url"),
+        (["holds"], {}, "--database-url"),
+        (["holds", "--cutoff-days", "-1"], {}, "--cutoff-days is -1"),
         (["clean", "--all", "--watch"], {}, "--all"),
         (["clean", "--watch", "--clean-seconds", "0"], {}, "--clean-seconds is 0"),
         (["up", "--port", "x"], {}, "--port is 'x'"),
@@ -167,7 +169,7 @@ def test_a_wrong_setting_is_a_usage_error(arguments: list[str], variables: dict[
 
 def test_help_and_version() -> None:
     assert Program("--version").finished() == (0, f"sealwire-relay, version {__version__}\n", "")
-    for command in ("up", "serve", "migrate", "clean"):
+    for command in ("up", "serve", "migrate", "clean", "holds"):
         code, output, errors = Program(command, "-h").finished()
         assert (code, errors) == (0, "")
         assert "Usage: sealwire-relay " + command in output
