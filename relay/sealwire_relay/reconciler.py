@@ -8,10 +8,9 @@ from typing import Final
 from sealwire_protocol.errors import Action, FaultCode
 from sealwire_protocol.events import Answer, Refuse
 from sealwire_protocol.history import newest_term
-from sealwire_protocol.ids import MEMBERSHIP, START, DeviceKey, StreamId, VaultId
+from sealwire_protocol.ids import START, DeviceKey, StreamId, VaultId
 from sealwire_protocol.limits import SEGMENT_BYTES_MAX
 from sealwire_protocol.messages import Branch, Fetch, Fetched, Ranges, Reconcile, Records, StreamState, Summary
-from sealwire_protocol.reconcile import check_prefix
 from sealwire_protocol.segment import encode_record, read_segment
 from sealwire_relay.metrics import Metrics
 from sealwire_relay.store.interface import Page, Store, StoredSegment
@@ -31,7 +30,7 @@ NOTHING: Final = Summary(0, bytes(16))
 
 
 class Reconciler:
-    """Carries out RECONCILE and FETCH. Raises StoreError if the store fails, DecodeError on what no device asks."""
+    """Carries out RECONCILE and FETCH. Raises StoreError if the store fails."""
 
     def __init__(self, store: Store, metrics: Metrics, trees: Trees | None = None) -> None:
         self._store, self._metrics = store, metrics
@@ -43,8 +42,6 @@ class Reconciler:
 
     async def ranges(self, device: DeviceKey, message: Reconcile) -> Answer | Refuse:
         """RECONCILE: the ranges asked for, at the position asked for or at the present head."""
-        for prefix in message.prefixes:
-            check_prefix(prefix)
         state = await self._state(message, device)
         if isinstance(state, Refuse):
             return state
@@ -89,12 +86,7 @@ class Reconciler:
 
     async def _state(self, message: Reconcile | Fetch, device: DeviceKey) -> StreamState | Refuse:
         told = await self._store.subscription(message.vault, device, [message.stream])
-        if told is None:
-            return no_such_vault(message.vault, request=message.request)
-        if message.stream == MEMBERSHIP:
-            why = "stream 0 is compared link by link; nothing else tells which of its links count"
-            return Refuse(FaultCode.UNSUPPORTED, Action.STOP, why, message.request, message.vault)
-        return told.streams[0]
+        return no_such_vault(message.vault, request=message.request) if told is None else told.streams[0]
 
     async def _kept(self, message: Reconcile | Fetch, device: DeviceKey) -> tuple[StreamState, Kept]:
         async def present() -> StreamState:

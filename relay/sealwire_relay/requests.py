@@ -7,7 +7,7 @@ answered alike.
 import logging
 from typing import Final
 
-from sealwire_protocol.errors import Action, CloseCode, FaultCode, RemoteFault
+from sealwire_protocol.errors import Action, CloseCode, FaultCode
 from sealwire_protocol.events import Answer, Refuse
 from sealwire_protocol.ids import MEMBERSHIP, Author, DeviceKey, MailboxId
 from sealwire_protocol.limits import MAILBOX_SECONDS_MAX
@@ -93,9 +93,6 @@ class Requests:
                 return
             why = "the relay's database is not available now; try again"
             answer = Refuse(FaultCode.OVERLOADED, Action.RETRY, why, request, retry_ms=RETRY_MS)
-        except RemoteFault as fault:
-            peer.close(fault.code, str(fault))
-            return
         except Exception:
             _log.exception("%s failed; the device is told to come back", type(message).__name__)
             peer.close(CloseCode.RELAY_FAULT, "the relay failed; come back")

@@ -19,38 +19,47 @@ from sealwire_client.identity import DeviceIdentity
 from sealwire_client.invites import InviteError
 from sealwire_client.link import AnyRequest, Dialler, Link, LinkState, RelayRefusedError
 from sealwire_client.testing import MemoryRelay
-from sealwire_protocol.conditions import NOTHING, Condition, Names, encode_condition
+from sealwire_protocol.conditions import NOTHING, Condition, Names, encode_condition, encode_held
 from sealwire_protocol.errors import FaultCode, Outcome, Refusal
 from sealwire_protocol.events import Listen, Submit
 from sealwire_protocol.ids import (
     MEMBERSHIP,
     NO_TERM,
+    START,
     Author,
     KeyId,
     MailboxId,
     Position,
     StreamId,
     Tag,
+    Term,
     VaultId,
 )
 from sealwire_protocol.membership import Role
 from sealwire_protocol.messages import (
     ATOMIC,
     NO_REQUEST,
+    REFILL,
     AnswerJoin,
     AppendLink,
     CreateStream,
     CreateVault,
     Deliver,
     Fault,
+    Fetch,
     Group,
     Join,
     OpenMailbox,
+    Prefix,
     Push,
     Pushed,
+    Ranges,
+    Reconcile,
+    Records,
     StreamKind,
     Subscribed,
 )
+from sealwire_protocol.reconcile import ROOT
 from sealwire_protocol.segment import Record, encode_segment
 from tests.client.party import Guest, Note, founded, joined, notes_of, returned
 
@@ -224,6 +233,11 @@ async def test_strangers_get_the_same_answers(dial: Dial) -> None:
     mailbox, stream = MailboxId(b"no such mailbox."), StreamId(b"a stream")
     async with dial() as link:
         assert await refused(link, CreateVault(NO_REQUEST, b"no link")) is FaultCode.BAD_LINK
+        for message in (
+            Reconcile(NO_REQUEST, NOWHERE, stream, START, (ROOT,)),
+            Fetch(NO_REQUEST, NOWHERE, stream, START, (1,)),
+        ):
+            assert await refused(link, message) is FaultCode.NO_SUCH_VAULT
         create = CreateStream(NO_REQUEST, NOWHERE, stream, StreamKind.OPEN)
         assert await refused(link, create) is FaultCode.NO_SUCH_VAULT
         assert await refused(link, AppendLink(NO_REQUEST, NOWHERE, b"no link")) is FaultCode.NO_SUCH_VAULT
@@ -322,9 +336,26 @@ class Pushes:
         self._chance, self._key_id = random.Random(seed), key_id
         self._seen: list[Record] = []
 
-    def groups(self) -> tuple[Group, ...]:
+    def next(self, term: Term) -> tuple[int, tuple[Group, ...]]:
+        """Flags and groups of a push under this term."""
+        flags = self._chance.choice((0, 0, REFILL)) | self._chance.choice((0, ATOMIC))
         streams = self._chance.sample(list(KINDS), self._chance.randint(1, 3))
-        return tuple(self._group(stream) for stream in streams)
+        if flags & REFILL:
+            return flags, tuple(self._returned(stream, term) for stream in streams)
+        return flags, tuple(self._group(stream) for stream in streams)
+
+    def _returned(self, stream: StreamId, term: Term) -> Group:
+        chance = self._chance
+        records = [self._record() for _ in range(chance.choice((1, 1, 2, 3)))]
+        if chance.random() < 0.05:
+            changes = chance.choice(({"author": Author(2)}, {"epoch": 2}, {"key_id": KeyId(b"none")}))
+            records = [one._replace(**changes) for one in records]
+        terms = term, Term(term.number + 1, b"lost...."), Term(0, b"before..")
+        held = b"".join(encode_held(Position(chance.choice(terms), chance.randrange(60))) for _ in records)
+        if chance.random() < 0.03:
+            held = chance.choice((b"", held[:-1], held + b"\0"))
+        self._seen.extend(records)
+        return Group(stream, held, encode_segment(records))
 
     def _group(self, stream: StreamId) -> Group:
         chance = self._chance
@@ -360,8 +391,34 @@ class Pushes:
         return record.version, record.salt
 
 
-async def verdicts(origin: str, dialler: Dialler, seed: int) -> list[Pushed]:
-    """What a relay says of a seed's pushes, and of some of them once more."""
+async def compared(link: Link, vault: VaultId) -> list[tuple[object, ...]]:
+    """What a relay tells of its streams, range by range and record by record, under whatever term."""
+    told: list[tuple[object, ...]] = []
+    parts = tuple(Prefix(1, bytes([part << 4]) + bytes(15)) for part in range(16))
+    ranges = ROOT, *parts, Prefix(32, bytes(16)), Prefix(31, b"\1" * 15 + b"\x10")
+    for stream in (*KINDS, StreamId(b"absent..")):
+        found = await link.request(Reconcile(NO_REQUEST, vault, stream, START, ranges))
+        assert isinstance(found, Ranges)
+        told.append((found.pin.seq, found.total, found.top, found.cleaned_to, len(found.terms), found.branches))
+        if found.pin == START:
+            fetch = Fetch(NO_REQUEST, vault, stream, START, (1,))
+            assert await refused(link, fetch) is FaultCode.STALE_PIN
+            continue
+        again = await link.request(Reconcile(NO_REQUEST, vault, stream, found.pin, ranges[:1]))
+        assert isinstance(again, Ranges)
+        assert (again.pin, again.branches) == (found.pin, found.branches[:1])
+        seqs = (*range(found.pin.seq + 1), found.pin.seq + 9)
+        records = await link.request(Fetch(NO_REQUEST, vault, stream, found.pin, seqs))
+        assert isinstance(records, Records)
+        told.append((records.cleaned_to, records.considered, records.records))
+        for lost in (Position(found.pin.term, found.pin.seq + 1), Position(Term(9, b"lost...."), 1)):
+            assert await refused(link, Reconcile(NO_REQUEST, vault, stream, lost, ())) is FaultCode.STALE_PIN
+            assert await refused(link, Fetch(NO_REQUEST, vault, stream, lost, ())) is FaultCode.STALE_PIN
+    return told
+
+
+async def verdicts(origin: str, dialler: Dialler, seed: int) -> tuple[list[Pushed], list[tuple[object, ...]]]:
+    """What a relay says of a seed's pushes, and of some of them once more; and what it holds then."""
     identity = DeviceIdentity(Secret(seed.to_bytes(32, "big")))
     genesis, keys = keyring.new_vault(identity, keyring.Names("device", "vault"), random.Random(seed).randbytes)
     pushes, told = Pushes(seed, keys.current.key_id), list[Pushed]()
@@ -376,20 +433,21 @@ async def verdicts(origin: str, dialler: Dialler, seed: int) -> list[Pushed]:
         await link.until(lambda link: link.state is LinkState.ONLINE)
         await pusher.subscribe()
         for batch in range(1, 41):
-            flags, groups = pushes._chance.choice((0, ATOMIC)), pushes.groups()
+            flags, groups = pushes.next(pusher.term)
             for _ in range(1 + (batch % 5 == 0)):
                 told.append(await pusher.push(batch, flags, groups))
+        holds = await compared(link, keys.vault)
         nursery.cancel_scope.cancel()
-    return told
+    return told, holds
 
 
 @pytest.mark.parametrize("seed", range(1, 7))
 async def test_pushes_get_the_same_verdicts(real_relay: str, seed: int) -> None:
     memory = MemoryRelay()
-    told = await verdicts(memory.origin, memory.dial, seed)
-    assert told == await verdicts(real_relay, transport.dial, seed)
+    told, holds = await verdicts(memory.origin, memory.dial, seed)
+    assert (told, holds) == await verdicts(real_relay, transport.dial, seed)
     reasons = {refused.reason for pushed in told for refused in pushed.refused}
-    assert reasons == {Refusal.CONFLICT, Refusal.ATOMIC}
+    assert reasons == {Refusal.CONFLICT, Refusal.ATOMIC, Refusal.SUPERSEDED}
     assert any(refused.winner for pushed in told for refused in pushed.refused)
     assert {pushed.outcome for pushed in told} >= {Outcome.DONE, Outcome.MALFORMED}
     assert sum(len(pushed.appended) for pushed in told) > 10

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from sealwire_client import cipher
+from sealwire_client.testing.comparing import ranges, records
 from sealwire_protocol import codec
 from sealwire_protocol.conditions import Current, Judged, judge, read_writes, refusals, with_winners
 from sealwire_protocol.errors import Action, DecodeError, FaultCode, Outcome
@@ -33,6 +34,7 @@ from sealwire_protocol.membership import Genesis, LinkError, Membership, Role, d
 from sealwire_protocol.messages import (
     ATOMIC,
     NO_VAULT,
+    REFILL,
     AnswerJoin,
     Appended,
     AppendLink,
@@ -40,15 +42,19 @@ from sealwire_protocol.messages import (
     CreateVault,
     Deliver,
     Done,
+    Fetch,
+    Group,
     Join,
     OpenMailbox,
     Push,
     Pushed,
+    Reconcile,
     StreamKind,
     StreamState,
     Subscribe,
     Subscribed,
 )
+from sealwire_protocol.refills import judge_returned, read_returned, survey_refill
 from sealwire_protocol.relay_session import term_changed
 from sealwire_protocol.segment import Placed, Survey, read_segment, survey
 
@@ -71,6 +77,10 @@ class Stream:
     def term(self) -> Term:
         """The newest term written in it."""
         return self.terms[-1].term if self.terms else NO_TERM
+
+    def state(self, stream: StreamId) -> StreamState:
+        """As SUBSCRIBED tells it."""
+        return StreamState(stream, self.kind, self.head, self.top, 0, 0, 0, 0, tuple(self.terms))
 
     def append(self, term: Term, records: int, top: int, body: bytes) -> int:
         """Add a segment at the end. Returns the head before it."""
@@ -164,11 +174,8 @@ class MemoryLog:
         kept = self._of_member(message.vault, device)
         if kept is None:
             return Verdict(_no_such_vault(message.vault))
-        states = []
-        for wanted in message.streams:
-            found = kept.streams.get(wanted.stream) or Stream(StreamKind.ABSENT)
-            terms = tuple(found.terms)
-            states.append(StreamState(wanted.stream, found.kind, found.head, found.top, 0, 0, 0, 0, terms))
+        absent = Stream(StreamKind.ABSENT)
+        states = [kept.streams.get(wanted.stream, absent).state(wanted.stream) for wanted in message.streams]
         pusher = self._pusher(kept, device)
         epoch, key_id = kept.membership.epoch, kept.membership.key_id
         return Verdict(Answer(Subscribed(message.vault, self.term, epoch, key_id, pusher.last, tuple(states))))
@@ -229,6 +236,28 @@ class MemoryLog:
         deliver = self.deliver(message.vault, MEMBERSHIP, prev, prev + 1, body)
         return Verdict(Answer(Done(message.request)), (deliver,))
 
+    # --- comparing
+
+    def reconcile(self, device: DeviceKey, message: Reconcile) -> Verdict:
+        """RECONCILE."""
+        found = self._compared(device, message)
+        if isinstance(found, Refuse):
+            return Verdict(found)
+        stream = found or Stream(StreamKind.ABSENT)
+        return Verdict(ranges(message, stream.state(message.stream), stream.records()))
+
+    def fetch(self, device: DeviceKey, message: Fetch) -> Verdict:
+        """FETCH."""
+        found = self._compared(device, message)
+        if isinstance(found, Refuse):
+            return Verdict(found)
+        stream = found or Stream(StreamKind.ABSENT)
+        return Verdict(records(message, stream.state(message.stream), stream.records()))
+
+    def _compared(self, device: DeviceKey, message: Reconcile | Fetch) -> Stream | Refuse | None:
+        kept = self._of_member(message.vault, device)
+        return _no_such_vault(message.vault, message.request) if kept is None else kept.streams.get(message.stream)
+
     def _of_member(self, vault: VaultId, device: DeviceKey) -> Vault | None:
         kept = self.vaults.get(vault)
         return kept if kept is not None and kept.membership.by_device(device) is not None else None
@@ -248,7 +277,8 @@ class MemoryLog:
 
     def push(self, device: DeviceKey, push: Push) -> Verdict:
         """PUSH: the verdict, the same again for a repeat. Raises DecodeError for bytes that are no records."""
-        surveys = [survey(group.records) for group in push.groups]
+        walk = survey_refill if push.flags & REFILL else survey
+        surveys = [walk(group.records) for group in push.groups]
         kept = self._of_member(push.vault, device)
         if kept is None:
             return Verdict(_no_such_vault(push.vault, batch=push.batch))
@@ -269,7 +299,8 @@ class MemoryLog:
             return Verdict(Refuse(FaultCode.BATCH_GAP, Action.RESUBSCRIBE, why, vault=push.vault, batch=push.batch))
         outcome, judged = self._judge(kept, device, push, surveys)
         refused = refusals([found.records for found in surveys], judged, bool(push.flags & ATOMIC))
-        nothing = outcome is not Outcome.DONE or (refused and push.flags & ATOMIC)
+        conflict = any(found.refused for found in judged.values())
+        nothing = outcome is not Outcome.DONE or (conflict and push.flags & ATOMIC)
         delivers = () if nothing else self._append(kept, push, surveys, judged)
         appended = tuple(Appended(sent.stream, self.term, sent.prev + 1, sent.last - sent.prev) for sent in delivers)
         answer = Pushed(push.vault, push.batch, outcome, appended, refused)
@@ -280,7 +311,7 @@ class MemoryLog:
 
     @staticmethod
     def _judge(kept: Vault, device: DeviceKey, push: Push, surveys: list[Survey]) -> tuple[Outcome, dict[int, Judged]]:
-        """The verdict on the whole, and if that is DONE, what becomes of each guarded group."""
+        """The verdict on the whole, and if that is DONE, what becomes of each group that is judged record by record."""
         judged: dict[int, Judged] = {}
         member = kept.membership.by_device(device)
         if member is None or member.role < Role.WRITER:
@@ -289,9 +320,15 @@ class MemoryLog:
             stream = kept.streams.get(group.stream)
             if stream is None or stream.kind is StreamKind.MEMBERSHIP:
                 return Outcome.MALFORMED, {}
-            if (stream.kind is StreamKind.GUARDED) is not bool(group.conditions):
+            if found.top > stream.top + VERSION_STEP_MAX:
                 return Outcome.MALFORMED, {}
-            if found.author != member.author or found.top > stream.top + VERSION_STEP_MAX:
+            if push.flags & REFILL:
+                returned = _returned(kept, stream, group, found)
+                if returned is None:
+                    return Outcome.MALFORMED, {}
+                judged[index] = returned
+                continue
+            if (stream.kind is StreamKind.GUARDED) is not bool(group.conditions) or found.author != member.author:
                 return Outcome.MALFORMED, {}
             if group.conditions:
                 try:
@@ -355,6 +392,18 @@ class MemoryLog:
         """A mailbox that has not expired."""
         box = self.mailboxes.get(mailbox)
         return box if box is not None and box.expires > now else None
+
+
+def _returned(kept: Vault, stream: Stream, group: Group, found: Survey) -> Judged | None:
+    """What becomes of a group of a refill (R14); None: no device can have held that."""
+    present = kept.membership.epoch, kept.membership.key_id
+    if found.author > kept.membership.head or (found.epoch >= present[0] and (found.epoch, found.key_id) != present):
+        return None
+    try:
+        returned = read_returned(group.conditions, group.records, found.records)
+    except DecodeError:
+        return None
+    return judge_returned(returned, group.records, stream.head, stream.state(group.stream), stream.guards.get)
 
 
 def _with_winners(kept: Vault, push: Push, answer: Pushed) -> Pushed:

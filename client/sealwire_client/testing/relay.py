@@ -47,6 +47,7 @@ from sealwire_protocol.messages import (
     CreateVault,
     Deliver,
     Done,
+    Fetch,
     Join,
     Joined,
     Joining,
@@ -54,6 +55,7 @@ from sealwire_protocol.messages import (
     OpenMailbox,
     Push,
     Pushed,
+    Reconcile,
     Subscribe,
 )
 from sealwire_protocol.relay_session import RelaySession, RelayState
@@ -226,6 +228,10 @@ class MemoryRelay:
                 return log.create_stream(device, message)
             case AppendLink():
                 return log.append_link(device, message)
+            case Reconcile():
+                return log.reconcile(device, message)
+            case Fetch():
+                return log.fetch(device, message)
             case Push():
                 return log.push(device, message)
             case OpenMailbox():
