@@ -14,6 +14,7 @@ import trio
 from sealwire_client.collection import Collection
 from sealwire_client.device import Device
 from sealwire_client.invites import InviteError
+from sealwire_client.link import RelayRefusedError
 from sealwire_client.replica import InlineWriter, Replica, Runner
 from sealwire_client.transport import Transport, TransportError
 from sealwire_client.vault import Vault
@@ -206,7 +207,7 @@ class SimDevice:
                 with trio.move_on_after(100):
                     try:
                         return await device.join(link)
-                    except InviteError:
+                    except (InviteError, RelayRefusedError):
                         self.history.add("invite failed", self.name)
             await trio.sleep(1)
 

@@ -65,6 +65,7 @@ class Merges:
     def __init__(self, checker: Checker, stream: StreamId, log: list[Logged]) -> None:
         self._checker, self._stream, self._log = checker, stream, log
         self._edits = by_device([edit for edit in checker.history.edits if edit.place[0] == stream])
+        self._merged = by_device([edit for edit in checker.history.merged if edit.place[0] == stream])
         self._sealed_by = checker.sealed_by
 
     def check(self) -> None:
@@ -82,7 +83,9 @@ class Merges:
             made = self._edits.get((seal.device, seal.place), [])
             # The number of an edit that a crash has undone is used again.
             stood_for = {edit.n: edit for edit in made if seal.first <= edit.n <= seal.n and edit.step <= seal.step}
-            edits = [stood_for[n] for n in sorted(stood_for)]
+            lost = self._merged.get((seal.device, seal.place), [])
+            edits = [edit for edit in lost if seal.first <= edit.n <= seal.n and edit.step <= seal.step]
+            edits += [stood_for[n] for n in sorted(stood_for)]
             now = _card(record.value)
             why = _unexplained(held.get(record.key), now, edits, said[record.key])
             if why is not None:

@@ -123,6 +123,9 @@ class History:
         self.conditions: dict[Name, Condition] = {}
         self.returned: dict[Name, set[tuple[str, int]]] = defaultdict(set)
         """Records that devices have given back after a loss, and the batches in which they did."""
+        self.merged: list[Edit] = []
+        """Lost entries of a device that became part of the edit `n`, because another write came before they were given
+        back."""
         self.restores = 0
         self.broken: str | None = None
         self._unsealed: dict[tuple[str, Key], Edit] = {}

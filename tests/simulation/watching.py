@@ -10,6 +10,8 @@ from sealwire_client.replica import Collection as Held
 from sealwire_client.replica import Edit as HeldEdit
 from sealwire_client.replica.outbox import Outbox
 from sealwire_client.replica.positions import Positions
+from sealwire_client.replica.refills import Refills
+from sealwire_client.replica.sent import Refusing
 from sealwire_client.sync import VaultSync
 from sealwire_protocol.ids import StreamId
 from sealwire_protocol.messages import ATOMIC, StreamKind
@@ -21,7 +23,7 @@ from tests.simulation.world import World
 def watched(world: World) -> Iterator[None]:
     """While the block lasts, edits, seals, verdicts and gaps of all replicas are entered."""
     edit, store, answer, history = Replica.edit, Outbox.store, Outbox.answer, world.history
-    begin, lose = Positions.begin, VaultSync.history_lost
+    begin, lose, merge = Positions.begin, VaultSync.history_lost, Refills._edit
 
     def watch_edit(self: Replica, collection: Held, edits: Sequence[HeldEdit], tx: int = ALONE) -> None:
         device = world.current
@@ -75,6 +77,23 @@ def watched(world: World) -> Iterator[None]:
             history.fail(f"a relay leaves no gaps: {world.current.name}: {error}")
             raise
 
+    def watch_merge(self: Refills, write: Refusing) -> bool:
+        device, key = world.current, write.edit.key
+        assert device is not None
+        new = merge(self, write)
+        (first,) = self._database.connection.execute(
+            "SELECT min(n) FROM _edit WHERE collection = ? AND key = ?", (write.collection, key)
+        ).fetchone()
+        (stream,) = self._database.connection.execute(
+            "SELECT stream FROM _collection WHERE id = ?", (write.collection,)
+        ).fetchone()
+        edit = write.edit
+        place = StreamId(stream), key
+        history.merged.append(
+            Edit(device.name, place, edit.value, history.step, b"", new and device.certain, edit.base, n=first)
+        )
+        return new
+
     def watch_loss(self: VaultSync, stream: StreamId, reason: str) -> None:
         if not history.restores and "forgotten deletions" not in reason:
             history.fail(f"a history that no restore has cut is not lost: {reason}")
@@ -82,6 +101,7 @@ def watched(world: World) -> Iterator[None]:
 
     with (
         mock.patch.object(VaultSync, "history_lost", watch_loss),
+        mock.patch.object(Refills, "_edit", watch_merge),
         mock.patch.object(Replica, "edit", watch_edit),
         mock.patch.object(Positions, "begin", watch_begin),
         mock.patch.object(Outbox, "store", watch_store),
