@@ -140,6 +140,11 @@ class Device:
                     nursery.cancel_scope.cancel()
                     for vault in device._vaults.values():
                         vault.close()
+        except BaseExceptionGroup as group:  # several tasks have met the same damage
+            damage = group.subgroup(ReplicaCorruptError)
+            if damage is None:
+                raise
+            raise ReplicaCorruptError(*_first(damage).args) from group
         finally:
             await runner.aclose()
 
@@ -474,6 +479,10 @@ def _longest(links: Sequence[bytes]) -> tuple[Membership, int]:
             _log.error("a membership link that was kept here does not verify: %s", error)
             return membership, count
     return membership, len(links)
+
+
+def _first(error: BaseException) -> BaseException:
+    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
 def _check_promise(invite: Invite, links: Sequence[bytes]) -> None:
