@@ -15,6 +15,7 @@ from sealwire_relay.settings import CLEANING, KEEPING, LOGGING, Settings, Settin
 if TYPE_CHECKING:
     from sealwire_relay.backupfile import Contents
     from sealwire_relay.cleaner import Cleaned, Looked
+    from sealwire_relay.compacting import Compacted
     from sealwire_relay.database import Database
     from sealwire_relay.holding import Held
     from sealwire_relay.purging import Forgotten
@@ -158,6 +159,30 @@ def clean(everything: bool, watch: bool, beside: bool, as_json: bool, **options:
     _finish(
         lambda: clean_on(settings, tell, step if beside else None) if watch else clean_once(settings, everything, tell)
     )
+
+
+@main.command()
+@settings_options({"database_url", "folder", "clean_records_max", *LOGGING})
+@json_option
+def compact(as_json: bool, **options: Any) -> None:
+    """Clean everything, then write all tables anew, so that files become as small as they can be. No relay may run.
+
+    It needs room on the disk for a copy of the largest table, and says how much. Without --database-url it is for
+    the Postgres that `up` keeps in --folder.
+    """
+    settings = _settings(options)
+    from sealwire_relay import compacting
+
+    def tell(done: "Compacted") -> None:
+        _say(json.dumps(done._asdict()) if as_json else _compacted(done))
+
+    _finish(lambda: compacting.compact(settings, tell))
+
+
+def _compacted(done: "Compacted") -> str:
+    left_out = _count(done.records, "superseded record")
+    unfinished = f" Not cleaned: {_count(done.unfinished, 'stream')}, as the log says." if done.unfinished else ""
+    return f"Compacted: {done.bytes:,} bytes before, {done.bytes_left:,} now; {left_out} left out.{unfinished}"
 
 
 @main.command()

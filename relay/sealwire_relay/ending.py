@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 from sealwire_relay.embedded import AlreadyRunningError, EmbeddedPostgresError
 from sealwire_relay.log import redacted
 from sealwire_relay.settings import SettingsError
+from sealwire_relay.store.backup import InUseError
 from sealwire_relay.store.interface import StoreError
 
 log: Final = logging.getLogger("sealwire.serve")
@@ -91,7 +92,7 @@ def told() -> Iterator[None]:
     """Every error that can be foreseen, as RelayError: the one sentence that it is worth, and its exit code."""
     try:
         yield
-    except AlreadyRunningError as error:
+    except (AlreadyRunningError, InUseError) as error:
         raise RelayError(redacted(str(error)), ExitCode.IN_USE) from error
     except (EmbeddedPostgresError, StoreError) as error:
         raise RelayError(redacted(str(error)), ExitCode.DATABASE) from error

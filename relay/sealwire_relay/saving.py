@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
 
@@ -19,11 +19,10 @@ from sealwire_relay.backupfile import (
     not_written,
     read_through,
 )
-from sealwire_relay.database import address_of
-from sealwire_relay.embedded import AlreadyRunningError, EmbeddedPostgres
+from sealwire_relay.borrowed import Relay, database
 from sealwire_relay.ending import ExitCode, RelayError, asked_to_end, before, ending, told
 from sealwire_relay.settings import Settings
-from sealwire_relay.store.backup import InUseError, Restored, back_up, restore
+from sealwire_relay.store.backup import Restored, back_up, restore
 
 T = TypeVar("T")
 
@@ -67,7 +66,7 @@ async def put_back(settings: Settings, file: str, replace: bool, tell: Callable[
         with _opened(Path(file)) as opened:
             await _read_through(opened, file)
             opened.seek(0)
-            async with _database(settings, beside_a_relay=False) as dsn:
+            async with database(settings, Relay.REFUSED, make=True) as dsn:
                 return await restore(dsn, BackupReader(opened, file), replace)
 
     return await _finished(work(), tell)
@@ -89,40 +88,10 @@ async def _finished(work: Coroutine[Any, Any, T], tell: Callable[[T], None]) -> 
             done = await before(asked, work)
         except BackupFileError as error:
             raise RelayError(str(error)) from error
-        except InUseError as error:
-            raise RelayError(str(error), ExitCode.IN_USE) from error
         if done is None:
             return ending(asked.result(), before_ready=True)
         tell(done)
         return ExitCode.DONE
-
-
-@contextlib.asynccontextmanager
-async def _database(settings: Settings, *, beside_a_relay: bool) -> AsyncIterator[str]:
-    """The address of the database that the settings name: one that is there, or the one in the folder.
-
-    The Postgres of a folder in which no relay runs is started, and ended afterwards. If one runs, its Postgres is used
-    where `beside_a_relay` says that it may, else AlreadyRunningError is raised.
-    """
-    if settings.database_url is not None:
-        yield address_of(settings)
-        return
-    postgres = EmbeddedPostgres(settings.folder, report=_log.info)
-    if beside_a_relay and not postgres.exists():
-        raise RelayError(
-            f"There is no database in {settings.folder}: name the folder of `sealwire-relay up` with --folder, or a "
-            "database with --database-url."
-        )
-    try:
-        try:
-            dsn = await postgres.start()
-        except AlreadyRunningError:
-            if not beside_a_relay:
-                raise
-            dsn = postgres.address_of_other
-        yield dsn
-    finally:
-        await postgres.stop()
 
 
 async def _to_stdout(settings: Settings) -> Backup:
@@ -147,7 +116,7 @@ async def _to_file(settings: Settings, path: Path) -> Backup:
 
 async def _written(settings: Settings, file: BinaryIO, name: str) -> Backup:
     writer = BackupWriter(file, name)
-    async with _database(settings, beside_a_relay=True) as dsn:
+    async with database(settings, Relay.WELCOME) as dsn:
         header, digest = await back_up(dsn, writer)
     return Backup(header, writer.bytes, writer.rows, digest.hex())
 

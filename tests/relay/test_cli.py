@@ -169,7 +169,7 @@ def test_a_wrong_setting_is_a_usage_error(arguments: list[str], variables: dict[
 
 def test_help_and_version() -> None:
     assert Program("--version").finished() == (0, f"sealwire-relay, version {__version__}\n", "")
-    for command in ("up", "serve", "migrate", "clean", "holds"):
+    for command in ("up", "serve", "migrate", "clean", "compact", "holds"):
         code, output, errors = Program(command, "-h").finished()
         assert (code, errors) == (0, "")
         assert "Usage: sealwire-relay " + command in output

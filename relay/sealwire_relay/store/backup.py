@@ -37,7 +37,7 @@ _SESSION: Final = {
 
 
 class InUseError(StoreError):
-    """Somebody else uses the database that is to be restored; nothing was changed."""
+    """Somebody else uses the database that is to be restored or compacted."""
 
 
 class NotEmptyError(StoreError):
@@ -56,7 +56,7 @@ async def back_up(dsn: str, writer: BackupWriter) -> tuple[Header, bytes]:
 
     Raises StoreError, or BackupFileError from the writer. Cancelled, it leaves nothing in the database.
     """
-    async with _connected(dsn, "sealwire-relay backup") as connection:
+    async with connected(dsn, "sealwire-relay backup") as connection:
         # Locked before the snapshot is taken, so that no migration comes between the two.
         found = await _tables(connection)
         transaction = connection.transaction(isolation="repeatable_read", readonly=True)
@@ -109,8 +109,8 @@ async def restore(dsn: str, reader: BackupReader, replace: bool) -> Restored:
             f"The backup was made by a newer relay (Sealwire {header.sealwire}, schema {header.migrated_pre}; this one "
             f"knows {latest(Phase.PRE)}): restore it with that version, or a later one."
         )
-    async with _connected(dsn, "sealwire-relay restore") as connection:
-        await _refuse_relays(connection)
+    async with connected(dsn, "sealwire-relay restore") as connection:
+        await refuse_relays(connection)
         transaction = connection.transaction()
         await transaction.start()
         before = await _clear(connection, replace)
@@ -135,7 +135,7 @@ async def _clear(connection: Connection, replace: bool) -> Contents | None:
     held = None
     if tables:
         await _lock(connection, tables, "ACCESS EXCLUSIVE")
-        await _refuse_relays(connection)
+        await refuse_relays(connection)
         held = await _contents(connection, tables)
         if not replace and (held is None or held.streams):
             raise NotEmptyError(
@@ -177,7 +177,8 @@ async def _fill(connection: Connection, reader: BackupReader) -> None:
         raise _other_schema(min(made), reader.header)
 
 
-async def _refuse_relays(connection: Connection) -> None:
+async def refuse_relays(connection: Connection) -> None:
+    """Raise InUseError while a relay or a cleaner is connected to this database."""
     deadline = asyncio.get_running_loop().time() + GONE_SECONDS_MAX
     while count := await connection.fetchval(QUERIES["other_relays"], SESSION["application_name"]):
         # Within a transaction the first look is all that there is.
@@ -190,7 +191,7 @@ async def _refuse_relays(connection: Connection) -> None:
 
 
 @asynccontextmanager
-async def _connected(dsn: str, name: str) -> AsyncIterator[Connection]:
+async def connected(dsn: str, name: str) -> AsyncIterator[Connection]:
     """A connection of its own; what was not committed when it is left is undone."""
     with translated():
         connection = await asyncpg.connect(
