@@ -5,10 +5,11 @@ from copy import copy
 import trio
 
 from sealwire_client import cipher
+from sealwire_client.link import Link
 from sealwire_client.replica import Replica, Runner
-from sealwire_protocol.ids import START, Position
-from sealwire_protocol.membership import LinkError, Membership, decode_links, link_hash
-from sealwire_protocol.messages import Deliver
+from sealwire_protocol.ids import START, Position, VaultId
+from sealwire_protocol.membership import LinkError, Membership, decode_links, link_hash, vault_id_of
+from sealwire_protocol.messages import NO_REQUEST, AppendLink, CreateVault, Deliver
 
 
 class MemberLog:
@@ -29,9 +30,26 @@ class MemberLog:
         """True if all that the relay has told of is here."""
         return self.told is not None and self.membership.head >= self.told
 
+    @property
+    def is_longer(self) -> bool:
+        """True if the log here is longer than the relay has told of."""
+        return self.told is not None and self.membership.head > self.told
+
+    async def links(self) -> list[bytes]:
+        """All links that are held here, in order."""
+        return await self._writer.run(lambda replica: replica.vaults.links(self._vault))
+
+    async def present(self, relay: Link, vault: VaultId, after: int) -> None:
+        """Give the relay the links behind the first `after`, which it never had, or has lost (R15); then the whole log
+        is to be listened to. Raises RelayRefusedError."""
+        for raw in (await self.links())[after:]:
+            first = vault_id_of(raw) == vault
+            await relay.request(CreateVault(NO_REQUEST, raw) if first else AppendLink(NO_REQUEST, vault, raw))
+        self.at = START
+
     async def hash_of_link(self, seq: int) -> bytes:
         """The hash of a link that is held here."""
-        return link_hash((await self._held())[seq - 1])
+        return link_hash((await self.links())[seq - 1])
 
     async def take(self, deliver: Deliver) -> str | None:
         """Verify links and keep them, durably. Returns why links were not taken in, if any were not.
@@ -49,7 +67,7 @@ class MemberLog:
 
     async def _take(self, prev: int, links: list[bytes]) -> str | None:
         fresh = links[max(0, self.membership.head - prev) :]
-        known = await self._held()
+        known = await self.links()
         if links[: len(links) - len(fresh)] != known[prev : prev + len(links) - len(fresh)]:
             return "the relay shows another membership log than the one that this device holds"
         first, why = self.membership.head + 1, None
@@ -65,6 +83,3 @@ class MemberLog:
             await self._writer.run(lambda replica: replica.vaults.add_links(self._vault, first, taken))
             self.membership = grown
         return why
-
-    async def _held(self) -> list[bytes]:
-        return await self._writer.run(lambda replica: replica.vaults.links(self._vault))

@@ -17,7 +17,7 @@ neighbours is prepared once, and a record costs one tuple.
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from struct import Struct
 from struct import error as StructError
@@ -171,6 +171,18 @@ def stream_keys(epoch_key: Secret, epoch: int, key_id: KeyId, vault: VaultId, st
 def tag_of(stream: Stream, key: str) -> Tag:
     """The tag under which the relay knows an entry."""
     return Tag(keyed_hash(stream.tag_key, Purpose.TAG, stream.id + key.encode(), TAG_BYTES))
+
+
+def tagger(stream: Stream) -> Callable[[str], bytes]:
+    """As `tag_of`, for many entries of one stream, in a third of the time."""
+    copy = keyed_state(stream.tag_key, Purpose.TAG, TAG_BYTES, stream.id).copy
+
+    def tag(key: str) -> bytes:
+        state = copy()
+        state.update(key.encode())
+        return state.digest()
+
+    return tag
 
 
 def check_fits(key: str, value: bytes) -> None:

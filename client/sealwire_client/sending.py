@@ -22,6 +22,7 @@ from sealwire_client.batching import (
 from sealwire_client.link import Link
 from sealwire_client.replica import (
     CONFLICT,
+    GIVEN_BACK_LATE,
     Answered,
     Change,
     Collection,
@@ -39,7 +40,7 @@ from sealwire_protocol.errors import Outcome
 from sealwire_protocol.events import Submit
 from sealwire_protocol.ids import StreamId
 from sealwire_protocol.limits import PUSH_WINDOW, Limits
-from sealwire_protocol.messages import Push, Pushed
+from sealwire_protocol.messages import REFILL, REFILL_SINCE, Push, Pushed
 
 _log = logging.getLogger("sealwire.sending")
 
@@ -167,6 +168,8 @@ class Sending:
                 self._resend, self._stored_after = False, 0
                 self._backlog.clear()
             if self._backlog:
+                if self._backlog[0].flags & REFILL and session.version < REFILL_SINCE:
+                    return  # the relay is too old to take it; what comes after it keeps its place
                 self._submit(session, self._backlog.popleft())
                 continue
             if self._stored_after is not None:
@@ -307,7 +310,8 @@ def _conflict(request: StrictRequest) -> ConflictError:
 
 def explained(reason: str) -> str:
     """Why a write was set aside, in a sentence."""
-    told = {outcome.name.lower(): why for outcome, why in WHY_REFUSED.items()} | {CONFLICT: _LATE_CONFLICT}
+    told = {outcome.name.lower(): why for outcome, why in WHY_REFUSED.items()}
+    told |= {CONFLICT: _LATE_CONFLICT, GIVEN_BACK_LATE: _LATE_RETURN}
     return told.get(reason, f"a write was set aside: {reason}")
 
 
@@ -316,6 +320,11 @@ def _unanswered(replica: Replica, vault: int, after: int) -> list[StoredBatch]:
 
 
 _LATE_CONFLICT: Final = "another device's write came before a strict one, whose app had ended meanwhile"
+
+_LATE_RETURN: Final = (
+    "the relay had lost it, and another device's write came before it was given back; look at the entry, write anew if"
+    " it is still wanted, then discard this"
+)
 
 WHY_REFUSED: Final = {
     Outcome.EPOCH_STALE: "the vault's keys have changed; what was sent is sealed again",

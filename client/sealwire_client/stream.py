@@ -20,8 +20,8 @@ from sealwire_client.replica import (
     Replica,
     Unopened,
 )
-from sealwire_protocol.ids import KeyId
-from sealwire_protocol.messages import Deliver, StreamKind
+from sealwire_protocol.ids import KeyId, TermStart
+from sealwire_protocol.messages import Deliver, Fetched, StreamKind
 from sealwire_protocol.segment import TOMBSTONE
 
 MADE_IN_IGNORANCE: Final = (
@@ -56,9 +56,20 @@ class StreamSync:
     won: int = 0
     """The greatest seq of a record that came before a write of this device's, as told under the present term."""
     cursor: int = 0
+    told_terms: tuple[TermStart, ...] = ()
+    told_head: int = 0
+    """The stream's terms as they were told last on this connection, and how far it is known to reach under them."""
     lost: str | None = None
+    """Why the history that the replica has followed is not the relay's: it has to be reconciled."""
+    losses: int = 0
+    """How often that has been so."""
     refused: bool = False
     misfit: str = ""
+
+    @property
+    def is_lost(self) -> bool:
+        """True if it is to be reconciled, and can be."""
+        return self.lost is not None and self.told and self.exists and not self.misfit
 
     @property
     def caught_up(self) -> bool:
@@ -88,7 +99,7 @@ class StreamSync:
         prev = deliver.prev
         for last, records, unopened in self._parts(deliver):
             many = many or len(changes) + len(records) > CHANGES_NAMED_MAX
-            delivery = Delivery(deliver.term, prev, last, deliver.cleaned_to)
+            delivery = Delivery(deliver.term, prev, last, deliver.cleaned_to, deliver.floor, deliver.floor_head)
             applied = replica.apply(self.collection, delivery, records, unopened, 0 if many else CHANGES_NAMED_MAX)
             changes.extend(applied.changes or ())
             prev = last
@@ -104,6 +115,14 @@ class StreamSync:
             reached = max(found[-1].seq for found in (opened, unopened) if found)
             part = Part(reached, records, aside)
         yield part._replace(last=deliver.last)
+
+    def opened(self, records: Sequence[Fetched]) -> tuple[list[Incoming], list[Unopened]]:
+        """Single records, opened and decoded; and those that could not be. Raises DecodeError."""
+        found = [self.opener.open_record(record, 0, seq - 1)[0] for seq, record in records]
+        return self._decoded(
+            [one for one in found if isinstance(one, sealing.Opened)],
+            [one for one in found if isinstance(one, sealing.Unopened)],
+        )
 
     def _decoded(
         self, opened: Sequence[sealing.Opened], sealed: Sequence[sealing.Unopened]

@@ -8,7 +8,6 @@ only in collections that have caught up (R2).
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 import trio
@@ -18,8 +17,12 @@ from sealwire_client.batching import Batcher, StrictWrite
 from sealwire_client.enrolment import Enrolment
 from sealwire_client.identity import DeviceIdentity
 from sealwire_client.link import Link, RelayRefusedError
+from sealwire_client.listening import Listening
 from sealwire_client.memberlog import MemberLog
 from sealwire_client.merging import Resolve
+from sealwire_client.nursery import open_nursery
+from sealwire_client.progress import Progress
+from sealwire_client.reconcile import Reconciler
 from sealwire_client.replica import (
     Change,
     Collection,
@@ -33,26 +36,22 @@ from sealwire_client.replica import (
     ReplicaMisuse,
     ReplicaUnreadableError,
     Runner,
+    Settled,
     Waiting,
 )
 from sealwire_client.sending import WHY_REFUSED, OfflineError, Sending, StrictRequest, explained
-from sealwire_client.stream import StreamSync, settle_kind
+from sealwire_client.stream import StreamSync
 from sealwire_client.transport import TransportError
 from sealwire_protocol.errors import Action, FaultCode, Outcome, RemoteFault, may_come_back
-from sealwire_protocol.events import Listen
-from sealwire_protocol.ids import MEMBERSHIP, NO_TERM, START, Position, StreamId
-from sealwire_protocol.limits import SUBSCRIBE_STREAMS_MAX
-from sealwire_protocol.membership import FIRST_AUTHOR, Membership, Role
+from sealwire_protocol.ids import MEMBERSHIP, START, Position, StreamId
+from sealwire_protocol.membership import Membership, Role
 from sealwire_protocol.messages import (
     NO_REQUEST,
     CreateStream,
-    CreateVault,
     Deliver,
     Fault,
     Pushed,
-    StreamKind,
     Subscribed,
-    Wanted,
 )
 
 _log = logging.getLogger("sealwire.sync")
@@ -63,21 +62,6 @@ an answer to each SUBSCRIBE; what sends more is no honest relay."""
 
 Watcher = Callable[[Collection, Sequence[Change] | None], None]
 """Told what changed in a collection; None: more than was to be named."""
-
-
-@dataclass(slots=True)
-class Progress:
-    """What a vault's sync is doing, for people."""
-
-    passing: str | None = None
-    """What was refused last; forgotten when the relay next tells how things stand."""
-    lasting: dict[str, str] = field(default_factory=dict)
-    """What is wrong until it is mended, by collection; under an empty name with the membership log."""
-
-    @property
-    def last_error(self) -> str | None:
-        """What is wrong, or None."""
-        return self.passing or next(iter(self.lasting.values()), None)
 
 
 class VaultSync:
@@ -101,15 +85,13 @@ class VaultSync:
         self.identity, self.link, self._writer = identity, link, writer
         self._tell, self._watched = changed, watched
         self._streams: dict[StreamId, StreamSync] = {}
-        self._unheard: list[StreamId] = []
         self._online, self._wake, self._moved = trio.Event(), trio.Event(), trio.Event()
         self._scope: trio.CancelScope | None = None
         self._inbox: deque[Subscribed | Pushed | Fault] = deque()
         batcher = Batcher(held.number, self._streams, self.keys)
         self._sending = Sending(held, self._streams, batcher, writer, link, changed)
-        self._asked_for_vault = False
-        self._term = NO_TERM
-        self.refused = False
+        self._listening = Listening(held, self._streams, self.members, writer, self.progress.lasting)
+        self._presented = self.refused = False
         self._discarded: dict[tuple[int, str], list[tuple[int, int]]] = {}
         self._doubtful, self._enrols = True, False
         self.enrolment = Enrolment(held, identity, writer, renew, move)
@@ -133,7 +115,7 @@ class VaultSync:
             {number: epoch.key_id for number, epoch in self.keys.epochs.items()},
             resolve,
         )
-        self._unheard.append(collection.stream)
+        self._listening.add([collection.stream])
         self._wake.set()
 
     def _sealer(self, stream: StreamId) -> sealing.Sealer:
@@ -284,12 +266,12 @@ class VaultSync:
         """The link is logged in."""
         self._sending.online()
         self._inbox.clear()
-        self._unheard = [MEMBERSHIP, *self._streams]
-        self._asked_for_vault = self.refused = False
+        self._listening.anew()
+        self._presented = self.refused = False
         self.progress.lasting.clear()
         self.enrolment.online()
         for stream in self._streams.values():
-            stream.lost, stream.refused, stream.misfit, stream.won = None, False, "", 0
+            stream.told, stream.lost, stream.refused, stream.misfit, stream.won = False, None, False, "", 0
         self._online.set()
 
     def offline(self) -> None:
@@ -325,18 +307,19 @@ class VaultSync:
         self._wake.set()
 
     def history_lost(self, stream: StreamId, reason: str) -> None:
-        """Stop this stream; nothing that is here is given up."""
+        """Stop this stream until it is reconciled; nothing that is here is given up."""
         if stream == MEMBERSHIP:
             self.members.at = START
-            self._unheard.append(MEMBERSHIP)
+            self._listening.add([MEMBERSHIP])
             self._wake.set()
             return
         known = self._streams.get(stream)
         if known is not None:
-            known.lost = reason
-            why = f"{known.collection.name}: the relay has lost history ({reason}); nothing here was given up"
+            known.lost, known.losses = reason, known.losses + 1
+            why = f"{known.collection.name}: {reason}; it is compared with the relay's, and nothing here is given up"
             self.progress.lasting[known.collection.name] = why
             _log.warning("%s", why)
+            self._wake.set()
             self._stir()
 
     async def apply(self, delivers: Sequence[Deliver]) -> list[tuple[StreamId, Position]]:
@@ -351,18 +334,21 @@ class VaultSync:
     async def _apply(self, delivers: Sequence[Deliver]) -> list[tuple[StreamId, Position]]:
         reached: dict[StreamId, Position] = {}
         records: list[Deliver] = []
+        losses = {name: stream.losses for name, stream in self._streams.items()}
         for deliver in delivers:
             if deliver.stream == MEMBERSHIP:
                 await self._take_links(deliver)
                 reached[MEMBERSHIP] = self.members.at
             else:
                 records.append(deliver)
+        # What was admitted before its stream's history was found lost is of that history.
+        records = [deliver for deliver in records if self._streams[deliver.stream].losses == losses[deliver.stream]]
         if records:
             changes = await self._writer.run(self._apply_records, records)
             for deliver in records:
                 stream = self._streams[deliver.stream]
                 stream.cursor = max(stream.cursor, deliver.last)
-                stream.head = max(stream.head, deliver.last)
+                stream.head, stream.told_head = max(stream.head, deliver.last), max(stream.told_head, deliver.last)
                 reached[deliver.stream] = Position(deliver.term, deliver.last)
             for collection, named in changes:
                 self._tell(collection, named)
@@ -402,9 +388,15 @@ class VaultSync:
 
     async def _work(self) -> None:
         """Work until the connection is gone."""
+        async with open_nursery() as nursery:
+            reconciler = Reconciler(self.held, self.keys, self.identity, self._writer, self.link)
+            nursery.start_soon(reconciler.run, self._next_lost, self._reconciled, self.progress.lasting)
+            await self._converse()
+
+    async def _converse(self) -> None:
         while True:
             self._wake = trio.Event()
-            await self._listen()
+            await self._listening.listen(self.link)
             await self._read_inbox()
             await self._settle_doubtful()
             self._enrols = await self._enrol()
@@ -439,25 +431,6 @@ class VaultSync:
             self._doubtful = await self._writer.run(lambda replica: replica.outbox.sent.has_doubtful(vault))
             self._sending.edits_wait()
 
-    async def _listen(self) -> None:
-        """Subscribe to what is new, where the replica stands."""
-        names, self._unheard = list(dict.fromkeys(self._unheard)), []
-        numbers = [(name, self._streams[name].collection.number) for name in names if name != MEMBERSHIP]
-        if not names:
-            return
-
-        def standings(replica: Replica) -> list[Wanted]:
-            found = [(name, replica.positions.standing(number)) for name, number in numbers]
-            return [Wanted(name, standing.cursor, standing.served) for name, standing in found]
-
-        wanted = await self._writer.run(standings)
-        for each in wanted:
-            self._streams[each.stream].cursor = each.cursor.seq
-        if MEMBERSHIP in names:
-            wanted.insert(0, Wanted(MEMBERSHIP, self.members.at, START))
-        for at in range(0, len(wanted), SUBSCRIBE_STREAMS_MAX):
-            self.link.handle(Listen(self.held.id, tuple(wanted[at : at + SUBSCRIBE_STREAMS_MAX])))
-
     async def _read_inbox(self) -> None:
         while self._inbox:
             message = self._inbox.popleft()
@@ -469,34 +442,11 @@ class VaultSync:
                 await self._take_fault(message)
 
     async def _take_told(self, message: Subscribed) -> None:
-        told = [(state, self._streams[state.stream]) for state in message.streams if state.stream in self._streams]
-
-        def remember(replica: Replica) -> int:
-            with replica.transaction():
-                for state, stream in told:
-                    if state.kind is stream.collection.kind:
-                        replica.vaults.confirm_kind(stream.collection.number)
-                    if stream.lost is None:
-                        replica.positions.told(stream.collection.number, state.terms, state.head, state.floor)
-                return replica.outbox.edits.next_batch(self.held.number)
-
-        if message.last_batch >= await self._writer.run(remember):
+        if not await self._listening.told(message):
             self.enrolment.notice("the relay has batches of this device that it did not send: its folder was restored")
-        if message.term != self._term:
-            self._term = message.term
-            for stream in self._streams.values():
-                stream.won = 0
-        for state in message.streams:
-            if state.stream == MEMBERSHIP:
-                self.members.told = state.head
-        for state, stream in told:
-            stream.told, stream.exists = True, state.kind is not StreamKind.ABSENT
-            if state.kind not in (StreamKind.ABSENT, stream.collection.kind):
-                self.progress.lasting[stream.collection.name] = stream.refuse_kind(state.kind)
-                await self._writer.run(settle_kind, stream.collection, state.kind)
-            # It may be told from a view of the log that is older than a verdict which came before.
-            stream.top, stream.head = state.top, max(state.head, stream.won, stream.cursor)
         self.progress.passing, self.refused = None, False
+        if any(state.stream == MEMBERSHIP for state in message.streams) and self.members.is_longer:
+            await self._present_links(self.members.told or 0)
 
     def check_fits(self, collection: Collection) -> None:
         """Raises ReplicaMisuse for a collection that the relay has as another kind of stream."""
@@ -518,18 +468,15 @@ class VaultSync:
             self._show(answered.changes)
             # The relay holds nothing of what was to be replaced: it may have lost history, which it tells when asked.
             gone = [stream for stream, seq in answered.winners if not seq and stream in self._streams]
-            if gone:
-                for stream in gone:
-                    self._streams[stream].told = False
-                self._unheard += gone
+            # What is not given back yet is found again when it is asked where that was confirmed.
+            if gone or answered.lost:
+                self._listening.add([*gone, *(stream for stream in answered.lost if stream in self._streams)])
                 self._wake.set()
 
     def _doubt(self) -> None:
         """Ask for the present heads: what was sent may be anywhere up to them."""
         self._doubtful = True
-        for name, stream in self._streams.items():
-            stream.told = False
-            self._unheard.append(name)
+        self._listening.add(self._streams)
         self._wake.set()
 
     def _show(self, changes: Sequence[tuple[int, Change]]) -> None:
@@ -540,19 +487,27 @@ class VaultSync:
 
     async def _take_fault(self, message: Fault) -> None:
         self.progress.passing = message.message
-        mine = message.code is FaultCode.NO_SUCH_VAULT and self.held.author == FIRST_AUTHOR
         self.refused = message.action is Action.STOP
-        if mine and not self._asked_for_vault:
-            self.refused = False
-            self._asked_for_vault = True
-            genesis = (await self._writer.run(lambda replica: replica.vaults.links(self.held.number)))[0]
-            if not await self._ask(CreateVault(NO_REQUEST, genesis)):
-                return
-            self.members.at = START
-            self._unheard = [MEMBERSHIP, *self._streams]
-            self._wake.set()
+        if message.code is FaultCode.NO_SUCH_VAULT and not await self._present_links(0):
+            self.progress.passing = message.message
 
-    async def _ask(self, message: CreateVault | CreateStream) -> bool:
+    async def _present_links(self, after: int) -> bool:
+        """Give the relay the membership links that it never had, or has lost (R15), once on each connection."""
+        if self._presented:
+            return False
+        self._presented = True
+        try:
+            await self.members.present(self.link, self.held.id, after)
+        except RelayRefusedError as error:
+            self.progress.passing = str(error)
+            _log.warning("the membership log was refused: %s", error)
+            return False
+        self.refused = False
+        self._listening.anew()
+        self._wake.set()
+        return True
+
+    async def _ask(self, message: CreateStream) -> bool:
         try:
             await self.link.request(message)
         except RelayRefusedError as error:
@@ -571,18 +526,35 @@ class VaultSync:
         self._stir()
 
     async def _create_streams(self) -> None:
-        """Create the streams of collections that have edits and do not exist at the relay yet."""
+        """Create the streams of collections that have edits, or are to be given back, and that the relay has not."""
         for stream in list(self._streams.values()):
-            if not stream.told or stream.exists or stream.lost is not None or stream.refused:
+            if not stream.told or stream.exists or stream.refused:
                 continue
             number, name = stream.collection.number, stream.collection.stream
-            if name not in self._sending.wanted and not await self._writer.run(_has_claims, number):
+            needed = stream.lost is not None or name in self._sending.wanted
+            if not needed and not await self._writer.run(_has_claims, number):
                 continue
             kind = stream.collection.kind
             stream.exists = await self._ask(CreateStream(NO_REQUEST, self.held.id, stream.collection.stream, kind))
             if not stream.exists:
                 stream.refused = True  # the others go on
                 self.progress.lasting[stream.collection.name] = f"{stream.collection.name}: {self.progress.passing}"
+
+    # --- reconciling
+
+    async def _next_lost(self) -> StreamSync:
+        """Wait for a collection whose history is not the relay's. A device on its way to new keys goes there first."""
+        await self.until(lambda sync: not sync._enrols and any(x.is_lost for x in sync._streams.values()))
+        return next(stream for stream in self._streams.values() if stream.is_lost)
+
+    def _reconciled(self, stream: StreamSync, settled: Settled) -> None:
+        """Listen to it again, and give back what the relay has lost of it."""
+        stream.lost = None
+        self.progress.lasting.pop(stream.collection.name, None)
+        self._listening.add([stream.collection.stream])
+        self._sending.void()  # refills are read from where they are stored
+        self._tell(stream.collection, settled.changes)
+        self.edited()
 
     def _stir(self) -> None:
         """Let everyone look again who waits for something to happen."""

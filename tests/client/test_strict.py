@@ -15,9 +15,10 @@ from sealwire_client.policies import latest, merge, strict
 from sealwire_client.replica import Change, Kind, NeedsNewerAppError, Place, ReplicaFullError, ReplicaMisuse
 from sealwire_client.replica.aside import Aside
 from sealwire_client.sending import ConflictError, OfflineError, StrictError
-from sealwire_client.testing import MemoryRelay
+from sealwire_client.testing import MemoryLog, MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
 from sealwire_protocol.errors import Outcome
+from sealwire_protocol.membership import LinkError
 from sealwire_protocol.messages import Pushed
 from tests.client.cutting import cut_everywhere
 from tests.client.guarded import Account, Card, Seat, agree, altering, seated, table
@@ -488,13 +489,17 @@ async def test_a_full_disk_makes_nobody_wait(
 
 
 @virtual
-async def test_a_relay_that_does_not_know_the_vault_any_more_makes_nobody_wait(
-    open_device: OpenDevice, memory_relay: MemoryRelay
+async def test_a_relay_that_does_not_know_the_vault_any_more_and_will_not_have_it_makes_nobody_wait(
+    open_device: OpenDevice, memory_relay: MemoryRelay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def refuse(*_: object) -> None:
+        raise LinkError("this relay takes in no more vaults")
+
     async with table(open_device) as seats:
         _, b = seats
         await b.accounts.put("a", Account(0))
         await agree(seats)
+        monkeypatch.setattr(MemoryLog, "create_vault", refuse)
         del memory_relay.log.vaults[b.vault.id]
         memory_relay.restart()
         await told(b.guest, "no such vault")

@@ -47,8 +47,9 @@ from sealwire_client.replica.outbox import Standing as EditStanding
 from sealwire_client.replica.positions import Delivery, Pinned, Positions, Standing, Verdict, greatest_version
 from sealwire_client.replica.reading import Reader, Rows, Seen
 from sealwire_client.replica.reconciling import SET_ASIDE, Differing, Gathered, Lost, Reconciling, Room, Settled
+from sealwire_client.replica.refills import GIVEN_BACK_LATE
 from sealwire_client.replica.runner import InlineWriter, Runner, Writer
-from sealwire_client.replica.salvage import Salvaged, repair
+from sealwire_client.replica.salvage import Salvaged, holds_a_replica, repair
 from sealwire_client.replica.sent import SealedGroup, StoredBatch
 from sealwire_client.replica.values import Encoder, Kept, Row, SqlValue, Values
 from sealwire_client.replica.vaults import HeldVault, Vaults
@@ -183,6 +184,7 @@ __all__ = [
     "ALONE",
     "CHANGES_NAMED_MAX",
     "CONFLICT",
+    "GIVEN_BACK_LATE",
     "SET_ASIDE",
     "STRICT",
     "Answered",
@@ -244,6 +246,7 @@ __all__ = [
     "Verdict",
     "Waiting",
     "Writer",
+    "holds_a_replica",
     "repair",
     "sealed_bytes",
 ]

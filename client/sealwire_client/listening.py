@@ -1,0 +1,102 @@
+"""Which streams of a vault are to be subscribed to, from where, and what the relay tells of them then."""
+
+from collections.abc import Iterable, Mapping
+
+from sealwire_client.link import Link
+from sealwire_client.memberlog import MemberLog
+from sealwire_client.replica import HeldVault, Replica, Runner
+from sealwire_client.stream import StreamSync, settle_kind
+from sealwire_protocol.events import Beside, Listen
+from sealwire_protocol.ids import MEMBERSHIP, NO_TERM, START, StreamId
+from sealwire_protocol.limits import SUBSCRIBE_STREAMS_MAX
+from sealwire_protocol.messages import StreamKind, Subscribed, Wanted
+
+
+class Listening:
+    """The subscriptions of one vault. `wrong` is told what is wrong with a collection, by its name."""
+
+    def __init__(
+        self,
+        held: HeldVault,
+        streams: Mapping[StreamId, StreamSync],
+        members: MemberLog,
+        writer: Runner[Replica],
+        wrong: dict[str, str],
+    ) -> None:
+        self._held, self._streams, self._members, self._writer, self._wrong = held, streams, members, writer, wrong
+        self._unheard: list[StreamId] = []
+        self._term = NO_TERM
+
+    def anew(self) -> None:
+        """Nothing is subscribed to."""
+        self._unheard = [MEMBERSHIP, *self._streams]
+
+    def add(self, streams: Iterable[StreamId]) -> None:
+        """Subscribe to these next, again if they are subscribed to: until then it is not known how far they go. Not to
+        what is to be reconciled first."""
+        for name in streams:
+            stream = self._streams.get(name)
+            if stream is None or stream.lost is None:
+                self._unheard.append(name)
+            if stream is not None and stream.lost is None:
+                stream.told = False
+
+    async def listen(self, link: Link) -> None:
+        """Subscribe to what is new, where the replica stands."""
+        names, self._unheard = list(dict.fromkeys(self._unheard)), []
+        numbers = [
+            (name, self._streams[name].collection.number)
+            for name in names
+            if name != MEMBERSHIP and self._streams[name].lost is None
+        ]
+
+        def standings(replica: Replica) -> list[tuple[Wanted, Beside]]:
+            found = [
+                (name, replica.positions.standing(number), replica.outbox.sent.answered_at(number))
+                for name, number in numbers
+            ]
+            return [
+                (Wanted(name, standing.cursor, standing.served), Beside(standing.whole_from, answered))
+                for name, standing, answered in found
+            ]
+
+        wanted = await self._writer.run(standings) if numbers else []
+        for each, _ in wanted:
+            self._streams[each.stream].cursor = each.cursor.seq
+        if MEMBERSHIP in names:
+            wanted.insert(0, (Wanted(MEMBERSHIP, self._members.at, START), Beside()))
+        for at in range(0, len(wanted), SUBSCRIBE_STREAMS_MAX):
+            part = wanted[at : at + SUBSCRIBE_STREAMS_MAX]
+            link.handle(Listen(self._held.id, tuple(one for one, _ in part), tuple(beside for _, beside in part)))
+
+    async def told(self, message: Subscribed) -> bool:
+        """Take in how things stand. False: the relay has batches of this device that it did not send."""
+        told = [(state, self._streams[state.stream]) for state in message.streams if state.stream in self._streams]
+
+        def remember(replica: Replica) -> int:
+            with replica.transaction():
+                for state, stream in told:
+                    if state.kind is stream.collection.kind:
+                        replica.vaults.confirm_kind(stream.collection.number)
+                    if stream.lost is None:
+                        replica.positions.told(stream.collection.number, state.terms, state.head, state.floor)
+                        replica.forget(stream.collection, state.floor, state.floor_head)
+                return replica.outbox.edits.next_batch(self._held.number)
+
+        next_batch = await self._writer.run(remember)
+        if message.term != self._term:
+            self._term = message.term
+            for stream in self._streams.values():
+                stream.won = 0
+        for state in message.streams:
+            if state.stream == MEMBERSHIP:
+                self._members.told = state.head
+        for state, stream in told:
+            stream.told, stream.exists = True, state.kind is not StreamKind.ABSENT
+            stream.told_terms, stream.told_head = state.terms, state.head
+            if state.kind not in (StreamKind.ABSENT, stream.collection.kind):
+                self._wrong[stream.collection.name] = stream.refuse_kind(state.kind)
+                await self._writer.run(settle_kind, stream.collection, state.kind)
+            # It may be told from a view of the log that is older than a verdict which came before.
+            stream.top, stream.head = state.top, max(state.head, stream.won, stream.cursor)
+        return message.last_batch < next_batch
