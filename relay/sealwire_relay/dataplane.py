@@ -11,6 +11,7 @@ from sealwire_relay.acks import Acks
 from sealwire_relay.fanout import Fanout
 from sealwire_relay.gateway import Gateway
 from sealwire_relay.ingest import Ingest
+from sealwire_relay.losses import Losses
 from sealwire_relay.metrics import Metrics
 from sealwire_relay.reconciler import Reconciler
 from sealwire_relay.requests import Requests
@@ -29,10 +30,13 @@ class DataPlane:
         self._settings, self._store = settings, store
         self._terms = Terms(store, metrics, self._new_term)
         self._fanout = Fanout(store, metrics, settings.read_pages_max)
-        self._ingest = Ingest(store, self._fanout, settings, metrics, self._terms)
+        self._losses = Losses(store, self._fanout, metrics)
+        self._ingest = Ingest(store, self._fanout, settings, metrics, self._terms, self._losses)
         self._reconciler = Reconciler(store, metrics)
-        requests = Requests(store, self._fanout, self._ingest, self._terms, self._reconciler, verify)
         self._acks = Acks(store, metrics)
+        requests = Requests(
+            store, self._fanout, self._ingest, self._terms, self._reconciler, self._acks, self._losses, verify
+        )
         self._gateway = Gateway(settings, metrics, verify, self._fanout, self._ingest, requests, self._acks)
         self._sweep = Sweep(store, self._fanout, self._terms, settings.sweep_seconds)
         metrics.lagging.set_function(self._fanout.lagging)
@@ -63,6 +67,7 @@ class DataPlane:
             raise
         self._sweep.start()
         self._acks.start()
+        self._losses.start()
         self._gateway.origins = self._settings.origins_at(port)
         self._why_not = None
         return port
@@ -72,6 +77,7 @@ class DataPlane:
         self._why_not = "the relay is stopping"
         await self._sweep.stop()
         await self._reconciler.stop()
+        await self._losses.stop()
         await self._gateway.stop(CloseCode.RESTARTING, "the relay is stopping; come back")
         try:
             async with asyncio.timeout(self._settings.drain_seconds):

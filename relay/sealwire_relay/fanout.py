@@ -7,12 +7,12 @@ the greatest head known here, and both happen on one event loop.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Final
 
 from sealwire_protocol import codec
 from sealwire_protocol.events import PageRead
-from sealwire_protocol.ids import StreamId, VaultId
+from sealwire_protocol.ids import DeviceKey, StreamId, VaultId
 from sealwire_protocol.limits import SEGMENT_BYTES_MAX
 from sealwire_protocol.messages import Deliver
 from sealwire_protocol.relay_session import Listener, RelayState
@@ -135,6 +135,15 @@ class Fanout:
         return list(self._listeners)
 
     # --- live
+
+    def devices(self, vaults: Container[VaultId]) -> dict[VaultId, set[DeviceKey]]:
+        """Who listens to something of these vaults, here and now."""
+        found: dict[VaultId, set[DeviceKey]] = {}
+        for (vault, _), listeners in self._listeners.items():
+            if vault in vaults:
+                here = found.setdefault(vault, set())
+                here.update(peer.device for peer in listeners.values() if peer.device is not None)
+        return found
 
     def offer(self, vault: VaultId, stream: StreamId, message: Deliver) -> None:
         """A segment is committed: send it to whoever is live and has credit. Everyone else lags from here."""

@@ -16,8 +16,9 @@ from typing import Final
 from sealwire_protocol.errors import Action, CloseCode, FaultCode
 from sealwire_protocol.events import Answer, Refuse
 from sealwire_protocol.ids import MEMBERSHIP, DeviceKey, StreamId, VaultId
-from sealwire_protocol.messages import Deliver, StreamKind, StreamState
+from sealwire_protocol.messages import Deliver, Pushed, StreamKind, StreamState
 from sealwire_relay.fanout import Fanout
+from sealwire_relay.losses import Losses
 from sealwire_relay.metrics import Metrics
 from sealwire_relay.peer import Peer
 from sealwire_relay.settings import Settings
@@ -55,9 +56,10 @@ class Ingest:
         settings: Settings,
         metrics: Metrics,
         terms: Terms,
+        losses: Losses,
     ) -> None:
         self._store, self._fanout, self._settings, self._metrics = store, fanout, settings, metrics
-        self._terms = terms
+        self._terms, self._losses = terms, losses
         self._views: OrderedDict[VaultId, VaultView] = OrderedDict()
         self._queue: deque[Waiting] = deque()
         self._queue_bytes = 0
@@ -244,6 +246,10 @@ class Ingest:
                 self._metrics.pushes.inc()
                 self._metrics.push_seconds.observe(now - queued)
         self._metrics.records.inc(draft.records)
+        for index in draft.refills:
+            admitted, answer = draft.answers[index]
+            if isinstance(answer, Answer) and isinstance(answer.message, Pushed):
+                self._losses.returned(admitted.device, answer.message)
         for deliver in delivers:
             self._fanout.offer(deliver.vault, deliver.stream, deliver)
         if draft.view.heavy:

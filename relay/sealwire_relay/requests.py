@@ -43,8 +43,10 @@ from sealwire_protocol.messages import (
     Subscribed,
 )
 from sealwire_protocol.relay_session import RelayState
+from sealwire_relay.acks import Acks
 from sealwire_relay.fanout import Fanout
 from sealwire_relay.ingest import Ingest
+from sealwire_relay.losses import Losses
 from sealwire_relay.peer import Peer
 from sealwire_relay.reconciler import Reconciler
 from sealwire_relay.store.interface import MailboxVerdict, MemberState, NewLink, Store, StoreError, VaultState
@@ -67,10 +69,18 @@ class Requests:
     """Carries out requests against the store, and tells those whom it concerns."""
 
     def __init__(
-        self, store: Store, fanout: Fanout, ingest: Ingest, terms: Terms, reconciler: Reconciler, verify: Verify
+        self,
+        store: Store,
+        fanout: Fanout,
+        ingest: Ingest,
+        terms: Terms,
+        reconciler: Reconciler,
+        acks: Acks,
+        losses: Losses,
+        verify: Verify,
     ) -> None:
         self._store, self._fanout, self._ingest, self._terms, self._verify = store, fanout, ingest, terms, verify
-        self._reconciler = reconciler
+        self._reconciler, self._acks, self._losses = reconciler, acks, losses
         self._inviters = Waiters()
         self._joiners = Waiters()
 
@@ -136,9 +146,12 @@ class Requests:
             return no_such_vault(message.vault)
         if told.term != self._terms.present:
             await self._terms.refresh()
+        self._losses.heard(device, message.vault, message.streams, told.streams)
         for state in told.streams:
             if state.kind is not StreamKind.ABSENT:
                 self._fanout.moved(message.vault, state.stream, state.head)
+        for wanted in message.streams:
+            self._acks.note(device, message.vault, wanted.stream, wanted.cursor)
         vault = told.vault
         return Answer(Subscribed(message.vault, told.term, vault.epoch, vault.key_id, told.last_batch, told.streams))
 

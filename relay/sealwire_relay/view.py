@@ -148,8 +148,8 @@ class Draft:
 
     `wanted`: what guarded streams hold of these is to be read, after the view, and given to `decide`. So are the states
     of `histories`, the streams that refills give records back to, and of stream 0. `conflicts`: the answers, by index,
-    that tell of winners. Every stream that was looked at so is a condition of the write, so that a refusal is as exact
-    as what is accepted.
+    that tell of winners; `refills`: those that judge a refill for the first time. Every stream that was looked at so is
+    a condition of the write, so that a refusal is as exact as what is accepted.
     """
 
     def __init__(self, vault: VaultId, view: VaultView, term: Term) -> None:
@@ -160,6 +160,7 @@ class Draft:
         self.wanted: set[GuardName] = set()
         self.histories: dict[StreamId, None] = {}
         self.conflicts: list[int] = []
+        self.refills: list[int] = []
         self._taken: list[Taken] = []
         self._held: Mapping[GuardName, Current] = {}
         self._states: Mapping[StreamId, StreamState] = {}
@@ -235,6 +236,8 @@ class Draft:
         answer = Pushed(self.vault, push.batch, outcome, appended, refused)
         if refused:
             self.conflicts.append(len(self.answers))
+        if push.flags & REFILL:
+            self.refills.append(len(self.answers))
         self._keep(admitted, pusher, last, KeptOutcome(push.batch, admitted.digest, codec.encode(answer)))
         return Answer(answer)
 
