@@ -478,3 +478,40 @@ def test_r14_in_an_atomic_refill_one_conflict_refuses_all() -> None:
         [TODOS],
         (Refused(1, 0, Refusal.SUPERSEDED, 10, b""),),
     )
+
+
+def test_r16_a_refill_is_a_batch_like_any_other() -> None:
+    known = view(head=20, last_batch=7)
+    draft = Draft(VAULT, known, TERM)
+    one = returned(TODOS, (LOST, record()))
+    gap = decide(draft, refilled(9, one))
+    assert isinstance(gap, Refuse)
+    assert gap.code is FaultCode.BATCH_GAP
+    stale = decide(draft, refilled(7, one))
+    assert isinstance(stale, Pushed)
+    assert stale.outcome is Outcome.STALE_NUMBER
+    verdict = decide(draft, refilled(8, one))
+    assert decide(draft, refilled(8, one)) == verdict
+    for other in (refilled(8, one, flags=ATOMIC), refilled(8, returned(TODOS, (KEPT, record()))), pushed(8)):
+        cloned = decide(draft, other)
+        assert isinstance(cloned, Pushed)
+        assert cloned.outcome is Outcome.CLONED
+    assert draft.refills == [2], "it is judged once"
+    known.pushers[ANNA].last_term = BEFORE.number
+    legal = decide(Draft(VAULT, known, TERM), refilled(12, one))
+    assert isinstance(legal, Pushed)
+    assert legal.outcome is Outcome.DONE
+
+
+def test_r16_an_atomic_refill_is_never_divided_between_segments() -> None:
+    draft = Draft(VAULT, view(), TERM)
+    ends = []
+    for batch in range(1, 20):
+        lost = [(LOST, record(tag=batch * 100 + n, units=500)) for n in range(1 + batch % 7)]
+        told = decide(draft, refilled(batch, returned(ACCOUNTS, *lost), flags=ATOMIC))
+        assert isinstance(told, Pushed)
+        ends.append(told.appended[0].first + told.appended[0].records - 1)
+    write = draft.write()
+    assert write is not None
+    assert len(write.streams[0].segments) > 2
+    assert {segment.last for segment in write.streams[0].segments} <= set(ends)

@@ -1,10 +1,11 @@
 """R13 to R15 on every store: what a relay lost with its database comes back from devices, and nothing else does."""
 
+import asyncio
 import itertools
 
 from sealwire_protocol.conditions import NOTHING
 from sealwire_protocol.errors import Outcome, Refusal
-from sealwire_protocol.ids import Position, VaultId
+from sealwire_protocol.ids import Position, Term, VaultId
 from sealwire_protocol.messages import ATOMIC, REFILL, AppendLink, CreateVault, Done, Pushed, StreamKind
 from sealwire_protocol.segment import TOMBSTONE, Record, read_segment
 from sealwire_relay.store.interface import Store
@@ -135,6 +136,32 @@ async def test_r14_in_guarded_streams_what_was_written_since_a_loss_is_a_conflic
             assert told.appended
             told = await refill(6, (Position(term, 11), record(tag=0, version=7, author=2)))
             assert [one.reason for one in told.refused] == [Refusal.CONFLICT], "somebody has written upon it since"
+
+
+@asyncio_test
+async def test_r14_what_two_devices_give_back_through_two_relays_is_taken_once(place: Place) -> None:
+    anna, bert = (Identity(next(_identities)) for _ in range(2))
+    lost = [record(tag=tag, version=4) for tag in range(200)]
+    at = [(Position(Term(2**40, b"lost...."), seq), one) for seq, one in enumerate(lost, 1)]
+    async with place.opened() as one, place.opened() as two, running(one) as first, running(two) as second:
+        async with await Device.open(first.port, anna) as device, await Device.open(second.port, bert) as other:
+            vault, log = await device.create_vault()
+            await device.add(log, bert)
+            await device.create_stream(vault, ACCOUNTS, StreamKind.GUARDED)
+
+            async def give_back(giver: Device) -> list[Pushed]:
+                await giver.subscribe(vault, ACCOUNTS)
+                return [
+                    await giver.push(vault, batch, returned(ACCOUNTS, *at[batch * 20 - 20 : batch * 20]), flags=REFILL)
+                    for batch in range(1, 11)
+                ]
+
+            told = [pushed for half in await asyncio.gather(*map(give_back, (device, other))) for pushed in half]
+            assert sum(row.records for pushed in told for row in pushed.appended) == 200
+            refused = [one.reason for pushed in told for one in pushed.refused]
+            assert refused == [Refusal.SUPERSEDED] * 200
+            seen, differing = await compare(device, vault, ACCOUNTS, lost)
+            assert (seen.total.records, seen.pin.seq, differing) == (200, 200, {})
 
 
 @asyncio_test
