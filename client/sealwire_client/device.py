@@ -24,6 +24,7 @@ from sealwire_client.replica import (
     Runner,
     Salvaged,
     Writer,
+    holds_a_replica,
     repair,
 )
 from sealwire_client.replica import Collection as Held
@@ -110,12 +111,15 @@ class Device:
         salvaged: list[Salvaged] = []
 
         def opens() -> Replica:
-            ours = (path / KEYSTORE_NAME).exists()  # then what is called a replica is one, or was
+            ours = (path / KEYSTORE_NAME).exists()
             identities.extend(keystore.load_or_create(path / KEYSTORE_NAME, passphrase))
             try:
                 return Replica(path)
-            except (ReplicaCorruptError, NotAReplicaError) as error:
-                if not repairs or not (ours or isinstance(error, ReplicaCorruptError)):
+            except ReplicaCorruptError:
+                if not repairs:
+                    raise
+            except NotAReplicaError:
+                if not (repairs and ours and holds_a_replica(path)):
                     raise
             salvaged.append(repair(path))
             return Replica(path)

@@ -16,7 +16,14 @@ import trio
 
 from sealwire_client.keyring import KeyringError
 from sealwire_client.link import LinkState
-from sealwire_client.replica import Replica, ReplicaError, Runner, Waiting
+from sealwire_client.replica import (
+    Replica,
+    ReplicaError,
+    ReplicaFullError,
+    ReplicaUnreadableError,
+    Runner,
+    Waiting,
+)
 from sealwire_client.sync import VaultSync
 from sealwire_protocol.ids import Author, DeviceKey
 from sealwire_protocol.membership import Member, Role
@@ -88,7 +95,7 @@ class VaultStatus:
 
     def __init__(self, sync: VaultSync, writer: Runner[Replica]) -> None:
         self._sync, self._writer = sync, writer
-        self._in_step, self._in_step_at = False, None if sync.held.synced_at is None else sync.held.synced_at
+        self._in_step, self._in_step_at = False, sync.held.synced_at
         self._kept_at = -KEEP_SECONDS
         self._names: dict[Author, str] = {}
 
@@ -170,7 +177,8 @@ class VaultStatus:
         at = self._in_step_at
         if at is not None and at != self._sync.held.synced_at:
             self._kept_at = trio.current_time()
-            await self._writer.run(lambda replica: replica.vaults.in_step(self._sync.held.number, at))
+            with suppress(ReplicaFullError, ReplicaUnreadableError):  # who only wants to read may go on
+                await self._writer.run(lambda replica: replica.vaults.in_step(self._sync.held.number, at))
 
 
 NOTHING_WAITS: Final = Waiting(0, 0, 0, 0, 0)

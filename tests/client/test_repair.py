@@ -129,7 +129,8 @@ def do_damage(file: Path, damage: str) -> None:
         elif damage == "cut":
             raw.truncate(size * 3 // 4)
         else:
-            raw.write(b"\xa5" * size)
+            raw.seek(100)
+            raw.write(b"\xa5" * (size - 100))
 
 
 @pytest.mark.parametrize("damage", ["header", "cut"])
@@ -149,7 +150,7 @@ async def test_of_whom_nothing_can_be_read_is_invited_again(
     open_device: OpenDevice, memory_relay: MemoryRelay, tmp_path: Path
 ) -> None:
     await with_unsent(open_device, memory_relay)
-    do_damage(tmp_path / "device 1" / FILE_NAME, "whole")
+    do_damage(tmp_path / "device 1" / FILE_NAME, "all but the header")
     async with open_device(DAMAGED) as first, open_device("device 1") as second:
         assert "ask another device" in str(second.repaired) and not second.vaults
         host = await returned(first)

@@ -154,7 +154,8 @@ class Database:
 
     def _refuse(self, why: str) -> None:
         raise NotAReplicaError(
-            f"{self.path} {why}: it was left as it is; move it away, or choose another folder for the replica."
+            f"{self.path} {why}: it was left as it is; move it away, or choose another folder for the replica. If a"
+            " device lived here, ask another one for an invite then, and join again."
         )
 
     def _refuse_newer(self, version: int) -> None:

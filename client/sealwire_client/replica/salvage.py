@@ -128,6 +128,18 @@ def repair(folder: Path) -> Salvaged:
     return salvaged
 
 
+def holds_a_replica(folder: Path) -> bool:
+    """True if what does not look like a replica is one with a damaged header: its tables can be found. It is left as it
+    is. Raises OSError: it takes room for a copy."""
+    copy = folder / f"{FILE_NAME}-looked-at"
+    try:
+        rebuild(folder / FILE_NAME, folder / f"{FILE_NAME}-wal", copy, _header())
+        with DamagedFile(copy) as damaged:
+            return bool(damaged.columns("_vault"))
+    finally:
+        copy.unlink(missing_ok=True)
+
+
 def _put_aside(folder: Path) -> Path:
     """Move the damaged files into the folder of the repair, the database itself last."""
     aside = folder / REPAIRING

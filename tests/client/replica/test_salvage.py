@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sealwire_client.replica import ReplicaCorruptError, ReplicaFullError, Salvaged, repair
+from sealwire_client.replica import ReplicaCorruptError, ReplicaFullError, Salvaged, holds_a_replica, repair
 from sealwire_client.replica import salvage as salvage_module
 from sealwire_client.replica.database import FILE_NAME, OWN_TABLES, REPAIRING
 from sealwire_protocol.errors import Outcome
@@ -352,3 +352,18 @@ def test_room_that_is_missing_leaves_everything_to_be_repaired_later(
             repair(folder)
     repair(folder)
     assert own(folder) == before
+
+
+def test_another_file_of_that_name_is_no_damaged_replica(folder: Path) -> None:
+    assert holds_a_replica(folder)
+    with (folder / FILE_NAME).open("r+b") as file:
+        file.write(b"\xa5" * 100)
+    assert holds_a_replica(folder)
+    (folder / FILE_NAME).write_bytes(b"my own notes" * 1_000)
+    assert not holds_a_replica(folder)
+    (folder / FILE_NAME).unlink()
+    other = sqlite3.connect(folder / FILE_NAME)
+    other.executescript("CREATE TABLE photos (id); INSERT INTO photos VALUES (1)")
+    other.close()
+    assert not holds_a_replica(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["replica.db", "replica.lock"]
