@@ -32,6 +32,8 @@ class Passage:
         self._turn = 0
         self._crossings: set[_Crossing] = set()
         self._ambush: tuple[int, bool, trio.Event] | None = None
+        self.carried_bytes = 0
+        """Both ways, since it was made."""
 
     @classmethod
     def tcp(cls) -> "Passage":
@@ -136,6 +138,7 @@ class Passage:
     ) -> None:
         try:
             while chunk := await source.receive_some(CHUNK_BYTES_MAX):
+                self.carried_bytes += len(chunk)
                 await give(chunk)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass

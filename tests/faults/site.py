@@ -87,6 +87,11 @@ class ServedRelay:
             if process is self._process:
                 self._now = {name: int(told.get(f"sealwire_{name}_total", 0)) for name in COUNTED}
 
+    async def figure(self, name: str) -> float:
+        """One of its metrics, as it is now. Raises OSError if it does not answer."""
+        told = await trio.to_thread.run_sync(_metrics, self._control)
+        return told[name]
+
     def counted(self, name: str) -> int:
         """The sum of a counter over all its lives, as it was last read."""
         return self._before[name] + self._now[name]
