@@ -38,20 +38,26 @@ class Ran:
 
 async def clean_all(database: str, records_max: int) -> Ran:
     """`sealwire-relay clean --all`, as somebody starts it by hand. Raises RuntimeError if it fails."""
-    return await _run(database, ["--all"], records_max, lambda told: True)
+    arguments = ["clean", "--all", "--clean-records-max", str(records_max)]
+    return await _run(database, arguments, lambda told: True)
 
 
 async def clean_beside(database: str, records_max: int) -> Ran:
     """`sealwire-relay clean --watch` with the niceness that a relay gives it, until it has cleaned something."""
-    return await _run(database, ["--watch", "--clean-seconds", "1"], records_max, lambda told: told["streams"] > 0)
+    arguments = ["clean", "--watch", "--clean-seconds", "1", "--clean-records-max", str(records_max)]
+    return await _run(database, arguments, lambda told: told["streams"] > 0)
 
 
-async def _run(database: str, arguments: list[str], records_max: int, enough: Callable[[dict[str, Any]], bool]) -> Ran:
+async def compact(database: str) -> Ran:
+    """`sealwire-relay compact`, while nobody else is connected. Raises RuntimeError if it fails."""
+    return await _run(database, ["compact"], lambda told: True)
+
+
+async def _run(database: str, arguments: list[str], enough: Callable[[dict[str, Any]], bool]) -> Ran:
     clock = asyncio.get_running_loop().time
     began = clock()
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "sealwire_relay", "clean", "--json", *arguments),
-        *("--clean-records-max", str(records_max), "--log-level", "warning"),
+        *(sys.executable, "-m", "sealwire_relay", *arguments, "--json", "--log-level", "warning"),
         env=_environment(database),
         stdout=PIPE,
     )
@@ -67,11 +73,11 @@ async def _run(database: str, arguments: list[str], records_max: int, enough: Ca
                 seconds = clock() - began
                 break
         else:
-            raise RuntimeError(f"the cleaner ended with exit code {await process.wait()} and told nothing")
+            raise RuntimeError(f"`{arguments[0]}` ended with exit code {await process.wait()} and told nothing")
         if "--watch" in arguments:
             process.send_signal(signal.SIGTERM)
         if code := await asyncio.wait_for(process.wait(), ENDING_S_MAX):
-            raise RuntimeError(f"the cleaner ended with exit code {code}")
+            raise RuntimeError(f"`{arguments[0]}` ended with exit code {code}")
     finally:
         watching.cancel()
         if process.returncode is None:
