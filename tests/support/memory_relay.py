@@ -1,27 +1,46 @@
 """A relay without Postgres as a process of its own: `python -m tests.support.memory_relay PORT` (0: any).
 
-Prints its port once devices are served. Ends by SIGTERM, and with it everything that it stored.
+Prints its port once devices are served. SIGUSR1 makes a backup, SIGUSR2 starts the relay anew with the last one: each
+prints a line when it is done. It ends by SIGTERM, and with it everything that it stored.
 """
 
 import asyncio
 import signal
 import sys
+from typing import Final
 
 from sealwire_relay.dataplane import DataPlane
 from sealwire_relay.metrics import Metrics
 from sealwire_relay.settings import Settings
 from sealwire_relay.signatures import verify
-from sealwire_relay.store.memory import MemoryStore
+from sealwire_relay.store.memory import MemoryDatabase, MemoryStore
+
+SIGNALS: Final = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+async def _started(port: int, database: MemoryDatabase) -> tuple[DataPlane, int]:
+    store = MemoryStore(database=database)
+    await store.open()
+    plane = DataPlane(store, Settings(port=port), Metrics(), verify)
+    return plane, await plane.start()
 
 
 async def _serve(port: int) -> None:
-    ended = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
-    store = MemoryStore()
-    await store.open()
-    plane = DataPlane(store, Settings(port=port), Metrics(), verify)
-    print(await plane.start(), flush=True)
-    await ended.wait()
+    asked: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    for number in SIGNALS:
+        asyncio.get_running_loop().add_signal_handler(number, asked.put_nowait, number)
+    database = backup = MemoryDatabase()
+    plane, port = await _started(port, database)
+    print(port, flush=True)
+    while (number := await asked.get()) is not signal.SIGTERM:
+        if number is signal.SIGUSR1:
+            backup = database.copy()
+            print("backed up", flush=True)
+        else:
+            await plane.stop()
+            database = backup.copy()
+            plane, port = await _started(port, database)
+            print("restored", flush=True)
     await plane.stop()
 
 
