@@ -28,13 +28,10 @@ def is_lost(position: Position, state: StreamState) -> bool:
 def loss_before(position: Position, state: StreamState) -> int:
     """Where in the relay's log a history was lost that reached this position: what is beyond was appended since.
 
-    That is the end of its term, or, if the relay does not know it, of the newest one before it that it knows.
+    That is the end of its term; 0 if the relay does not know it. Numbers of terms do not tell, for after a restore they
+    are used again: a device states the newest term that both know.
     """
-    end = end_of(position.term, state)
-    if end is not None:
-        return end
-    older = [known for known, _ in state.terms if known.number < position.term.number]
-    return (end_of(older[-1], state) or 0) if older else 0
+    return end_of(position.term, state) or 0
 
 
 def whole_from(state: StreamState, position: Position) -> int:

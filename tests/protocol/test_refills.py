@@ -49,14 +49,16 @@ def standing(version: int, seq: int, *, refilled: bool = False, salt: bytes = b"
         (Position(T1, 31), 30),
         (Position(T1, 900), 30),
         (Position(T3, 51), 50),
-        (Position(T2, 3), 30),
-        (Position(UNKNOWN, 40), 30),
-        (Position(LATER, 1), 50),
+        (Position(T2, 3), 0),
+        (Position(UNKNOWN, 40), 0),
+        (Position(LATER, 1), 0),
         (Position(Term(1, b"\7" * 8), 1), 0),
         (Position(NO_TERM, 4), 0),
     ],
 )
-def test_the_loss_begins_where_the_last_history_known_to_both_ends(position: Position, since: int) -> None:
+def test_the_loss_begins_where_the_stated_term_ends_and_at_the_beginning_if_that_is_not_known(
+    position: Position, since: int
+) -> None:
     assert is_lost(position, STATE)
     assert loss_before(position, STATE) == since
 
@@ -111,9 +113,9 @@ def test_where_nothing_stands_it_is_appended_and_marked() -> None:
         (LOST, standing(5, 50, salt=b"the salt"), "superseded"),
         (LOST, standing(5, 50, salt=b"the salt", refilled=True), "superseded"),
         (Position(T3, 51), standing(4, 50), "appended"),
-        (Position(UNKNOWN, 12), standing(4, 30), "appended"),
-        (Position(UNKNOWN, 12), standing(4, 31), "conflict"),
-        (Position(LATER, 99), standing(4, 31), "appended"),
+        (Position(UNKNOWN, 12), standing(4, 1), "conflict"),
+        (Position(LATER, 99), standing(4, 1), "conflict"),
+        (Position(LATER, 99), standing(4, 31, refilled=True), "appended"),
     ],
 )
 def test_in_a_guarded_stream_a_greater_one_replaces_what_nobody_wrote_since(

@@ -131,13 +131,17 @@ class Positions:
             self._remember(collection, terms)
         return judge(standing, terms, head, floor)
 
-    def _remember(self, collection: int, terms: Sequence[TermStart]) -> None:
-        connection = self._database.connection
-        known = connection.execute(
+    def told_terms(self, collection: int) -> list[TermStart]:
+        """The terms of the stream as the relay told them last, the oldest first."""
+        found = self._database.connection.execute(
             "SELECT number, name, start FROM _told JOIN _term ON id = term WHERE collection = ? ORDER BY place",
             (collection,),
-        ).fetchall()
-        if known != [(*term, start) for term, start in terms]:
+        )
+        return [TermStart(Term(number, name), start) for number, name, start in found]
+
+    def _remember(self, collection: int, terms: Sequence[TermStart]) -> None:
+        connection = self._database.connection
+        if self.told_terms(collection) != list(terms):
             connection.execute("DELETE FROM _told WHERE collection = ?", (collection,))
             connection.executemany(
                 "INSERT INTO _told (collection, place, term, start) VALUES (?, ?, ?, ?)",

@@ -17,7 +17,7 @@ from sealwire_client.replica.outbox import Outbox
 from sealwire_client.replica.positions import Pinned, Positions, greatest_version
 from sealwire_client.replica.refills import Refill
 from sealwire_client.replica.values import Live
-from sealwire_protocol.ids import TAG_BYTES, Position, Term
+from sealwire_protocol.ids import NO_TERM, TAG_BYTES, Position, Term, TermStart
 from sealwire_protocol.messages import StreamKind
 
 SET_ASIDE: Final = 1 << 63
@@ -159,13 +159,15 @@ class Reconciling:
             if not self._is_as_gathered(table):
                 return None
             self._choose(collection)
-            refills = self._refill(collection, reseal, room)
+            refills = self._refill(collection, pinned, reseal, room)
             taken, greatest = self._take(collection, pinned, records)
             dropped = self._drop(table)
             self._settle_set_aside(collection, pinned)
             self._move(table, pinned)
             self._positions.stand_at(number, pinned)
             self._positions.raise_version(number, greatest)
+            # What was refused in the history that is lost may be taken in this one.
+            self._database.connection.execute("UPDATE _edit SET refused = NULL WHERE collection = ?", (number,))
             changes = self._outbox.sent.promote(collection)
             self._forgetting.forget(table, pinned.floor)
         return Settled(refills, dropped, taken, None if differing else tuple(changes))
@@ -218,9 +220,10 @@ class Reconciling:
 
     # --- giving back
 
-    def _refill(self, collection: Collection, reseal: Reseal, room: Room) -> int:
+    def _refill(self, collection: Collection, pinned: Pinned, reseal: Reseal, room: Room) -> int:
         """Make refills of what is lost, and leave of it what the device claims: nothing is said of it by the log."""
         table, execute = collection.table, self._database.connection.execute
+        stated = _stated(self._positions.told_terms(collection.number), pinned)
         answered = self._withdraw_answered(collection)
         better = {refill.key: refill for refill in answered}
 
@@ -230,10 +233,11 @@ class Reconciling:
                 if mine is not None and mine.rank > lost.rank:
                     continue
                 better.pop(lost.key, None)
-                yield Refill(lost.key, lost.value, raw, lost.rank, lost.key_id, lost.flags, held, reseal(lost))
+                record = reseal(lost)
+                yield Refill(lost.key, lost.value, raw, lost.rank, lost.key_id, lost.flags, stated(held), record)
             for refill in better.values():
                 again = Lost(refill.key, refill.value, refill.rank, refill.key_id, refill.flags)
-                yield refill._replace(record=reseal(again))
+                yield refill._replace(held=stated(refill.held), record=reseal(again))
 
         count = self._outbox.refills.store(collection.number, refills(), room.records_max, room.bytes_max)
         chosen = "SELECT place FROM temp._lost"
@@ -342,3 +346,19 @@ class Reconciling:
             f"UPDATE {table.name} SET _term = ?, _seq = ? WHERE _rank IS NOT NULL AND {_GONE.format('')}",
             (self._positions.term_id(pinned.pin.term), pinned.pin.seq),
         )
+
+
+def _stated(told: Sequence[TermStart], pinned: Pinned) -> Callable[[Position], Position]:
+    """How a refill states where a lost record was held, so that the relay knows where the loss began (R13).
+
+    Numbers of terms do not tell: after a restore they are used again. So in the place of a term that the relay does not
+    know comes the newest one that both know, beyond whose end all was lost; none, if there is none.
+    """
+    starts = [start for _, start in pinned.terms[1:]] + [pinned.head]
+    ends = dict(zip((term for term, _ in pinned.terms), starts, strict=False))
+    common = next((term for term, _ in reversed(told) if term in ends), NO_TERM)
+
+    def stated(held: Position) -> Position:
+        return held if held.term in ends else Position(common, max(held.seq, ends.get(common, 0) + 1))
+
+    return stated

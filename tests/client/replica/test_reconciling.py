@@ -19,7 +19,7 @@ from sealwire_client.replica import (
 )
 from sealwire_protocol.conditions import decode_held
 from sealwire_protocol.errors import Outcome, Refusal, RemoteFault
-from sealwire_protocol.ids import START, Author, KeyId, Position, Tag, Term, TermStart
+from sealwire_protocol.ids import NO_TERM, START, Author, KeyId, Position, Tag, Term, TermStart
 from sealwire_protocol.messages import ATOMIC, REFILL, Refused, StreamKind
 from sealwire_protocol.segment import RANK_BYTES, TOMBSTONE, Rank, Record, encode_record
 from tests.client.replica.support import T1, T2, Todos, opened, record
@@ -151,7 +151,29 @@ def test_an_entry_that_the_relay_has_lost_is_given_back_and_shown_all_the_while(
 def test_positions_of_an_unknown_term_are_lost_too(a: Todos) -> None:
     a.deliver(0, record(1, "x", "one", 1), term=T3)
     assert Relay(Position(T1, 5), BOTH[:1]).settle(a).refills == 1
-    assert batches(a) == [(REFILL, b"<x>", [Position(T3, 1)])]
+    assert batches(a) == [(REFILL, b"<x>", [Position(NO_TERM, 1)])]
+
+
+def test_in_the_place_of_a_term_that_the_relay_does_not_know_a_refill_states_the_newest_one_that_both_know(
+    a: Todos,
+) -> None:
+    """The relay has used the numbers of lost terms again: they do not tell where the loss began."""
+    again = TermStart(Term(3, b"another3"), 5)
+    a.replica.positions.told(a.todos.number, (TermStart(T1, 0), TermStart(T2, 8), TermStart(T3, 9)), 12, 0)
+    a.deliver(0, record(4, "kept", "one", 1))
+    a.deliver(4, record(6, "w", "lost", 2))
+    a.deliver(6, record(9, "x", "lost", 3), term=T2)
+    a.deliver(9, record(11, "y", "lost", 4), record(12, "z", "lost", 5), term=T3)
+    kept = record(4, "kept", "one", 1)
+    assert Relay(Position(again.term, 9), (TermStart(T1, 0), again), kept).settle(a).refills == 4
+    assert batches(a)[0][2] == [Position(T1, 6), Position(T1, 9), Position(T1, 11), Position(T1, 12)]
+
+
+def test_a_refill_states_a_place_beyond_the_end_of_a_term_that_has_grown_since(a: Todos) -> None:
+    a.replica.positions.told(a.todos.number, (TermStart(T1, 0), TermStart(T2, 2)), 3, 0)
+    a.deliver(0, record(3, "x", "lost", 1), term=T2)
+    assert Relay(Position(T1, 7), BOTH[:1], record(7, "y", "new", 2)).settle(a).refills == 1
+    assert batches(a)[0][2] == [Position(T1, 8)]
 
 
 def test_a_lost_tombstone_is_given_back_and_stays_hidden(a: Todos) -> None:
@@ -323,7 +345,7 @@ def test_of_an_entry_and_a_write_over_it_the_greater_is_given_back(a: Todos) -> 
     a.edit("x", "mine")
     a.answer(a.send(), first=3, count=1)
     assert Relay(START, ()).settle(a).refills == 1
-    assert batches(a) == [(REFILL, b"<x>", [Position(T1, 3)])]
+    assert batches(a) == [(REFILL, b"<x>", [Position(NO_TERM, 3)])]
 
 
 def test_an_unanswered_write_is_recognised_among_the_relays_records(a: Todos) -> None:
@@ -350,7 +372,7 @@ def test_a_refill_that_was_answered_and_is_lost_again_is_given_back_again(a: Tod
     Relay(START, ()).settle(a)
     a.answer(1, first=1, count=1, term=T2)
     assert Relay(START, ()).settle(a).refills == 1
-    assert batches(a) == [(REFILL, b"<x>", [Position(T2, 1)])]
+    assert batches(a) == [(REFILL, b"<x>", [Position(NO_TERM, 1)])]
 
 
 # --- verdicts on refills
@@ -423,17 +445,29 @@ def test_a_write_refused_over_a_lost_entry_is_tried_again_when_that_is_back(guar
     assert a.replica.database.connection.execute("SELECT refused FROM _edit").fetchall() == [(None,)]
 
 
+def test_a_write_refused_over_a_lost_entry_is_tried_again_when_another_device_has_given_that_back(
+    guarded: Todos,
+) -> None:
+    a, lost = guarded, record(1, "x", "lost", 1)
+    a.deliver(0, lost)
+    a.edit("x", "mine")
+    a.answer(a.send(), refused=[conflict(0, 0)])
+    assert a.replica.database.connection.execute("SELECT refused IS NULL FROM _edit").fetchall() == [(0,)]
+    assert Relay(Position(T2, 1), (TermStart(T2, 0),), lost).settle(a).refills == 0
+    assert a.replica.database.connection.execute("SELECT refused FROM _edit").fetchall() == [(None,)]
+
+
 @pytest.mark.parametrize("outcome", [Outcome.CLONED, Outcome.STALE_NUMBER, Outcome.SEAL_AGAIN, Outcome.EPOCH_STALE])
 def test_a_verdict_that_says_nothing_of_the_records_lets_them_be_compared_again(a: Todos, outcome: Outcome) -> None:
     lose(a, "x")
     answered = a.answer(1, outcome=outcome)
     assert answered is not None
     assert answered.lost == (a.todos.stream,)
-    assert a.replica.outbox.sent.answered_at(a.todos.number) == (Position(T1, 1),)
+    assert a.replica.outbox.sent.answered_at(a.todos.number) == (Position(NO_TERM, 1),)
     assert not a.replica.outbox.sent.has_doubtful(a.todos.vault)
     assert a.shown() == {"x": "x"}
     assert Relay(START, ()).settle(a).refills == 1
-    assert batches(a) == [(REFILL, b"<x>", [Position(T1, 1)])]
+    assert batches(a) == [(REFILL, b"<x>", [Position(NO_TERM, 1)])]
 
 
 def test_a_device_that_may_not_write_gives_nothing_back(a: Todos) -> None:

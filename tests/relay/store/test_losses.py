@@ -82,11 +82,11 @@ async def test_r14_in_guarded_streams_what_was_written_since_a_loss_is_a_conflic
         vault, log = await device.create_vault()
         await device.add(log, bert)
         await device.create_stream(vault, ACCOUNTS, StreamKind.GUARDED)
-        await device.subscribe(vault)
+        both_know = (await device.subscribe(vault)).term
         await device.push(vault, 1, guarded(ACCOUNTS, *[(NOTHING, one) for one in before]))
     await fresh.back_up()
     async with fresh.opened() as store, running(store) as relay, await Device.open(relay.port, bert) as device:
-        term = (await device.subscribe(vault)).term
+        await device.subscribe(vault)
         told = await device.push(
             vault, 1, guarded(ACCOUNTS, *[(replaces(old), new) for old, new in zip(before, lost, strict=True)])
         )
@@ -100,8 +100,8 @@ async def test_r14_in_guarded_streams_what_was_written_since_a_loss_is_a_conflic
             assert told.appended[0].first == 6
         async with await Device.open(relay.port, bert) as device:
             await device.subscribe(vault)
-            at = [(Position(term, seq), one) for seq, one in enumerate(lost, 6)]
-            older = (Position(term, 8), record(tag=2, version=3))
+            at = [(Position(both_know, seq), one) for seq, one in enumerate(lost, 6)]
+            older = (Position(both_know, 8), record(tag=2, version=3))
 
             async def refill(batch: int, *returns: tuple[Position, Record], flags: int = 0) -> Pushed:
                 return await device.push(vault, batch, returned(ACCOUNTS, *returns), flags=REFILL | flags)
@@ -134,7 +134,7 @@ async def test_r14_in_guarded_streams_what_was_written_since_a_loss_is_a_conflic
                 vault, 5, guarded(ACCOUNTS, (replaces(lost[0]), record(tag=0, version=5, author=2)))
             )
             assert told.appended
-            told = await refill(6, (Position(term, 11), record(tag=0, version=7, author=2)))
+            told = await refill(6, (Position(both_know, 11), record(tag=0, version=7, author=2)))
             assert [one.reason for one in told.refused] == [Refusal.CONFLICT], "somebody has written upon it since"
 
 
