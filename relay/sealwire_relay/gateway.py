@@ -164,14 +164,14 @@ class Gateway:
             return
         if isinstance(message, Subscribe):
             self._fanout.sync(peer, message.vault, [wanted.stream for wanted in message.streams])
-            for wanted in message.streams:
-                self._acks.note(device, message.vault, wanted.stream, wanted.cursor)
         self._spawn(self._requests.carry_out(peer, device, message))
 
     def noted(self, peer: Peer, positions: tuple[Acked, ...]) -> None:
-        """Positions that a device has durably applied: they say which tombstones may go."""
-        if peer.device is not None:
-            for vault, stream, position in positions:
+        """Positions that a device has durably applied: they say which tombstones may go. Strangers have no say."""
+        assert isinstance(peer, Connection)
+        for vault, stream, position in positions:
+            listener = peer.session.listeners.get((vault, stream))
+            if peer.device is not None and listener is not None and listener.exists:
                 self._acks.note(peer.device, vault, stream, position)
 
     def left(self, peer: Peer, vault: VaultId) -> None:

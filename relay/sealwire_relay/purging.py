@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from sealwire_protocol.errors import DecodeError
 from sealwire_protocol.ids import StreamId, Tag, VaultId
+from sealwire_protocol.messages import StreamKind
 from sealwire_protocol.segment import Placed
 from sealwire_relay.compaction import Buried, Swap, found, swaps
 from sealwire_relay.pace import Pace
@@ -198,9 +199,10 @@ class _Step:
     async def _swap(self, swap: Swap, dropped: list[Placed]) -> None:
         vault, stream, term = self._stream.vault, self._stream.stream, self._stream.term
         names = tuple((placed.record.tag, placed.seq) for placed in dropped)
+        guarded = self._stream.kind is StreamKind.GUARDED
         greatest = max(placed.record.version for placed in dropped)
         for _ in range(ATTEMPTS_MAX):
-            purge = Purge(dropped[-1].seq, self._head, greatest, names)
+            purge = Purge(dropped[-1].seq, self._head, greatest, names, guarded)
             # Another cleaner may have joined a segment with what came after the head that is known here.
             if swap.new.last <= self._head and await self._store.swap(
                 vault, stream, swap.old, swap.new, swap.new.last, term, purge

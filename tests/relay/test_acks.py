@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from sealwire_protocol.ids import MEMBERSHIP, START, DeviceKey, Position, StreamId, VaultId
-from sealwire_protocol.messages import Ack, Acked
+from sealwire_protocol.messages import Ack, Acked, Fault
 from sealwire_relay import acks as module
 from sealwire_relay.acks import Acks
 from sealwire_relay.metrics import Metrics
@@ -119,18 +119,25 @@ async def test_it_is_written_again_and_again_whatever_the_store_does(monkeypatch
 
 
 @asyncio_test
-async def test_devices_are_noted_when_they_subscribe_and_when_they_acknowledge() -> None:
+async def test_members_are_noted_when_they_subscribe_and_when_they_acknowledge_and_strangers_never() -> None:
     store = await memory_store()
     async with running(store) as relay, await Device.open(relay.port, Identity(1)) as anna:
+        acks = relay.plane._acks
         vault, _ = await anna.create_vault()
         await anna.create_stream(vault, TODOS)
         term = (await anna.subscribe(vault, TODOS)).term
-        await relay.plane._acks.flush()
+        await acks.flush()
         await anna.push(vault, 1, group(TODOS, made()))
         assert await store.compacted(vault, TODOS, 1, term, 1, 1)
         assert [reader.position for reader in await readers(store)] == [START]
-        await anna.send(Ack(0, (Acked(vault, TODOS, Position(term, 1)),)))
-        await turns_until(lambda: bool(relay.plane._acks._waiting))
-        await relay.plane._acks.flush()
-        [reader] = await readers(store)
-        assert (reader.device, reader.position) == (anna.identity.key, Position(term, 1))
+        await anna.has(TODOS, 1)
+        known = Position(term, 1)
+        await anna.send(Ack(0, (Acked(vault, TODOS, known),)))
+        await turns_until(lambda: known in acks._waiting.values())
+        await acks.flush()
+        async with await Device.open(relay.port, Identity(2)) as bert:
+            await bert.subscribe_raw(vault, TODOS)
+            await bert.send(Ack(0, (Acked(vault, TODOS, known),)))
+            await bert.until(Fault)
+            assert bert.identity.key not in {device for _, _, device in acks._waiting}
+        assert [(r.device, r.position) for r in await readers(store)] == [(anna.identity.key, known)]

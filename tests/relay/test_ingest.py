@@ -326,7 +326,7 @@ async def test_what_is_pushed_after_a_purge_is_decided_on_its_floor_although_the
         await anna.has(TODOS, 1)
         page = await store.read(vault, TODOS, 0, 1)
         assert page is not None
-        purge = Purge(1, 1, 5, ((record(5, tag=1).tag, 1),))
+        purge = Purge(1, 1, 5, ((record(5, tag=1).tag, 1),), False)
         assert await store.swap(vault, TODOS, page.segments, StoredSegment(0, 1, b""), 1, page.term, purge)
         for batch, version, outcome in ((2, 5, Outcome.SEAL_AGAIN), (3, 6, Outcome.DONE)):
             told = await anna.push(vault, batch, group(TODOS, record(version, tag=1)))

@@ -232,7 +232,9 @@ class Purge(NamedTuple):
     purged: int
     """The greatest of their versions."""
     dropped: tuple[tuple[Tag, int], ...]
-    """Their tags and seqs: what a guarded stream holds of these is forgotten."""
+    """Their tags and seqs."""
+    guarded: bool
+    """Whether the stream is guarded: what it holds of these is forgotten then."""
 
 
 class AckedPosition(NamedTuple):

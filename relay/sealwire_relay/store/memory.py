@@ -109,7 +109,7 @@ class _Stream:
         self.purged = max(self.purged, purge.purged)
         self.tombstones = max(self.tombstones - len(purge.dropped), 0)
         self.oldest_tombstone = max(self.oldest_tombstone, purge.floor + 1)
-        for tag, seq in purge.dropped:
+        for tag, seq in purge.dropped if purge.guarded else ():
             held = self.guards.get(tag)
             if held is not None and held.seq == seq and held.tombstone:
                 del self.guards[tag]

@@ -176,9 +176,7 @@ class PostgresStore(Store):
     async def open_term(self) -> Term:
         """Begin the next term; what was written under an older one stays as it is."""
         async with self._connection(self._others) as connection:
-            opened = _term_row(
-                await connection.fetch(QUERIES["open_term"], signed(self._random_bytes(TERM_ID_BYTES)))
-            )
+            opened = _term_row(await connection.fetch(QUERIES["open_term"], signed(self._random_bytes(TERM_ID_BYTES))))
             self._server.settle(opened)
         return opened.term
 
@@ -380,6 +378,8 @@ class PostgresStore(Store):
                         found = await connection.fetch(QUERIES["raise_cleaned_to"], *state)
                     else:
                         found = await connection.fetch(QUERIES["purge"], *state, *purge_arguments(purge))
+                        if found and purge.guarded:
+                            await connection.executemany(QUERIES["forget"], [(*name, *held) for held in purge.dropped])
                     swapped = bool(found)
                 if not swapped:
                     await transaction.rollback()

@@ -179,10 +179,7 @@ def ack_arguments(acks: Sequence[AckedPosition]) -> list[list[object]]:
 
 def purge_arguments(purge: Purge) -> list[object]:
     """What purge takes beside the arguments of raise_cleaned_to."""
-    columns = Columns(2)
-    for tag, seq in purge.dropped:
-        columns.add(tag, seq)
-    return [purge.head, purge.floor, purge.purged, *columns.arrays]
+    return [purge.head, purge.floor, purge.purged, len(purge.dropped)]
 
 
 def many_arguments(writes: Sequence[VaultWrite]) -> list[list[object]]:

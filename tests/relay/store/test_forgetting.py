@@ -30,7 +30,7 @@ TAGS = [Tag(bytes([n]) * 16) for n in range(5)]
 LEFT = StoredSegment(0, 4, b"ab")
 """What stands in the place of the first four records when the third and the fourth, tombstones, are gone."""
 
-PURGE = Purge(4, 6, 9, ((TAGS[3], 3), (TAGS[4], 4)))
+PURGE = Purge(4, 6, 9, ((TAGS[3], 3), (TAGS[4], 4)), True)
 """They had the versions 9 and less, and the log was read up to 6."""
 
 
@@ -121,7 +121,7 @@ async def test_guards_of_what_was_purged_are_forgotten_and_no_others(place: Plac
         # The first names a seq that the guard has left behind, the second one that is no tombstone.
         dropped = ((TAGS[3], 3), (TAGS[0], 5), (TAGS[4], 4))
         new = StoredSegment(0, 6, b"abf")
-        assert await store.swap(*log.key, log.read, new, 8, log.term, Purge(5, 8, 9, dropped))
+        assert await store.swap(*log.key, log.read, new, 8, log.term, Purge(5, 8, 9, dropped, True))
         assert await log.held() == {5, 7, 8}
         assert await other.held() == {3, 4, 5}
 
@@ -152,7 +152,7 @@ async def test_floors_and_what_was_purged_never_go_back_and_the_head_is_the_last
     async with place.opened() as store:
         log = await make_log(store)
         new = StoredSegment(4, 6, b"f")
-        assert await store.swap(*log.key, log.read[1:], new, 6, log.term, Purge(5, 6, 20, ((TAGS[0], 5),)))
+        assert await store.swap(*log.key, log.read[1:], new, 6, log.term, Purge(5, 6, 20, ((TAGS[0], 5),), True))
         assert await log.append(6, b"g", floor=5)
         assert await log.swap(PURGE._replace(head=7))
         assert await log.floors() == (5, 7, 20)

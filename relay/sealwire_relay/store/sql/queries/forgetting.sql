@@ -49,18 +49,16 @@ RETURNING 1
 -- In the place of raise_cleaned_to, where a swap leaves out tombstones; a row comes back iff the log is still the one
 -- that was read, and its head where it was: so no loser of theirs was appended meanwhile. Appends that were decided on
 -- another floor are refused from then on.
--- What a guarded stream held of their tags is forgotten under the head's lock, as it is written: rows at these seqs
--- are the tombstones' own. The arrays stand in conditions, not in a join, so that each row is looked up.
-WITH raised AS (
-    UPDATE sealwire.stream
-    SET cleaned_to = greatest(cleaned_to, $3::bigint), floor = greatest(floor, $7::bigint), floor_head = $6::bigint,
-        purged = greatest(purged, $8::bigint), tombstones = greatest(tombstones - cardinality($9::uuid[]), 0),
-        oldest_tombstone = greatest(oldest_tombstone, $7 + 1)
-    WHERE vault_id = $1 AND stream = $2::bigint AND head = $6 AND term = $4::bigint AND term_id = $5::bigint
-    RETURNING 1
-), forgotten AS (
-    DELETE FROM sealwire.guard
-    WHERE vault_id = $1 AND stream = $2 AND tag = ANY ($9) AND seq = ANY ($10::bigint[]) AND tombstone
-        AND EXISTS (SELECT FROM raised)
-)
-SELECT 1 FROM raised
+UPDATE sealwire.stream
+SET cleaned_to = greatest(cleaned_to, $3::bigint), floor = greatest(floor, $7::bigint), floor_head = $6::bigint,
+    purged = greatest(purged, $8::bigint), tombstones = greatest(tombstones - $9::bigint, 0),
+    oldest_tombstone = greatest(oldest_tombstone, $7 + 1)
+WHERE vault_id = $1 AND stream = $2::bigint AND head = $6 AND term = $4::bigint AND term_id = $5::bigint
+RETURNING 1
+
+-- name: forget
+-- Delete what a guarded stream held of a tombstone's tag; what is held of another record stays. After "purge", in its
+-- transaction: under the head's lock, as guards are written. One by one, since a list of them may be planned, while
+-- little is known of the table, as a look at every row of the stream for every one of the list.
+DELETE FROM sealwire.guard
+WHERE vault_id = $1 AND stream = $2::bigint AND tag = $3 AND seq = $4::bigint AND tombstone
