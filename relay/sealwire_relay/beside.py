@@ -14,9 +14,6 @@ from sealwire_relay.settings import CLEANING, LOGGING, Settings, environment
 
 COMMAND: Final = (sys.executable, "-m", "sealwire_relay", "clean", "--watch", "--beside")
 
-NICENESS: Final = 10
-"""How much less of a processor it gets than the relay where both want one."""
-
 END_SECONDS_MAX: Final = 5.0
 """For it to end when it is asked to: it only gives up a transaction. Then it is ended by force, which does no harm."""
 
@@ -100,8 +97,6 @@ class CleanerProcess:
             start_new_session=True,
         )
         try:
-            with contextlib.suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
             if self._stopping.is_set():
                 self._let_go()
             assert process.stdout is not None

@@ -20,6 +20,9 @@ from sealwire_relay.store.postgres import PostgresStore
 BUSY: Final = 0.5
 """Part of the time that a cleaner works: whoever pushes meanwhile finds a disk and a core that are free."""
 
+NICENESS: Final = 10
+"""How much less of a processor it gets than a relay where both want one."""
+
 PAUSE_SPREAD: Final = 0.25
 """Pauses differ by up to this part of them: cleaners of several relays do not stay in step."""
 
@@ -35,6 +38,7 @@ async def clean_once(settings: Settings, everything: bool, tell: Tell) -> ExitCo
     def worth(dirty: Dirty) -> bool:
         return everything or by_share(dirty, settings.clean_share)
 
+    os.nice(NICENESS)
     with asked_to_end() as asked, told():
         store = _store(settings)
         cleaner = Cleaner(store, settings.clean_records_max, busy=BUSY)
@@ -51,6 +55,7 @@ async def clean_on(settings: Settings, tell: Tell, stepped: Callable[[Cleaned], 
     With `stepped`, which is told each step, it runs beside a relay that holds the other end of stdin, and ends when
     that is closed: when the relay is gone, however it ended.
     """
+    os.nice(NICENESS)
     with asked_to_end() as asked, told():
         store = _store(settings)
         cleaner = Cleaner(store, settings.clean_records_max, busy=BUSY, stepped=stepped or (lambda cleaned: None))

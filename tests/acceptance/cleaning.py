@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from sealwire_relay.beside import NICENESS
 from tests.acceptance.filling import Log
 from tests.acceptance.leftovers import MARK
 
@@ -43,7 +42,7 @@ async def clean_all(database: str, records_max: int) -> Ran:
 
 
 async def clean_beside(database: str, records_max: int) -> Ran:
-    """`sealwire-relay clean --watch` with the niceness that a relay gives it, until it has cleaned something."""
+    """`sealwire-relay clean --watch`, as a relay runs it beside itself, until it has cleaned something."""
     arguments = ["clean", "--watch", "--clean-seconds", "1", "--clean-records-max", str(records_max)]
     return await _run(database, arguments, lambda told: told["streams"] > 0)
 
@@ -61,8 +60,6 @@ async def _run(database: str, arguments: list[str], enough: Callable[[dict[str, 
         env=_environment(database),
         stdout=PIPE,
     )
-    if "--watch" in arguments:
-        os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
     most = [0]
     watching = asyncio.create_task(_watch(process, most))
     try:

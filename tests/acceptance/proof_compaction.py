@@ -20,7 +20,7 @@ from tests.acceptance.cleaning import Pushes, Ran, at_share, clean_all, clean_be
 from tests.acceptance.filling import Log
 from tests.acceptance.sizes import Bound, Place, Sizes, database, opened, told
 
-LIMIT_S = 600
+LIMIT_S = 900
 LIMIT_SHORT_S = 60
 
 
