@@ -37,8 +37,8 @@ from sealwire_client.stream import StreamSync
 from sealwire_protocol.errors import FaultCode, RemoteFault
 from sealwire_protocol.ids import NO_TERM, START, Author, Position
 from sealwire_protocol.limits import FETCH_RECORDS_MAX, VERSION_TOP_MAX, Limits
-from sealwire_protocol.messages import NO_REQUEST, Fetch, Fetched, Item, Prefix, Ranges, Reconcile, Records
-from sealwire_protocol.reconcile import ROOT, Comparison, Difference, Gathering, Tree, unpack_item
+from sealwire_protocol.messages import NO_REQUEST, Fetch, Fetched, Item, Prefix, Ranges, Reconcile, Records, Summary
+from sealwire_protocol.reconcile import ROOT, Comparison, Difference, Gathering, Range, Tree, unpack_item
 from sealwire_protocol.segment import Rank, read_record
 
 GATHERED_AT_ONCE: Final = 4_000
@@ -69,11 +69,15 @@ T = TypeVar("T")
 
 
 class Compared(NamedTuple):
-    """Where the replica stood, what the relay told of the stream, and in which tags the two differ."""
+    """Where the replica stood, what the relay told of the stream, and in which tags the two differ. `mine`, `theirs`:
+    all that either side holds, summed up; `ranges`: where the differing tags are."""
 
     cursor: Position
     pinned: Pinned
     differing: list[Difference]
+    mine: Summary
+    theirs: Summary
+    ranges: list[Range]
 
 
 class Reconciler:
@@ -147,7 +151,11 @@ class Reconciler:
         return None
 
     async def compare(self, stream: StreamSync) -> Compared:
-        """Find out in which tags the replica and the relay differ. Raises as `reconcile` does; changes nothing."""
+        """Find out in which tags the replica and the relay differ. Raises as `reconcile` does, and OSError for want of
+        room for a temporary file; changes nothing.
+
+        If the collection is subscribed to meanwhile, what comes on the way is found to differ, too: it stands beyond
+        the cursor told at the relay, or beyond the pin here."""
         first: list[Ranges] = []
 
         async def ask_first() -> None:
@@ -162,9 +170,21 @@ class Reconciler:
             if await self._writer.run(lambda replica: replica.reconciling.reaches_beyond(stream.collection, pinned)):
                 await self._close(tree)
                 cursor, tree = await self._tree(stream, pinned)
-            return Compared(cursor, pinned, await self._descend(stream, ranges, tree))
+            found = await self._descend(stream, ranges, tree)
+            return Compared(cursor, pinned, found.differing, tree.total, ranges.total, found.ranges)
         finally:
             await self._close(tree)
+
+    async def summed_up(self, stream: StreamSync) -> tuple[Position, Summary]:
+        """Where the replica stands, and all that it holds of the stream, summed up. Needs no relay."""
+        cursor, tree = await self._tree(stream, None)
+        await self._close(tree)
+        return cursor, tree.total
+
+    async def fetch_some(self, stream: StreamSync, pin: Position, items: Sequence[Item]) -> Sequence[Fetched]:
+        """The relay's records of these items, at most FETCH_RECORDS_MAX, by ascending seq; as many of the first ones as
+        fit into one answer. Raises RelayRefusedError, RemoteFault."""
+        return (await self._records(stream, pin, items)).records if items else ()
 
     # --- what the device has
 
@@ -196,7 +216,7 @@ class Reconciler:
 
     # --- where they differ
 
-    async def _descend(self, stream: StreamSync, first: Ranges, tree: Tree) -> list[Difference]:
+    async def _descend(self, stream: StreamSync, first: Ranges, tree: Tree) -> Comparison:
         comparison = Comparison(tree)
 
         async def look(prefixes: tuple[Prefix, ...]) -> None:
@@ -211,7 +231,7 @@ class Reconciler:
                     prefixes = comparison.ask()
                     if prefixes:
                         nursery.start_soon(look, prefixes)
-        return comparison.differing
+        return comparison
 
     async def _ranges(self, stream: StreamSync, pin: Position, prefixes: tuple[Prefix, ...]) -> Ranges:
         name = self._held.id, stream.collection.stream
@@ -223,7 +243,7 @@ class Reconciler:
     # --- what the relay has
 
     async def _settle(self, stream: StreamSync, compared: Compared, limits: Limits) -> Settled | None:
-        cursor, pinned, differences = compared
+        cursor, pinned, differences = compared[:3]
         wanted = sorted((d.theirs for d in differences if d.theirs is not None), key=lambda item: item.seq)
         if any(one.seq >= after.seq for one, after in pairwise(wanted)) or not _within(wanted, pinned.pin):
             raise RemoteFault("the relay told places of records at which none can be")

@@ -106,17 +106,21 @@ class VaultSync:
         if known is not None:
             known.collection, known.resolve = collection, resolve
             return
+        self._streams[collection.stream] = self.stream_of(collection, resolve)
+        self._listening.add([collection.stream])
+        self._wake.set()
+
+    def stream_of(self, collection: Collection, resolve: Resolve | None = None) -> StreamSync:
+        """What opens and seals a collection's records. It is not synced by this."""
         stream = self.keys.stream(collection.stream)
         keys = [self.keys.stream_keys(collection.stream, epoch) for epoch in self.keys.epochs]
-        self._streams[collection.stream] = StreamSync(
+        return StreamSync(
             collection,
             sealing.Opener(stream, keys),
             self._sealer(collection.stream),
             {number: epoch.key_id for number, epoch in self.keys.epochs.items()},
             resolve,
         )
-        self._listening.add([collection.stream])
-        self._wake.set()
 
     def _sealer(self, stream: StreamId) -> sealing.Sealer:
         return self.keys.sealer(stream, self.held.author, self.identity.hedge_key)

@@ -18,6 +18,7 @@ from sealwire_protocol.events import (
     ClientEffect,
     ClientEvent,
     Close,
+    Doubt,
     HistoryLost,
     Listen,
     Lost,
@@ -300,6 +301,10 @@ class ClientSession:
             self._again_at.pop(message.vault, None)
         return effects
 
+    def _doubt(self, event: Doubt) -> list[ClientEffect]:
+        known = (event.vault, event.stream) in self._streams
+        return [self._lose(event.vault, event.stream, event.reason)] if known else []
+
     def _lose(self, vault: VaultId, stream: StreamId, reason: str) -> HistoryLost:
         """The subscription ends: nothing may be applied to the stream before it was reconciled."""
         del self._streams[vault, stream]
@@ -451,6 +456,7 @@ CLIENT_EVENTS: Final[dict[tuple[ClientState, type[Any]], _Handler]] = {
     (_S.SIGNING, Signed): ClientSession._signed,
     (_S.READY, Request): ClientSession._request,
     (_S.READY, Listen): ClientSession._listen,
+    (_S.READY, Doubt): ClientSession._doubt,
     (_S.READY, Submit): ClientSession._submit,
     (_S.READY, Applied): ClientSession._applied,
     **{(state, Ticked): ClientSession._ticked for state in (_S.GREETED, _S.SIGNING, _S.PROVED, _S.READY)},

@@ -86,6 +86,16 @@ class Listen:
 
 
 @dataclass(frozen=True, slots=True)
+class Doubt:
+    """What the device holds of a stream is to be compared with the relay's: its subscription ends, as if its history
+    were lost. Nothing, if it has none."""
+
+    vault: VaultId
+    stream: StreamId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Submit:
     """Push a batch; the vault must be subscribed and its window open."""
 
@@ -231,7 +241,7 @@ class Pump:
     """There is credit and something to deliver from storage: ask the session's `lagging`."""
 
 
-ClientEvent = Opened | Received | Ticked | Lost | Stop | Signed | Request | Listen | Submit | Applied
+ClientEvent = Opened | Received | Ticked | Lost | Stop | Signed | Request | Listen | Doubt | Submit | Applied
 ClientEffect = Send | Close | Sign | Arrived | Apply | HistoryLost
 RelayEvent = Opened | Received | Ticked | Lost | Stop | Answer | Refuse | PageRead | TermChanged
 RelayEffect = Send | Close | LoggedIn | Do | Noted | Pump

@@ -417,16 +417,26 @@ class Difference(NamedTuple):
     theirs: Item | None
 
 
+class Range(NamedTuple):
+    """A range of tags that was compared record by record, and how many of them each side holds in it."""
+
+    prefix: Prefix
+    mine: int
+    theirs: int
+
+
 class Comparison:
     """A device's descent through the ranges of a relay in which it holds something else.
 
     Send what `ask` returns, give the answer to `take`, until `ask` returns nothing. Several asks may be on their way at
-    once. What was found different gathers in `differing`; it may be taken out between two answers. Nothing is believed
-    that contradicts what the relay has told before, so that no descent is deeper than a tag is long.
+    once. What was found different gathers in `differing`; it may be taken out between two answers. `ranges`: in which
+    it was found. Nothing is believed that contradicts what the relay has told before, so that no descent is deeper than
+    a tag is long.
     """
 
     def __init__(self, tree: Tree) -> None:
         self.differing: list[Difference] = []
+        self.ranges: list[Range] = []
         self._tree = tree
         self._waiting: list[tuple[Prefix, Summary | None]] = [(ROOT, None)]
         self._asked: dict[Prefix, Summary | None] = {}
@@ -471,13 +481,16 @@ class Comparison:
 
     def _compare(self, prefix: Prefix, theirs: tuple[Item, ...]) -> None:
         """Note how the records of a range differ, all of which are known now."""
-        told = {item.tag: item for item in theirs}
-        for mine in self._tree.items(prefix):
+        told, before = {item.tag: item for item in theirs}, len(self.differing)
+        held = self._tree.items(prefix)
+        for mine in held:
             tag = Tag(mine[:TAG_BYTES])
             item = told.pop(tag, None)
             if item is None or item.rank != mine[TAG_BYTES:_NAMED]:
                 self.differing.append(Difference(tag, mine, item))
         self.differing += [Difference(tag, None, item) for tag, item in told.items()]
+        if len(self.differing) > before:
+            self.ranges.append(Range(prefix, len(held), len(theirs)))
 
 
 def _told(prefix: Prefix, branch: Branch) -> Summary:

@@ -14,6 +14,7 @@ from sealwire_protocol.events import (
     ClientEffect,
     ClientEvent,
     Close,
+    Doubt,
     HistoryLost,
     Listen,
     Lost,
@@ -74,6 +75,7 @@ EVENTS: tuple[ClientEvent, ...] = (
     Signed(bytes(64)),
     Request(CreateVault(1, b"")),
     Listen(VAULT, (wants(),)),
+    Doubt(VAULT, STREAM, "why"),
     Submit(Push(VAULT, T1, 1, 0, ())),
     Applied(VAULT, STREAM, Position(T1, 0), 0, 0.0),
 )
@@ -331,6 +333,16 @@ def test_lost_history_ends_the_subscription_of_that_stream_alone() -> None:
     assert [type(e) for e in effects] == [Arrived, HistoryLost]
     assert receive(session, deliver(5, 6)) == []
     assert session.may_push(VAULT)
+
+
+def test_a_device_that_doubts_what_it_holds_ends_the_subscription_as_if_history_were_lost() -> None:
+    session = listening(stream_state())
+    assert session.handle(Doubt(VAULT, OTHER, "why")) == [], "nothing is held of that one"
+    assert session.handle(Doubt(VAULT, STREAM, "why")) == [HistoryLost(VAULT, STREAM, "why")]
+    assert receive(session, deliver(0, 3)) == []
+    session.handle(Listen(VAULT, (wants(),)))
+    receive(session, subscribed(stream_state(head=3, terms=WRITTEN)))
+    assert [type(e) for e in receive(session, deliver(0, 3))] == [Apply]
 
 
 def test_it_tells_the_greatest_cleaned_to_that_it_was_served() -> None:

@@ -161,6 +161,21 @@ def test_several_questions_may_be_on_their_way_at_once() -> None:
     assert len(told(comparison.differing)) == 6_000
 
 
+def test_the_ranges_in_which_something_differs_are_told_with_what_each_side_holds_in_them() -> None:
+    theirs = random_held(3_000, 1)
+    lacking, changed = sorted(theirs)[5], sorted(theirs)[-5]
+    mine = {**{tag: rank for tag, rank in theirs.items() if tag != lacking}, changed: rank_of(9_999_999)}
+    comparison, tree = Comparison(tree_of(mine)), tree_of(theirs)
+    while asked := comparison.ask():
+        comparison.take(asked, tuple(map(tree.branch, asked)))
+    found = sorted(comparison.ranges, key=lambda each: each.prefix.path)
+    assert [each.prefix for each in found] == [
+        prefix(each.prefix.nibbles, tag) for each, tag in zip(found, (lacking, changed), strict=True)
+    ]
+    for each, less in zip(found, (1, 0), strict=True):
+        assert each.theirs == len(tree.items(each.prefix)) == each.mine + less
+
+
 def test_what_was_found_may_be_taken_out_on_the_way() -> None:
     comparison, tree, found = Comparison(tree_of(random_held(400, 1))), tree_of(random_held(400, 2)), 0
     while asked := comparison.ask():
