@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
 
 import pytest
 
@@ -11,99 +10,27 @@ from sealwire_client.replica import (
     Delivery,
     Differing,
     Incoming,
-    Lost,
     Pinned,
     Room,
-    Settled,
     Unopened,
 )
-from sealwire_protocol.conditions import decode_held
-from sealwire_protocol.errors import Outcome, Refusal, RemoteFault
-from sealwire_protocol.ids import NO_TERM, START, Author, KeyId, Position, Tag, Term, TermStart
-from sealwire_protocol.messages import ATOMIC, REFILL, Refused, StreamKind
-from sealwire_protocol.segment import RANK_BYTES, TOMBSTONE, Rank, Record, encode_record
+from sealwire_protocol.errors import RemoteFault
+from sealwire_protocol.ids import NO_TERM, START, Position, Term, TermStart
+from sealwire_protocol.messages import REFILL, StreamKind
+from sealwire_protocol.segment import Rank
+from tests.client.replica.lost import (
+    BOTH,
+    ROOM,
+    T3,
+    Relay,
+    batches,
+    reseal,
+    set_aside,
+    superseded,
+    tag_of,
+    tombstone,
+)
 from tests.client.replica.support import T1, T2, Todos, opened, record
-
-T3: Final = Term(3, b"termthre")
-ROOM: Final = Room(100, 100_000)
-BOTH: Final = (TermStart(T1, 0), TermStart(T2, 5))
-
-
-def tag_of(key: str) -> bytes:
-    return key.encode().ljust(16, b"\0")
-
-
-def reseal(lost: Lost) -> bytes:
-    return b"<" + lost.key.encode() + b">"
-
-
-def tombstone(seq: int, key: str, version: int) -> Incoming:
-    return record(seq, key, None, version)._replace(flags=TOMBSTONE)
-
-
-def set_aside(seq: int, name: str, version: int, flags: int = 0) -> Unopened:
-    """A record that does not open."""
-    tag = Tag(tag_of(name))
-    sealed = Record(tag, version, Author(9), 0, KeyId(b"key?"), flags, b"saltsalt", bytes(32))
-    return Unopened(seq, sealed.rank.pack(), encode_record(sealed), "no key")
-
-
-class Relay:
-    """What a relay tells: its records by key, as of a pin."""
-
-    def __init__(self, pin: Position, terms: Sequence[TermStart], *records: Incoming, floor: int = 0) -> None:
-        self.records = {record.key: record for record in records}
-        self.pinned = Pinned(pin, tuple(terms), pin.seq, floor, 0, 0)
-
-    def differing(self, a: Todos) -> list[Differing]:
-        """What differs between the two."""
-        held: dict[bytes, tuple[bytes, int]] = {}
-        after: int | None = -1
-        while after is not None:
-            gathered = a.replica.reconciling.gather(a.todos, after, 2, tag_of, self.pinned)
-            after = gathered.last
-            for item in gathered.items:
-                tag, rank = item[:16], item[16 : 16 + RANK_BYTES]
-                held[tag] = max(held.get(tag, (b"", 0)), (rank, int.from_bytes(item[38:46], "big")))
-        theirs = {tag_of(record.key): record.rank for record in self.records.values()}
-        found = []
-        for tag in sorted({*held, *theirs}):
-            mine = held.get(tag)
-            if mine is None:
-                found.append(Differing(None, None, theirs[tag]))
-            elif mine[0] != theirs.get(tag):
-                found.append(Differing(mine[1], mine[0], theirs.get(tag)))
-        return found
-
-    def settle(self, a: Todos, *unopened: Unopened, room: Room = ROOM) -> Settled:
-        """Reconcile."""
-        cursor = a.replica.positions.standing(a.todos.number).cursor
-        differing = self.differing(a)
-        wanted = {one.theirs for one in differing}
-        records = [record for record in self.records.values() if record.rank in wanted]
-        settled = a.replica.reconciling.settle(
-            a.todos, cursor, self.pinned, differing, [(records, unopened)], reseal, room
-        )
-        assert settled is not None
-        return settled
-
-
-def batches(a: Todos) -> list[tuple[int, bytes, list[Position]]]:
-    """The batches that wait for a verdict: flags, records, positions held."""
-    found = a.replica.outbox.sent.unanswered(a.todos.vault)
-    return [
-        (batch.flags, group.records, decode_held(group.conditions, group.records.count(b"<")))
-        for batch in found
-        for group in batch.groups
-    ]
-
-
-def superseded(place: int, seq: int = 0) -> Refused:
-    return Refused(0, place, Refusal.SUPERSEDED, seq, b"")
-
-
-def conflict(place: int, seq: int) -> Refused:
-    return Refused(0, place, Refusal.CONFLICT, seq, b"")
 
 
 @pytest.fixture(params=[StreamKind.OPEN, StreamKind.GUARDED], ids=["open", "guarded"])
@@ -375,139 +302,6 @@ def test_a_refill_that_was_answered_and_is_lost_again_is_given_back_again(a: Tod
     assert batches(a) == [(REFILL, b"<x>", [Position(NO_TERM, 1)])]
 
 
-# --- verdicts on refills
-
-
-def lose(a: Todos, *lost: str) -> None:
-    """Entries that the relay has lost, and that are on their way back as batch 1."""
-    a.deliver(0, *[record(seq, key, key, seq) for seq, key in enumerate(lost, 1)])
-    assert Relay(START, ()).settle(a).refills == len(lost)
-
-
-def test_a_superseded_refill_shows_what_the_log_says(a: Todos) -> None:
-    lose(a, "x", "y")
-    answered = a.answer(1, first=1, count=1, term=T2, refused=[superseded(1, 7)])
-    assert answered is not None
-    assert answered.winners == ((a.todos.stream, 7),)
-    assert [(change.key, change.kind.value) for _, change in answered.changes] == [("y", "deleted")]
-    assert a.shown() == {"x": "x"}
-    assert a.places() == (0, 0, 1, 0)
-
-
-def test_a_conflict_is_merged_from_nothing(guarded: Todos) -> None:
-    a = guarded
-    lose(a, "x")
-    answered = a.answer(1, refused=[conflict(0, 4)])
-    assert answered is not None
-    assert (answered.again, answered.stuck) == (1, 0)
-    assert a.waiting() == [("x", "x", None)]
-    assert a.shown() == {"x": "x"}
-    a.deliver(0, record(4, "x", "theirs", 9), term=T2)
-    assert a.shown() == {"x": "x"}
-
-
-def test_an_edit_that_waits_stands_for_a_refill_in_conflict(guarded: Todos) -> None:
-    a = guarded
-    lose(a, "x")
-    a.edit("x", "mine")
-    a.answer(1, refused=[conflict(0, 4)])
-    assert a.waiting() == [("x", "mine", None)]
-
-
-def test_a_conflict_in_a_strict_collection_sets_all_of_it_aside(guarded: Todos) -> None:
-    a = guarded
-    a.replica.database.connection.execute("UPDATE _collection SET policy = 'strict'")
-    lose(a, "x", "y")
-    assert batches(a)[0][0] == REFILL | ATOMIC
-    answered = a.answer(1, refused=[conflict(0, 4), Refused(0, 1, Refusal.ATOMIC, 0, b"")])
-    assert answered is not None
-    assert answered.stuck == 2
-    assert a.stuck() == [("x", "x"), ("y", "y")]
-    assert a.shown() == {}
-
-
-def test_superseded_records_fail_no_atomic_refill(guarded: Todos) -> None:
-    a = guarded
-    a.replica.database.connection.execute("UPDATE _collection SET policy = 'strict'")
-    lose(a, "x", "y")
-    assert a.answer(1, first=1, count=1, term=T2, refused=[superseded(0, 3)]) is not None
-    assert a.places() == (0, 0, 1, 0)
-
-
-def test_a_write_refused_over_a_lost_entry_is_tried_again_when_that_is_back(guarded: Todos) -> None:
-    a = guarded
-    a.deliver(0, record(1, "x", "lost", 1))
-    a.edit("x", "mine")
-    a.send()
-    assert Relay(START, ()).settle(a).refills == 1
-    a.answer(1, refused=[conflict(0, 0)])
-    a.answer(2, first=1, count=1, term=T2)
-    assert a.replica.database.connection.execute("SELECT refused FROM _edit").fetchall() == [(None,)]
-
-
-def test_a_write_refused_over_a_lost_entry_is_tried_again_when_another_device_has_given_that_back(
-    guarded: Todos,
-) -> None:
-    a, lost = guarded, record(1, "x", "lost", 1)
-    a.deliver(0, lost)
-    a.edit("x", "mine")
-    a.answer(a.send(), refused=[conflict(0, 0)])
-    assert a.replica.database.connection.execute("SELECT refused IS NULL FROM _edit").fetchall() == [(0,)]
-    assert Relay(Position(T2, 1), (TermStart(T2, 0),), lost).settle(a).refills == 0
-    assert a.replica.database.connection.execute("SELECT refused FROM _edit").fetchall() == [(None,)]
-
-
-@pytest.mark.parametrize("outcome", [Outcome.CLONED, Outcome.STALE_NUMBER, Outcome.SEAL_AGAIN, Outcome.EPOCH_STALE])
-def test_a_verdict_that_says_nothing_of_the_records_lets_them_be_compared_again(a: Todos, outcome: Outcome) -> None:
-    lose(a, "x")
-    answered = a.answer(1, outcome=outcome)
-    assert answered is not None
-    assert answered.lost == (a.todos.stream,)
-    assert a.replica.outbox.sent.answered_at(a.todos.number) == (Position(NO_TERM, 1),)
-    assert not a.replica.outbox.sent.has_doubtful(a.todos.vault)
-    assert a.shown() == {"x": "x"}
-    assert Relay(START, ()).settle(a).refills == 1
-    assert batches(a) == [(REFILL, b"<x>", [Position(NO_TERM, 1)])]
-
-
-def test_a_device_that_may_not_write_gives_nothing_back(a: Todos) -> None:
-    lose(a, "x")
-    a.answer(1, outcome=Outcome.NOT_A_WRITER)
-    assert a.shown() == {}
-    assert a.stuck() == []
-
-
-def test_refills_refused_for_good_are_kept_and_can_be_tried_again(a: Todos) -> None:
-    lose(a, "x")
-    a.answer(1, outcome=Outcome.QUOTA)
-    assert a.stuck() == [("x", "x")]
-    assert a.shown() == {"x": "x"}
-    assert a.replica.outbox.aside.retry(a.todos, "x")
-    assert a.waiting() == [("x", "x", None)]
-
-
-def test_only_a_refill_can_be_superseded(a: Todos) -> None:
-    a.edit("x", "mine")
-    number = a.send()
-    with pytest.raises(RemoteFault):
-        a.answer(number, refused=[superseded(0)])
-
-
-def test_a_refill_is_not_refused_in_parts_as_if_it_were_whole(a: Todos) -> None:
-    lose(a, "x", "y")
-    with pytest.raises(RemoteFault):
-        a.answer(1, first=1, count=1, refused=[Refused(0, 0, Refusal.ATOMIC, 0, b"")])
-
-
-def test_what_another_device_gave_back_first_is_recognised(a: Todos) -> None:
-    lose(a, "x")
-    a.deliver(0, record(1, "x", "x", 1), term=T2)
-    assert a.confirmed("x") == 1
-    assert a.answer(1, refused=[superseded(0, 1)]) is not None
-    assert a.places() == (0, 0, 0, 0)
-    assert a.shown() == {"x": "x"}
-
-
 # --- records that do not open
 
 
@@ -546,82 +340,3 @@ def test_a_record_of_the_relays_that_does_not_open_is_set_aside(a: Todos) -> Non
     assert a.shown() == {"x": "one"}
     assert a.replica.outbox.waiting(a.todos.vault).quarantined == 1
     assert relay.differing(a) == []
-
-
-# --- tombstones (R11)
-
-
-def said(a: Todos) -> set[str]:
-    """The keys of which the log says something."""
-    found = a.replica.database.connection.execute(f"SELECT key FROM {a.todos.table.name} WHERE _rank IS NOT NULL")
-    return {key for (key,) in found}
-
-
-def test_tombstones_go_where_the_relay_has_purged_them_and_not_before(a: Todos) -> None:
-    a.deliver(0, tombstone(1, "x", 1), tombstone(2, "y", 2), record(3, "z", "here", 3))
-    a.replica.apply(a.todos, Delivery(T1, 3, 5, floor=1, floor_head=6), [record(5, "w", "w", 4)])
-    assert said(a) == {"w", "x", "y", "z"}
-    a.replica.apply(a.todos, Delivery(T1, 5, 7, floor=1, floor_head=6), [record(7, "v", "v", 5)])
-    assert said(a) == {"v", "w", "y", "z"}
-    assert a.shown() == {"v": "v", "w": "w", "z": "here"}
-
-
-def test_within_a_delivery_tombstones_go_before_what_was_written_after_the_purge(a: Todos) -> None:
-    """What a refill brings back there is older than the tombstone, and nobody is left who could say so."""
-    a.deliver(0, tombstone(1, "x", 9))
-    applied = a.replica.apply(
-        a.todos,
-        Delivery(T1, 1, 4, floor=1, floor_head=2),
-        [record(2, "x", "loses", 8), record(3, "x", "wins", 2), record(4, "y", "other", 3)],
-    )
-    assert applied.changes is not None
-    assert [change.key for change in applied.changes] == ["x", "y"]
-    assert a.shown() == {"x": "wins", "y": "other"}
-    assert a.cursor() == 4
-
-
-def test_an_edit_over_a_tombstone_stays_and_is_made_upon_nothing(a: Todos) -> None:
-    a.deliver(0, record(1, "x", "one", 1), tombstone(2, "x", 2))
-    a.edit("x", "mine")
-    a.deliver(2, record(3, "y", "y", 3))
-    a.replica.forget(a.todos, 2, 3)
-    assert a.shown() == {"x": "mine", "y": "y"}
-    assert a.replica.claims.said(a.todos, "x").rank is None
-
-
-def test_tombstones_of_a_history_that_the_relay_does_not_know_stay(a: Todos) -> None:
-    a.deliver(0, tombstone(1, "x", 1))
-    a.deliver(1, record(2, "y", "y", 2), term=T2)
-    a.replica.positions.told(a.todos.number, [TermStart(T2, 0)], 2, 0)
-    a.replica.forget(a.todos, 2, 2)
-    assert said(a) == {"x", "y"}
-
-
-def test_what_is_told_when_subscribing_counts_once_the_cursor_is_past_the_purge(a: Todos) -> None:
-    a.deliver(0, tombstone(1, "x", 1), record(2, "y", "y", 2))
-    a.replica.forget(a.todos, 1, 3)
-    assert said(a) == {"x", "y"}
-    a.replica.forget(a.todos, 1, 2)
-    assert said(a) == {"y"}
-
-
-def test_purged_tombstones_that_do_not_open_go_too(a: Todos) -> None:
-    a.replica.apply(a.todos, Delivery(T1, 0, 2), [], [set_aside(1, "x", 1, flags=TOMBSTONE), set_aside(2, "y", 2)])
-    a.replica.forget(a.todos, 2, 2)
-    assert a.replica.outbox.waiting(a.todos.vault).quarantined == 1
-
-
-def test_a_strict_write_that_was_answered_and_is_lost_is_shown_from_then_on(guarded: Todos) -> None:
-    a = guarded
-    a.edit("x", "mine")
-    a.answer(a.send(), first=3, count=1)
-    connection = a.replica.database.connection
-    connection.execute("UPDATE _sent SET n = -1")
-    connection.execute(f"DELETE FROM {a.todos.table.name}")
-    assert a.shown() == {}
-    assert Relay(START, ()).settle(a).refills == 1
-    assert a.shown() == {"x": "mine"}
-    a.answer(2, first=1, count=1, term=T2)
-    a.deliver(0, a.own(1, "x", "mine", 1), term=T2)
-    assert a.shown() == {"x": "mine"}
-    assert a.confirmed("x") == 1

@@ -1,0 +1,170 @@
+"""What becomes of records that are given back, by the verdicts on them (R14)."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sealwire_protocol.errors import Outcome, Refusal, RemoteFault
+from sealwire_protocol.ids import NO_TERM, START, Position, TermStart
+from sealwire_protocol.messages import ATOMIC, REFILL, Refused, StreamKind
+from tests.client.replica.lost import Relay, batches, conflict, superseded
+from tests.client.replica.support import T2, Todos, opened, record
+
+
+@pytest.fixture(params=[StreamKind.OPEN, StreamKind.GUARDED], ids=["open", "guarded"])
+def a(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Todos]:
+    with opened(tmp_path, request.param) as todos:
+        yield todos
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[Todos]:
+    with opened(tmp_path, StreamKind.GUARDED) as todos:
+        yield todos
+
+
+def lose(a: Todos, *lost: str) -> None:
+    """Entries that the relay has lost, and that are on their way back as batch 1."""
+    a.deliver(0, *[record(seq, key, key, seq) for seq, key in enumerate(lost, 1)])
+    assert Relay(START, ()).settle(a).refills == len(lost)
+
+
+def test_a_superseded_refill_shows_what_the_log_says(a: Todos) -> None:
+    lose(a, "x", "y")
+    answered = a.answer(1, first=1, count=1, term=T2, refused=[superseded(1, 7)])
+    assert answered is not None
+    assert answered.winners == ((a.todos.stream, 7),)
+    assert [(change.key, change.kind.value) for _, change in answered.changes] == [("y", "deleted")]
+    assert a.shown() == {"x": "x"}
+    assert a.places() == (0, 0, 1, 0)
+
+
+def test_a_conflict_is_merged_from_nothing(guarded: Todos) -> None:
+    a = guarded
+    lose(a, "x")
+    answered = a.answer(1, refused=[conflict(0, 4)])
+    assert answered is not None
+    assert (answered.again, answered.stuck) == (1, 0)
+    assert a.waiting() == [("x", "x", None)]
+    assert a.shown() == {"x": "x"}
+    a.deliver(0, record(4, "x", "theirs", 9), term=T2)
+    assert a.shown() == {"x": "x"}
+
+
+def test_an_edit_that_waits_stands_for_a_refill_in_conflict(guarded: Todos) -> None:
+    a = guarded
+    lose(a, "x")
+    a.edit("x", "mine")
+    a.answer(1, refused=[conflict(0, 4)])
+    assert a.waiting() == [("x", "mine", None)]
+
+
+def test_a_conflict_in_a_strict_collection_sets_all_of_it_aside(guarded: Todos) -> None:
+    a = guarded
+    a.replica.database.connection.execute("UPDATE _collection SET policy = 'strict'")
+    lose(a, "x", "y")
+    assert batches(a)[0][0] == REFILL | ATOMIC
+    answered = a.answer(1, refused=[conflict(0, 4), Refused(0, 1, Refusal.ATOMIC, 0, b"")])
+    assert answered is not None
+    assert answered.stuck == 2
+    assert a.stuck() == [("x", "x"), ("y", "y")]
+    assert a.shown() == {}
+
+
+def test_superseded_records_fail_no_atomic_refill(guarded: Todos) -> None:
+    a = guarded
+    a.replica.database.connection.execute("UPDATE _collection SET policy = 'strict'")
+    lose(a, "x", "y")
+    assert a.answer(1, first=1, count=1, term=T2, refused=[superseded(0, 3)]) is not None
+    assert a.places() == (0, 0, 1, 0)
+
+
+def test_a_write_refused_over_a_lost_entry_is_tried_again_when_that_is_back(guarded: Todos) -> None:
+    a = guarded
+    a.deliver(0, record(1, "x", "lost", 1))
+    a.edit("x", "mine")
+    a.send()
+    assert Relay(START, ()).settle(a).refills == 1
+    a.answer(1, refused=[conflict(0, 0)])
+    a.answer(2, first=1, count=1, term=T2)
+    assert a.replica.database.connection.execute("SELECT refused FROM _edit").fetchall() == [(None,)]
+
+
+def test_a_write_refused_over_a_lost_entry_is_tried_again_when_another_device_has_given_that_back(
+    guarded: Todos,
+) -> None:
+    a, lost = guarded, record(1, "x", "lost", 1)
+    a.deliver(0, lost)
+    a.edit("x", "mine")
+    a.answer(a.send(), refused=[conflict(0, 0)])
+    assert a.replica.database.connection.execute("SELECT refused IS NULL FROM _edit").fetchall() == [(0,)]
+    assert Relay(Position(T2, 1), (TermStart(T2, 0),), lost).settle(a).refills == 0
+    assert a.replica.database.connection.execute("SELECT refused FROM _edit").fetchall() == [(None,)]
+
+
+@pytest.mark.parametrize("outcome", [Outcome.CLONED, Outcome.STALE_NUMBER, Outcome.SEAL_AGAIN, Outcome.EPOCH_STALE])
+def test_a_verdict_that_says_nothing_of_the_records_lets_them_be_compared_again(a: Todos, outcome: Outcome) -> None:
+    lose(a, "x")
+    answered = a.answer(1, outcome=outcome)
+    assert answered is not None
+    assert answered.lost == (a.todos.stream,)
+    assert a.replica.outbox.sent.answered_at(a.todos.number) == (Position(NO_TERM, 1),)
+    assert not a.replica.outbox.sent.has_doubtful(a.todos.vault)
+    assert a.shown() == {"x": "x"}
+    assert Relay(START, ()).settle(a).refills == 1
+    assert batches(a) == [(REFILL, b"<x>", [Position(NO_TERM, 1)])]
+
+
+def test_a_device_that_may_not_write_gives_nothing_back(a: Todos) -> None:
+    lose(a, "x")
+    a.answer(1, outcome=Outcome.NOT_A_WRITER)
+    assert a.shown() == {}
+    assert a.stuck() == []
+
+
+def test_refills_refused_for_good_are_kept_and_can_be_tried_again(a: Todos) -> None:
+    lose(a, "x")
+    a.answer(1, outcome=Outcome.QUOTA)
+    assert a.stuck() == [("x", "x")]
+    assert a.shown() == {"x": "x"}
+    assert a.replica.outbox.aside.retry(a.todos, "x")
+    assert a.waiting() == [("x", "x", None)]
+
+
+def test_only_a_refill_can_be_superseded(a: Todos) -> None:
+    a.edit("x", "mine")
+    number = a.send()
+    with pytest.raises(RemoteFault):
+        a.answer(number, refused=[superseded(0)])
+
+
+def test_a_refill_is_not_refused_in_parts_as_if_it_were_whole(a: Todos) -> None:
+    lose(a, "x", "y")
+    with pytest.raises(RemoteFault):
+        a.answer(1, first=1, count=1, refused=[Refused(0, 0, Refusal.ATOMIC, 0, b"")])
+
+
+def test_what_another_device_gave_back_first_is_recognised(a: Todos) -> None:
+    lose(a, "x")
+    a.deliver(0, record(1, "x", "x", 1), term=T2)
+    assert a.confirmed("x") == 1
+    assert a.answer(1, refused=[superseded(0, 1)]) is not None
+    assert a.places() == (0, 0, 0, 0)
+    assert a.shown() == {"x": "x"}
+
+
+def test_a_strict_write_that_was_answered_and_is_lost_is_shown_from_then_on(guarded: Todos) -> None:
+    a = guarded
+    a.edit("x", "mine")
+    a.answer(a.send(), first=3, count=1)
+    connection = a.replica.database.connection
+    connection.execute("UPDATE _sent SET n = -1")
+    connection.execute(f"DELETE FROM {a.todos.table.name}")
+    assert a.shown() == {}
+    assert Relay(START, ()).settle(a).refills == 1
+    assert a.shown() == {"x": "mine"}
+    a.answer(2, first=1, count=1, term=T2)
+    a.deliver(0, a.own(1, "x", "mine", 1), term=T2)
+    assert a.shown() == {"x": "mine"}
+    assert a.confirmed("x") == 1
