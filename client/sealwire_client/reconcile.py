@@ -7,8 +7,9 @@ their turn. All that the relay tells is checked against what it was asked for an
 """
 
 import logging
+import math
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterator, Sequence
 from itertools import islice, pairwise
 from struct import Struct
 from typing import BinaryIO, Final, NamedTuple, TypeVar
@@ -35,7 +36,7 @@ from sealwire_client.replica import (
 )
 from sealwire_client.stream import StreamSync
 from sealwire_protocol.errors import FaultCode, RemoteFault
-from sealwire_protocol.ids import NO_TERM, START, Author, Position
+from sealwire_protocol.ids import NO_TERM, START, Author, Position, StreamId
 from sealwire_protocol.limits import FETCH_RECORDS_MAX, VERSION_TOP_MAX, Limits
 from sealwire_protocol.messages import NO_REQUEST, Fetch, Fetched, Item, Prefix, Ranges, Reconcile, Records, Summary
 from sealwire_protocol.reconcile import ROOT, Comparison, Difference, Gathering, Range, Tree, unpack_item
@@ -91,40 +92,45 @@ class Reconciler:
 
     async def run(
         self,
-        lost: Callable[[], Awaitable[StreamSync]],
+        lost: Callable[[Container[StreamId]], Awaitable[StreamSync]],
         done: Callable[[StreamSync, Settled], None],
         wrong: dict[str, str],
     ) -> None:
-        """Reconcile one collection after the other, for as long as the connection lives: what `lost` returns then.
+        """Reconcile one collection after the other, for as long as the connection lives.
 
-        `done` is told of each; `wrong` is told of those that cannot be reconciled now, by name. Raises RemoteFault,
-        ReplicaError.
+        `lost` returns the next one that is none of those given, as soon as there is one. `done` is told of each, and
+        `wrong` of those that cannot be reconciled now, by name. Raises RemoteFault, ReplicaError.
         """
+        put_off: dict[StreamId, float] = {}
         while True:
-            stream, session = await lost(), self._link.session
-            if session is None:
-                await trio.sleep_forever()  # the connection is lost: this ends in a moment
-            why = RELAY_TOO_OLD
-            if session.version >= Reconcile.SINCE:
-                try:
-                    settled = await self.reconcile(stream, session.limits)
-                except (RelayRefusedError, KeyringError) as error:
-                    why = str(error)
-                else:
-                    if settled is not None:
-                        _log.warning(
-                            "%s is at one with the relay again: %d taken, %d dropped, %d to be given back",
-                            stream.collection.name,
-                            settled.taken,
-                            settled.dropped,
-                            settled.refills,
-                        )
-                        done(stream, settled)
-                        continue
-                    why = "it changes all the time just now"
-            name = stream.collection.name
-            wrong[name] = f"{name}: {stream.lost}; it cannot be compared now: {why}"
-            await trio.sleep(AGAIN_SECONDS)
+            with trio.move_on_at(min(put_off.values(), default=math.inf)) as waiting:
+                stream = await lost(put_off)
+            if waiting.cancelled_caught:
+                put_off = {name: again for name, again in put_off.items() if again > trio.current_time()}
+                continue
+            why = await self._try(stream, done)
+            if why is not None:
+                name = stream.collection.name
+                wrong[name] = f"{name}: {stream.lost}; it cannot be compared now: {why}"
+                put_off[stream.collection.stream] = trio.current_time() + AGAIN_SECONDS
+
+    async def _try(self, stream: StreamSync, done: Callable[[StreamSync, Settled], None]) -> str | None:
+        """Reconcile a stream. Returns why that is not possible now."""
+        session = self._link.session
+        if session is None:
+            await trio.sleep_forever()  # the connection is lost: this ends in a moment
+        if session.version < Reconcile.SINCE:
+            return RELAY_TOO_OLD
+        try:
+            settled = await self.reconcile(stream, session.limits)
+        except (RelayRefusedError, KeyringError) as error:
+            return str(error)
+        if settled is None:
+            return "it changes all the time just now"
+        name, (refills, dropped, taken, _) = stream.collection.name, settled
+        _log.warning("%s is as the relay's: %d taken, %d dropped, %d to be given back", name, taken, dropped, refills)
+        done(stream, settled)
+        return None
 
     async def reconcile(self, stream: StreamSync, limits: Limits) -> Settled | None:
         """Make the replica's collection and the relay's stream one, as far as the relay has it; what the relay has lost
@@ -319,14 +325,15 @@ def _is_named(raw: bytes, item: Item) -> bool:
 def _pinned(stream: StreamSync, ranges: Ranges) -> Pinned:
     """What the relay tells of a stream at the pin. Raises RemoteFault if no stream can be like that."""
     pin, terms = ranges.pin, ranges.terms
-    newest = terms[-1].term if terms else NO_TERM
     starts = [start for _, start in terms]
-    if (pin != START and pin.term != newest) or ranges.top > VERSION_TOP_MAX or starts != sorted(starts):
+    # A term may have begun since the relay looked.
+    until = next((start for start in starts if start >= pin.seq), None)
+    written = [term for term, start in terms if start < pin.seq]
+    newest = written[-1] if written else NO_TERM
+    if pin.term != newest or ranges.top > VERSION_TOP_MAX or starts != sorted(set(starts)):
         raise RemoteFault("the relay told a history of a stream that cannot be")
-    if pin != START and starts[-1] >= pin.seq:
-        raise RemoteFault("the relay told a term of a stream in which nothing was written")
-    head = stream.told_head if stream.told_terms == terms else pin.seq
-    return Pinned(pin, terms, max(head, pin.seq), ranges.floor, ranges.top, ranges.cleaned_to)
+    head = stream.told_head if stream.told_terms == terms else until or pin.seq
+    return Pinned(pin, terms, max([head, pin.seq, *starts]), ranges.floor, ranges.top, ranges.cleaned_to)
 
 
 def _differing(difference: Difference) -> Differing:

@@ -7,7 +7,7 @@ only in collections that have caught up (R2).
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Final
 
 import trio
@@ -546,10 +546,15 @@ class VaultSync:
 
     # --- reconciling
 
-    async def _next_lost(self) -> StreamSync:
+    async def _next_lost(self, put_off: Container[StreamId]) -> StreamSync:
         """Wait for a collection whose history is not the relay's. A device on its way to new keys goes there first."""
-        await self.until(lambda sync: not sync._enrols and any(x.is_lost for x in sync._streams.values()))
-        return next(stream for stream in self._streams.values() if stream.is_lost)
+
+        def lost() -> list[StreamSync]:
+            return [x for name, x in self._streams.items() if x.is_lost and name not in put_off and not self._enrols]
+
+        await trio.lowlevel.checkpoint()
+        await self.until(lambda _: bool(lost()))
+        return lost()[0]
 
     def _reconciled(self, stream: StreamSync, settled: Settled) -> None:
         """Listen to it again, and give back what the relay has lost of it."""
