@@ -15,7 +15,7 @@ from sealwire_client.testing import MemoryLog, MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
 from sealwire_protocol.errors import Action, FaultCode
 from sealwire_protocol.ids import MEMBERSHIP
-from sealwire_protocol.limits import FETCH_RECORDS_MAX
+from sealwire_protocol.limits import CREDIT_BYTES_MIN, FETCH_RECORDS_MAX, Limits
 from sealwire_protocol.messages import Deliver, Fault, Message, Ranges, Records
 from tests.client.guarded import Account, Card, Seat, agree, seated, shown, table
 from tests.client.party import Guest, Note, comes, cut_off, in_step, joined, notes_of, party, returned, stream_of, told
@@ -467,3 +467,115 @@ async def test_a_relay_that_is_too_old_for_it_is_told_so_and_nothing_is_given_up
         memory_relay.cut()
         await in_step(guests)
         assert b.dump() == {"x": "kept", "y": "lost there", "z": "later"}
+
+
+# --- deletions that the relay has forgotten
+
+
+@virtual
+async def test_who_was_away_for_too_long_brings_its_edits_and_no_deleted_entry(
+    open_device: OpenDevice, memory_relay: MemoryRelay
+) -> None:
+    async with party(open_device) as guests:
+        a, _ = guests
+        await put_many(a, "kept", 300)
+        await in_step(guests)
+    memory_relay.stop()
+    async with open_device("device 1") as device:
+        b = await returned(device)
+        await put_many(b, "mine", 50)
+        await b.notes.put("kept290", Note("edited"))
+    memory_relay.start()
+    async with open_device("device 0") as device:
+        a = await returned(device)
+        for number in range(200):
+            await a.notes.delete(f"kept{number}")
+        await in_step([a])
+        memory_relay.purge()
+        await a.notes.put("later", Note("more"))
+        await in_step([a])
+        with carried(memory_relay) as sent:
+            async with open_device("device 1") as other:
+                b = await returned(other)
+                await in_step([a, b])
+                assert len(b.notes) == 100 + 50 + 1
+                assert b.notes.get("kept290") == Note("edited")
+                assert b.notes.get("kept0") is None
+        assert any(isinstance(message, Ranges) for message in sent)
+        assert sum(len(message.records) for message in sent if isinstance(message, Records)) <= 1
+
+
+@virtual
+async def test_a_deletion_that_was_forgotten_comes_back_with_no_backup(
+    open_device: OpenDevice, memory_relay: MemoryRelay
+) -> None:
+    """The devices that know of it forget it when they are told to, and not sooner."""
+    async with party(open_device) as guests:
+        a, b = guests
+        await put_many(a, "kept", 20)
+        await in_step(guests)
+        for number in range(10):
+            await b.notes.delete(f"kept{number}")
+        await in_step(guests)
+        memory_relay.purge()
+        backup = memory_relay.backup()
+        await a.notes.put("kept0", Note("again"))
+        await b.notes.put("kept19", Note("changed"))
+        await in_step(guests)
+        before = a.dump()
+        assert before["kept0"] == "again"
+        memory_relay.restore(backup)
+        await in_step(guests)
+        assert a.dump() == before
+
+
+@virtual
+async def test_edits_sealed_before_a_purge_are_sealed_again_above_it(
+    open_device: OpenDevice, memory_relay: MemoryRelay
+) -> None:
+    async with table(open_device) as seats:
+        a, b = seats
+        await a.cards.put("x", Card("first"))
+        await agree(seats)
+        memory_relay.delay = 1.0
+        await b.cards.put("y", Card("sealed before"))
+        await trio.sleep(0.5)
+        for number in range(5):
+            await a.cards.put(f"gone{number}", Card("x"))
+        await trio.sleep(20)
+        for number in range(5):
+            await a.cards.delete(f"gone{number}")
+            await b.cards.put("y", Card(f"sealed before {number}"))
+            memory_relay.purge()
+            await trio.sleep(1.5)
+        memory_relay.delay = 0.0
+        await agree(seats)
+        memory_relay.purge()
+        memory_relay.cut()
+        await agree(seats)
+        assert b.titles() == {"x": "first", "y": "sealed before 4"}
+
+
+@virtual
+async def test_a_newcomer_that_catches_up_while_deletions_are_forgotten_ends_like_the_others(
+    open_device: OpenDevice, memory_relay: MemoryRelay
+) -> None:
+    async with party(open_device, 1) as guests:
+        (a,) = guests
+        for number in range(20):
+            await a.notes.put_many([(f"k{number}-{each}", Note("x" * 2_000)) for each in range(50)])
+            await in_step(guests)
+        memory_relay.limits = Limits(credit_bytes=CREDIT_BYTES_MIN)
+        memory_relay.delay = 0.3
+        with carried(memory_relay) as sent:
+            async with open_device("newcomer") as device:
+                b = await joined(device, a.vault)
+                for number in range(20):
+                    for each in range(0, 50, 7):
+                        await a.notes.delete(f"k{number}-{each}")
+                    await trio.sleep(0.3)
+                    memory_relay.purge()
+                memory_relay.delay = 0.0
+                await in_step([a, b])
+                assert len(b.notes) == 20 * (50 - 8)
+        assert any(isinstance(message, Ranges) for message in sent)

@@ -15,7 +15,7 @@ from sealwire_protocol.segment import Placed, encode_record
 def ranges(message: Reconcile, state: StreamState, records: Iterable[Placed]) -> Answer | Refuse:
     """RANGES, or that the position is not known any more."""
     pin = Position(newest_term(state), state.head) if message.pin == START else message.pin
-    if is_lost(pin, state):
+    if is_lost(pin, state) or pin.seq < state.floor_head:
         return _stale(message)
     gathering = Gathering()
     gathering.add(
@@ -30,7 +30,7 @@ def ranges(message: Reconcile, state: StreamState, records: Iterable[Placed]) ->
 
 def records(message: Fetch, state: StreamState, records: Iterable[Placed]) -> Answer | Refuse:
     """RECORDS, or that the position is not known any more."""
-    if message.pin == START or is_lost(message.pin, state):
+    if message.pin == START or is_lost(message.pin, state) or message.pin.seq < state.floor_head:
         return _stale(message)
     wanted = set(message.seqs)
     there = {seq: encode_record(record) for seq, record in records if seq in wanted}

@@ -56,7 +56,7 @@ from sealwire_protocol.messages import (
 )
 from sealwire_protocol.refills import judge_returned, read_returned, survey_refill
 from sealwire_protocol.relay_session import term_changed
-from sealwire_protocol.segment import Placed, Survey, read_segment, survey
+from sealwire_protocol.segment import TOMBSTONE, Placed, Survey, encode_record, read_segment, survey
 
 OUTCOMES_KEPT: Final = 64
 """Outcomes kept for each device of a vault, as by the real relay."""
@@ -64,7 +64,9 @@ OUTCOMES_KEPT: Final = 64
 
 @dataclass(slots=True)
 class Stream:
-    """One stream's log: segments as (prev, last, bytes); `guards`: what a guarded one holds of each tag."""
+    """One stream's log: segments as (prev, last, bytes); `guards`: what a guarded one holds of each tag.
+
+    Deletions up to `floor` were left out when `floor_head` was the head; `purged` is their greatest version."""
 
     kind: StreamKind
     head: int = 0
@@ -72,6 +74,9 @@ class Stream:
     terms: list[TermStart] = field(default_factory=list)
     segments: list[tuple[int, int, bytes]] = field(default_factory=list)
     guards: dict[Tag, Current] = field(default_factory=dict)
+    floor: int = 0
+    floor_head: int = 0
+    purged: int = 0
 
     @property
     def term(self) -> Term:
@@ -80,7 +85,8 @@ class Stream:
 
     def state(self, stream: StreamId) -> StreamState:
         """As SUBSCRIBED tells it."""
-        return StreamState(stream, self.kind, self.head, self.top, 0, 0, 0, 0, tuple(self.terms))
+        floors = self.floor, self.floor_head, self.purged, self.floor_head
+        return StreamState(stream, self.kind, self.head, self.top, *floors, tuple(self.terms))
 
     def append(self, term: Term, records: int, top: int, body: bytes) -> int:
         """Add a segment at the end. Returns the head before it."""
@@ -94,6 +100,30 @@ class Stream:
     def after(self, cursor: int) -> list[tuple[int, int, bytes]]:
         """The segments that hold something after a seq."""
         return self.segments[bisect_right(self.segments, cursor, key=lambda segment: segment[1]) :]
+
+    def purge(self) -> None:
+        """Leave out all that was superseded, and all deletions, as a cleaner does when they are old (R11)."""
+        best: dict[Tag, Placed] = {}
+        for placed in self.records():
+            held = best.get(placed.record.tag)
+            if held is None or placed.record.rank >= held.record.rank:
+                best[placed.record.tag] = placed
+        dropped = [placed for placed in best.values() if placed.record.flags & TOMBSTONE]
+        if not dropped:
+            return
+        stays = {placed.seq for placed in best.values()} - {placed.seq for placed in dropped}
+        segments = []
+        for prev, last, body in self.segments:
+            seq, kept = prev, []
+            for placed in read_segment(body, prev):
+                if placed.seq in stays:
+                    kept.append(encode_record(placed.record, placed.seq - seq - 1))
+                    seq = placed.seq
+            segments.append((prev, last, b"".join(kept)))
+        self.segments = segments
+        self.guards = {tag: held for tag, held in self.guards.items() if not held.tombstone}
+        self.floor, self.floor_head = max(placed.seq for placed in dropped), self.head
+        self.purged = max(self.purged, *(placed.record.version for placed in dropped))
 
     def records(self) -> Iterator[Placed]:
         """Every record, in order."""
@@ -159,8 +189,9 @@ class MemoryLog:
 
     def deliver(self, vault: VaultId, stream: StreamId, prev: int, last: int, body: bytes) -> Deliver:
         """A segment as it is sent."""
-        term = self.vaults[vault].streams[stream].term
-        return Deliver(vault, stream, term, 0, 0, 0, 0, prev, last, body)
+        kept = self.vaults[vault].streams[stream]
+        floors = kept.floor, kept.floor_head, kept.purged, kept.floor_head
+        return Deliver(vault, stream, kept.term, *floors, prev, last, body)
 
     def forge(self, vault: VaultId, stream: StreamId, body: bytes, records: int = 1, top: int = 0) -> Deliver:
         """Append bytes that no honest relay would have taken in. Returns what to send to those who listen."""
@@ -338,6 +369,8 @@ class MemoryLog:
                 judged[index] = judge(writes, group.records, stream.head, stream.guards.get)
             if (found.epoch, found.key_id) != (kept.membership.epoch, kept.membership.key_id):
                 return Outcome.EPOCH_STALE, {}
+            if found.lowest <= stream.purged:
+                return Outcome.SEAL_AGAIN, {}
         return Outcome.DONE, judged
 
     def _append(self, kept: Vault, push: Push, surveys: list[Survey], judged: dict[int, Judged]) -> tuple[Deliver, ...]:

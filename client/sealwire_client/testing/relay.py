@@ -36,7 +36,7 @@ from sealwire_protocol.events import (
     TermChanged,
     Ticked,
 )
-from sealwire_protocol.ids import NONCE_BYTES, DeviceKey, MailboxId, Term
+from sealwire_protocol.ids import MEMBERSHIP, NONCE_BYTES, DeviceKey, MailboxId, Term
 from sealwire_protocol.limits import Limits
 from sealwire_protocol.login import normal_origin
 from sealwire_protocol.membership import LinkError
@@ -141,6 +141,14 @@ class MemoryRelay:
         self.cut()
         self.log = deepcopy(backup)
         return self.log.open_term()
+
+    def purge(self) -> None:
+        """Leave out of all logs what was superseded or deleted, as if it were old enough. A device that has not been
+        told of a deletion until now notices that, and compares what it holds with what is left."""
+        for vault in self.log.vaults.values():
+            for name, stream in vault.streams.items():
+                if name != MEMBERSHIP:
+                    stream.purge()
 
     def disconnect(self, code: CloseCode, reason: str) -> None:
         """End every connection in good order with this code."""
