@@ -111,6 +111,8 @@ class Replica:
             cursor = self.positions.begin(number, delivery)
             if cursor is None:
                 return Applied(False, ())
+            if not cursor and delivery.floor:
+                self.positions.begin_whole(number, delivery.term, delivery.floor)
             if cursor > delivery.prev:
                 records = [record for record in records if record.seq > cursor]
                 unopened = [record for record in unopened if record.seq > cursor]
@@ -148,7 +150,8 @@ class Replica:
                 self.entries.quarantine(collection, term, unopened)
             self.positions.advance(number, delivery, term, greatest_version(ranks))
             changes = before.changes_to(self.entries.look(table, keys))
-            changes += self.outbox.sent.promote(collection)
+            delivered = [*ranks, *[record.rank for record in unopened]] if delivery.floor else None
+            changes += self.outbox.sent.promote(collection, delivered)
         return Applied(True, tuple(changes) if named else None)
 
     def forget(self, collection: Collection, floor: int, floor_head: int) -> None:

@@ -83,7 +83,7 @@ class Outbox:
     """The outbox of a replica. Every method that changes something is one transaction, or part of the caller's."""
 
     def __init__(self, database: Database, entries: Entries, positions: Positions, claims: Claims) -> None:
-        self._database, self._entries = database, entries
+        self._database, self._entries, self._positions = database, entries, positions
         self.edits = Edits(database, entries, claims)
         self.sent = Sent(database, entries, positions)
         self.aside = Aside(database, entries)
@@ -241,7 +241,9 @@ class Outbox:
         changes: list[tuple[int, Change]] = []
         for collection in self._entries.opened.values():
             if collection.vault == vault:
-                changes += [(collection.number, change) for change in self.sent.promote(collection)]
+                # What the cursor has passed already was recognised when it was delivered.
+                delivered = () if self._positions.has_forgotten(collection.number) else None
+                changes += [(collection.number, change) for change in self.sent.promote(collection, delivered)]
         return changes
 
     def standing(self, mark: Mark) -> Standing:

@@ -119,14 +119,11 @@ class Positions:
 
     def told(self, collection: int, terms: Sequence[TermStart], head: int, floor: int) -> Verdict:
         """Take in what SUBSCRIBED tells of a stream, and judge it. One transaction."""
-        with self._database.transaction() as connection:
+        with self._database.transaction():
             standing = self.standing(collection)
             if standing.cursor == START and standing.whole_from.seq < floor:
                 # The replica is empty, so that what was forgotten below the floor does not concern it (R10).
-                connection.execute(
-                    "UPDATE _collection SET floor_term = ?, floor_seq = ? WHERE id = ?",
-                    (self.term_id(term_at(terms, floor)), floor, collection),
-                )
+                self.begin_whole(collection, term_at(terms, floor), floor)
                 standing = self.standing(collection)
             self._remember(collection, terms)
         return judge(standing, terms, head, floor)
@@ -166,6 +163,20 @@ class Positions:
                 collection,
             ),
         )
+
+    def begin_whole(self, collection: int, term: Term, floor: int) -> None:
+        """The replica is empty, and whole from this floor on (R10). Within the transaction that fills it."""
+        self._database.connection.execute(
+            "UPDATE _collection SET floor_term = ?, floor_seq = ? WHERE id = ? AND floor_seq < ?",
+            (self.term_id(term), floor, collection, floor),
+        )
+
+    def has_forgotten(self, collection: int) -> bool:
+        """True if the relay has purged tombstones which are not here either."""
+        found = self._database.connection.execute(
+            "SELECT floor_seq > 0 OR dropped_to > 0 FROM _collection WHERE id = ?", (collection,)
+        )
+        return bool(found.fetchone()[0])
 
     def forgets(self, collection: int, floor: int) -> bool:
         """True if tombstones up to a floor are still to be dropped."""

@@ -168,7 +168,7 @@ class Reconciling:
             self._positions.raise_version(number, greatest)
             # What was refused in the history that is lost may be taken in this one.
             self._database.connection.execute("UPDATE _edit SET refused = NULL WHERE collection = ?", (number,))
-            changes = self._outbox.sent.promote(collection)
+            changes = self._let_go(collection, pinned) + self._outbox.sent.promote(collection)
             self._forgetting.forget(table, pinned.floor)
         return Settled(refills, dropped, taken, None if differing else tuple(changes))
 
@@ -326,6 +326,18 @@ class Reconciling:
             " AND rowid IN (SELECT place FROM temp._differing WHERE place >= 0)"
         )
         return dropped.rowcount
+
+    def _let_go(self, collection: Collection, pinned: Pinned) -> list[Change]:
+        """Forget answered writes that stand up to the pin in a history that the relay knows, and of which it has
+        something else or nothing: they were superseded, also by deletions that it has forgotten."""
+        superseded = self._database.connection.execute(
+            "SELECT batch, place, at, key FROM (SELECT *, term AS _term, seq AS _seq FROM _sent WHERE collection = ?)"
+            f" AS s WHERE s._seq <= ? AND NOT {_GONE.format('s.')}"
+            " AND s.rank NOT IN (SELECT theirs FROM temp._differing WHERE theirs IS NOT NULL)"
+            f" AND NOT EXISTS (SELECT 1 FROM {collection.table.name} AS c WHERE c.key = s.key AND c._rank = s.rank)",
+            (collection.number, pinned.pin.seq),
+        ).fetchall()
+        return self._outbox.sent.let_go(collection, superseded)
 
     def _settle_set_aside(self, collection: Collection, pinned: Pinned) -> None:
         """Records that could not be opened: superseded ones are dropped. A lost one is kept and not given back, for it

@@ -1,7 +1,7 @@
 """Sealed writes: stored before their first byte is sent, unanswered until a verdict, entries once the cursor passes."""
 
 from collections.abc import Collection as Container
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from sealwire_client.replica.database import Database
@@ -245,10 +245,11 @@ class Sent:
         execute("DELETE FROM _group WHERE vault = ? AND batch = ?", (vault, number))
         execute("DELETE FROM _batch WHERE vault = ? AND number = ?", (vault, number))
 
-    def promote(self, collection: Collection) -> list[Change]:
+    def promote(self, collection: Collection, delivered: Iterable[bytes] | None = None) -> list[Change]:
         """Turn answered writes that the cursor has passed into entries (R12), if no greater rank stands there.
 
-        Returns what it changed for a watcher.
+        `delivered`: the ranks with which the cursor has passed them, if the relay has forgotten deletions: what is not
+        among them was superseded, though what won may be gone. Returns what it changed for a watcher.
         """
         changes: list[Change] = []
         answered = self._database.connection.execute(
@@ -259,6 +260,8 @@ class Sent:
         for term, limit in self._positions.passed(collection.number):
             if (term,) not in answered:
                 continue
+            if delivered is not None:
+                changes += self._let_superseded_go(collection, term, limit, frozenset(delivered))
             self._promote_plain(collection, term, limit)
             rest = self._database.connection.execute(
                 "SELECT vault, batch, place, at, key, rank, key_id, flags, value, seq FROM _sent"
@@ -267,6 +270,31 @@ class Sent:
             ).fetchall()
             for row in rest:
                 changes += self._promote_one(collection, term, row)
+        return changes
+
+    def _let_superseded_go(
+        self, collection: Collection, term: int, limit: int, delivered: Container[bytes]
+    ) -> list[Change]:
+        passed = self._database.connection.execute(
+            "SELECT batch, place, at, key, rank FROM _sent WHERE collection = ? AND term = ? AND seq <= ?",
+            (collection.number, term, limit),
+        ).fetchall()
+        gone = [tuple(row[:4]) for row in passed if row[4] not in delivered]
+        return self.let_go(collection, gone)
+
+    def let_go(self, collection: Collection, superseded: Iterable[tuple[int, int, int, str]]) -> list[Change]:
+        """Forget answered writes (batch, place, at, key) that the log has no more: their keys show what it says, unless
+        the device has something else of them. Returns what that changed for a watcher."""
+        changes: list[Change] = []
+        for batch, place, at, key in superseded:
+            before = self._entries.look(collection.table, [key])
+            self._database.connection.execute(
+                "DELETE FROM _sent WHERE vault = ? AND batch = ? AND place = ? AND at = ?",
+                (collection.vault, batch, place, at),
+            )
+            if not self.claimed(collection.number, key):
+                self._entries.settle(collection.table, key)
+            changes += before.changes_to(self._entries.look(collection.table, [key]))
         return changes
 
     def _promote_plain(self, collection: Collection, term: int, limit: int) -> None:
