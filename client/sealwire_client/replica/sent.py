@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from sealwire_client.replica.database import Database
-from sealwire_client.replica.edits import REFILLED, STRICT, Taken, TakenEdit, TakenGroup
+from sealwire_client.replica.edits import STRICT, Taken, TakenEdit, TakenGroup
 from sealwire_client.replica.entries import Change, Collection, Entries, Incoming
 from sealwire_client.replica.errors import ReplicaMisuse
 from sealwire_client.replica.positions import Positions
@@ -19,6 +19,15 @@ _AUTHOR: Final = slice(10, 14)
 
 DOUBTFUL: Final = "s.seq IS NULL AND NOT EXISTS (SELECT 1 FROM _batch WHERE vault = s.vault AND number = s.batch)"
 """True of a sent write that has no place in the log, although its batch does not wait for a verdict any more."""
+
+
+_TERMS_ANSWERED: Final = (
+    "WITH RECURSIVE found (term) AS ("
+    " SELECT min(term) FROM _sent WHERE collection = ?1 AND seq IS NOT NULL UNION ALL"
+    " SELECT (SELECT min(term) FROM _sent AS s WHERE collection = ?1 AND seq IS NOT NULL AND s.term > found.term)"
+    " FROM found WHERE term IS NOT NULL) SELECT term FROM found WHERE term IS NOT NULL"
+)
+"""The terms under which writes of a collection are answered, by one look at the index for each."""
 
 
 class SealedGroup(NamedTuple):
@@ -252,9 +261,7 @@ class Sent:
         among them was superseded, though what won may be gone. Returns what it changed for a watcher.
         """
         changes: list[Change] = []
-        answered = self._database.connection.execute(
-            "SELECT DISTINCT term FROM _sent WHERE collection = ? AND seq IS NOT NULL", (collection.number,)
-        ).fetchall()
+        answered = self._database.connection.execute(_TERMS_ANSWERED, (collection.number,)).fetchall()
         if not answered:
             return changes
         for term, limit in self._positions.passed(collection.number):
@@ -363,10 +370,10 @@ class Sent:
         author = execute("SELECT author FROM _vault WHERE id = ?", (collection.vault,)).fetchone()[0]
         mine: bytes = author.to_bytes(4, "big")
         former = (
-            "SELECT EXISTS (SELECT 1 FROM _sent WHERE collection = ? AND seq IS NULL"
-            f" AND (batch < 1 OR n = {REFILLED}))"
+            "SELECT EXISTS (SELECT 1 FROM _sent WHERE vault = ?1 AND batch < 1 AND seq IS NULL)"
+            f" OR EXISTS (SELECT 1 FROM _batch WHERE vault = ?1 AND flags & {REFILL})"
         )
-        any_author = bool(execute(former, (number,)).fetchone()[0])
+        any_author = bool(execute(former, (collection.vault,)).fetchone()[0])
         seqs = (records[0].seq, records[-1].seq) if records else (0, 0)
         answered = set(
             execute(
