@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sealwire_client.counters import Counters
     from sealwire_client.device import Device
     from sealwire_client.encoding import EncodingError, numbered
+    from sealwire_client.findings import Findings, Verdict
     from sealwire_client.link import RelayRefusedError
     from sealwire_client.merging import MergeError, fields, last, union
     from sealwire_client.policies import Policy, document, latest, merge, strict
@@ -34,6 +35,7 @@ _ROOMS: Final = {
     "Device": "device",
     "DeviceStatus": "status",
     "EncodingError": "encoding",
+    "Findings": "findings",
     "MergeError": "merging",
     "NeedsNewerAppError": "replica.errors",
     "OfflineError": "sending",
@@ -49,6 +51,7 @@ _ROOMS: Final = {
     "TransactionError": "transactions",
     "ValueTooLargeError": "sealing",
     "Vault": "vault",
+    "Verdict": "findings",
     "Write": "writes",
     "document": "policies",
     "fields": "merging",
@@ -68,6 +71,7 @@ __all__ = [
     "Device",
     "DeviceStatus",
     "EncodingError",
+    "Findings",
     "MergeError",
     "NeedsNewerAppError",
     "OfflineError",
@@ -83,6 +87,7 @@ __all__ = [
     "TransactionError",
     "ValueTooLargeError",
     "Vault",
+    "Verdict",
     "Write",
     "document",
     "fields",

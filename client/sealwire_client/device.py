@@ -9,7 +9,9 @@ from typing import Final
 import trio
 
 from sealwire_client import cipher, invites, keyring, keystore
+from sealwire_client.doctor import Patient, examine
 from sealwire_client.enrolment import Identities
+from sealwire_client.findings import Findings
 from sealwire_client.identity import DeviceIdentity
 from sealwire_client.invites import Approved, Invite, InviteError
 from sealwire_client.keystore import KeystoreError
@@ -280,6 +282,21 @@ class Device:
         return next((link for link in known if link is not None), None) or self._link_of(
             origin, self._identities.present
         )
+
+    async def examine(self, *vaults: Vault, repair: bool = False, patience_seconds: float = 30.0) -> Findings:
+        """Am I in sync? Compares what is here, in these vaults or all, with what their relays have, by fingerprints;
+        only what differs travels. Everything else goes on meanwhile, but for the check of the replica's file.
+
+        Waits until all is sent and fetched, or the work left has not become less for `patience_seconds`. What is only
+        on its way is no difference. `repair`: a collection that differs is made to hold what the relay has (R13), and
+        looked at again; what was not sent is kept. Collections that nobody has opened in this process can be compared,
+        and not repaired.
+
+        Raises ReplicaCorruptError if the file is damaged: open the device again then, which repairs that. Cancelled, it
+        has changed nothing, or mended collections as a whole.
+        """
+        patients = [Patient(vault, self._syncs[vault.id]) for vault in vaults or self.vaults]
+        return await examine(patients, self._writer, self.incomplete, repair, patience_seconds)
 
     # --- inside
 

@@ -2,7 +2,7 @@
 
 runner → Replica → reconciling → outbox → refills → aside → sent → edits → claims → forgetting → entries, positions →
 database → schema, errors, values
-reading stands beside them; salvage makes a new replica of a damaged one: → damaged, waldamage.
+reading and census stand beside them; salvage makes a new replica of a damaged one: → damaged, waldamage.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sealwire_client.replica.aside import Discarded, Stuck
+from sealwire_client.replica.census import Census, Counts, Placed
 from sealwire_client.replica.claims import Claims, Said
 from sealwire_client.replica.database import Database
 from sealwire_client.replica.edits import ALONE, STRICT, Mark, Taken, TakenEdit, TakenGroup, sealed_bytes
@@ -75,6 +76,7 @@ class Replica:
         self.outbox = Outbox(self.database, self.entries, self.positions, self.claims)
         self.forgetting = Forgetting(self.database, self.positions)
         self.reconciling = Reconciling(self.database, self.entries, self.positions, self.outbox, self.forgetting)
+        self.census = Census(self.database)
 
     def transaction(self) -> AbstractContextManager[Any]:
         """Several calls as one: durable together when the outermost one ends, or not at all."""
@@ -193,10 +195,12 @@ __all__ = [
     "Answered",
     "Applied",
     "Change",
+    "Census",
     "Claims",
     "Collection",
     "Column",
     "ColumnsChangedError",
+    "Counts",
     "Delivery",
     "Differing",
     "Discarded",
@@ -216,6 +220,7 @@ __all__ = [
     "NotAReplicaError",
     "Pinned",
     "Place",
+    "Placed",
     "QueryError",
     "Reader",
     "Replica",

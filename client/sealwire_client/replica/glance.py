@@ -4,19 +4,15 @@ It never checkpoints and takes no lock that a writer would wait for, so it canno
 durable when each call began. The other process may end meanwhile; what is read is then still whole.
 """
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sealwire_client.replica.entries import Collection, Column, Table
+from sealwire_client.replica.census import undecoded
+from sealwire_client.replica.entries import Collection
 from sealwire_client.replica.errors import ReplicaUnreadableError
 from sealwire_client.replica.reading import Reader
 from sealwire_client.replica.schema import APPLICATION_ID, SCHEMA_VERSION
-from sealwire_client.replica.values import Encoder, Kept, Row
-from sealwire_protocol.ids import StreamId
-from sealwire_protocol.messages import StreamKind
 
 
 class Glance:
@@ -51,36 +47,8 @@ class Glance:
     def collection(self, vault: bytes, name: str) -> Collection | None:
         """A collection to read with `reader`, or None if this device has none of that name."""
         found = self.reader.connection.execute(
-            "SELECT c.id, v.id, stream, kind, policy, columns FROM _collection AS c JOIN _vault AS v ON v.id = c.vault"
-            " WHERE v.vault = ? AND c.name = ?",
+            "SELECT c.id, v.id, c.name, stream, kind, policy, columns FROM _collection AS c"
+            " JOIN _vault AS v ON v.id = c.vault WHERE v.vault = ? AND c.name = ?",
             (vault, name),
         ).fetchone()
-        if found is None:
-            return None
-        number, held, stream, kind, policy, kept = found
-        columns = tuple(Column(*column) for column in json.loads(kept))
-        return Collection(
-            number, held, name, StreamId(stream), StreamKind(kind), policy, columns, Table(number, columns), _NoValues()
-        )
-
-
-class _NoValues:
-    """A glance reads rows alone."""
-
-    def row_from_cbor(self, raw: bytes) -> tuple[Row | None, int]:
-        raise AssertionError("a glance never decodes")
-
-    def cbor_from_row(self, row: Row, kept: Kept = None) -> bytes:
-        raise AssertionError("a glance never encodes")
-
-    def carry(self, raw: bytes, before: bytes) -> bytes:
-        raise AssertionError("a glance never edits")
-
-    def defaults(self) -> Row:
-        raise AssertionError("a glance never widens")
-
-    def fits(self, forms: Sequence[str]) -> bool:
-        raise AssertionError("a glance never rewrites")
-
-    def encoder(self, forms: Sequence[str]) -> Encoder:
-        raise AssertionError("a glance never rewrites")
+        return None if found is None else undecoded(*found)
