@@ -23,9 +23,6 @@ PAUSE_SECONDS_MAX: Final = 60.0
 RECORDS_MAX: Final = 64
 """Records of one step: few, so that a stream takes several."""
 
-SWITCHED_ON: Final = False
-"""Nothing is purged before devices can learn of it when they come late."""
-
 TOMBSTONES_MAX: Final = 4
 """Tombstones of one step of the purge: the same."""
 
@@ -78,7 +75,6 @@ class CleanerProcess:
             await store.open()
             try:
                 await cleaner.look(lambda dirty: True)
-                if SWITCHED_ON:
-                    await purger.look()
+                await purger.look()
             except StoreError:
                 continue  # the database was away; the next look goes on

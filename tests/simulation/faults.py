@@ -53,7 +53,9 @@ OF_RELAYS: Final = (
     NEW_TERM,
 )
 OF_CLEANERS: Final = (CLEANER_CRASH, CLEANER_CRASH_BEFORE, CLEANER_CRASH_AFTER, SWAP_UNKNOWN)
-ALL: Final = (*OF_DEVICES, *OF_RELAYS, *OF_CLEANERS, CLOCK, OFFLINE)
+OF_ITSELF: Final = (RESTORE, OFFLINE)
+"""What comes in its own time, and is not chosen among others."""
+ALL: Final = (*OF_DEVICES, *OF_RELAYS, *OF_CLEANERS, CLOCK, *OF_ITSELF)
 
 FAULTS_MIN: Final = 30
 """Faults that must have happened in a run before it may come to rest."""

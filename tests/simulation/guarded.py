@@ -85,9 +85,10 @@ class Merges:
             stood_for = {edit.n: edit for edit in made if seal.first <= edit.n <= seal.n and edit.step <= seal.step}
             lost = self._merged.get((seal.device, seal.place), [])
             edits = [edit for edit in lost if seal.first <= edit.n <= seal.n and edit.step <= seal.step]
+            outlived = {None} if edits else set[Card | None]()  # merged from nothing, as after a delete
             edits += [stood_for[n] for n in sorted(stood_for)]
             now = _card(record.value)
-            why = _unexplained(held.get(record.key), now, edits, said[record.key])
+            why = _unexplained(held.get(record.key), now, edits, said[record.key] | outlived)
             if why is not None:
                 raise Violation(f"merging loses nothing: {seal.device}'s {record.key} at {record.seq} {why}")
             held[record.key] = now

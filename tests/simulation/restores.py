@@ -10,9 +10,6 @@ from tests.simulation.store import Process
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-SWITCHED_ON: Final = False
-"""Not before devices and relays can do it."""
-
 RESTORES: Final = (0, 0, 0, 1, 1, 1, 2, 2, 3)
 """How many a run has: in a third of all runs the strictest promises are held against a history that is never cut."""
 
@@ -35,7 +32,7 @@ class Restores:
     async def run(self) -> None:
         """All restores of the run; a last one may come when all work is done."""
         random, snapshots = self._random, list[Snapshot]()
-        for _ in range(random.choice(RESTORES) if SWITCHED_ON else 0):
+        for _ in range(random.choice(RESTORES)):
             await self._world.agenda.rest(random.uniform(0, BEFORE_SECONDS_MAX))
             snapshots.append(self._world.past.snapshot())
             await self._world.agenda.rest(random.uniform(0, LOST_SECONDS_MAX))

@@ -8,6 +8,7 @@ from unittest import mock
 from sealwire_client.replica import ALONE, Delivery, GapError, Replica, SealedGroup, Taken, TakenEdit
 from sealwire_client.replica import Collection as Held
 from sealwire_client.replica import Edit as HeldEdit
+from sealwire_client.replica.edits import REFILLED
 from sealwire_client.replica.outbox import Outbox
 from sealwire_client.replica.positions import Positions
 from sealwire_client.replica.refills import Refills
@@ -52,7 +53,8 @@ def watched(world: World) -> Iterator[None]:
             history.sealed([seal for seal, _ in pairs], [max(tx, ALONE) for _, tx in pairs], bool(taken.flags & ATOMIC))
             history.add("sealed", device.name)
         twice = self._database.connection.execute(
-            "SELECT key FROM _sent WHERE seq IS NULL GROUP BY collection, key HAVING count(*) > 1"
+            "SELECT key FROM _sent WHERE seq IS NULL AND n <> ? GROUP BY collection, key HAVING count(*) > 1",
+            (REFILLED,),
         ).fetchone()
         if twice:
             history.fail(f"one write of a key is in flight: {device.name} has two of {twice[0]}")
@@ -89,9 +91,7 @@ def watched(world: World) -> Iterator[None]:
         ).fetchone()
         edit = write.edit
         place = StreamId(stream), key
-        history.merged.append(
-            Edit(device.name, place, edit.value, history.step, b"", new and device.certain, edit.base, n=first)
-        )
+        history.merged.append(Edit(device.name, place, edit.value, history.step, b"", False, edit.base, n=first))
         return new
 
     def watch_loss(self: VaultSync, stream: StreamId, reason: str) -> None:
