@@ -6,6 +6,7 @@ collection stands at the position at which it was compared. What agrees is left 
 relay does not know becomes that one.
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from struct import Struct
 from typing import Final, NamedTuple
@@ -17,8 +18,9 @@ from sealwire_client.replica.outbox import Outbox
 from sealwire_client.replica.positions import Pinned, Positions, greatest_version
 from sealwire_client.replica.refills import Refill
 from sealwire_client.replica.values import Live
-from sealwire_protocol.ids import NO_TERM, TAG_BYTES, Position, Term, TermStart
+from sealwire_protocol.ids import START, TAG_BYTES, Position, Term, TermStart
 from sealwire_protocol.messages import StreamKind
+from sealwire_protocol.segment import SEQ_LAST
 
 SET_ASIDE: Final = 1 << 63
 """Places from here on are of records that could not be opened, plus their ids; those below are rows of entries."""
@@ -155,6 +157,7 @@ class Reconciling:
                 return None
             self._positions.term_id(pinned.pin.term)
             self._know(pinned)
+            self._place_back(collection, pinned)
             self._stage(differing)
             if not self._is_as_gathered(table):
                 return None
@@ -179,11 +182,32 @@ class Reconciling:
         connection = self._database.connection
         connection.execute("CREATE TEMP TABLE IF NOT EXISTS _end (term INTEGER PRIMARY KEY, seq INTEGER NOT NULL)")
         connection.execute("DELETE FROM temp._end")
-        ends = [start for _, start in pinned.terms[1:]] + [max(pinned.head, pinned.pin.seq)]
         connection.executemany(
             "INSERT INTO temp._end SELECT id, ? FROM _term WHERE number = ? AND name = ?",
-            [(end, *term) for (term, _), end in zip(pinned.terms, ends, strict=False)],
+            [(end, *term) for term, end in _ends(pinned).items()],
         )
+
+    def _place_back(self, collection: Collection, pinned: Pinned) -> None:
+        """Let what stands under a lost term, but was written before it, stand where it was written.
+
+        A delivery is of the newest term, whenever its records were written. Where that term is lost, they are not, up
+        to where the two histories part: the relay has superseded or deleted what it does not have of them.
+        """
+        told = self._positions.told_terms(collection.number)
+        common, until = _parting(told, pinned)
+        known = {term for term, _ in pinned.terms}
+        lost = json.dumps([self._positions.term_id(term) for term, _ in told if term not in known])
+        of_it = f"collection = {collection.number}"
+        for stored, which, term, seq in (
+            (collection.table.name, "TRUE", "_term", "_seq"),
+            ("_sent", of_it, "term", "seq"),
+            ("_quarantine", of_it, "term", "seq"),
+        ):
+            self._database.connection.execute(
+                f"UPDATE {stored} SET {term} = ? WHERE {which} AND {seq} <= ? AND {term} IN"
+                " (SELECT value FROM json_each(?))",
+                (self._positions.term_id(common), until, lost),
+            )
 
     def _stage(self, differing: Sequence[Differing]) -> None:
         """Lay out what differs: rows of entries by their place, records set aside by minus their id, others without."""
@@ -360,15 +384,31 @@ class Reconciling:
         )
 
 
+def _ends(pinned: Pinned) -> dict[Term, int]:
+    """Where each term's history ends at the relay (R7)."""
+    ends = [start for _, start in pinned.terms[1:]] + [max(pinned.head, pinned.pin.seq)]
+    return {term: end for (term, _), end in zip(pinned.terms, ends, strict=False)}
+
+
+def _parting(told: Sequence[TermStart], pinned: Pinned) -> Position:
+    """Where the history that was told before and the relay's part: in the newest term of both, where it ends in the
+    first of them; START if they have none in common."""
+    ends, until = _ends(pinned), SEQ_LAST
+    for term, start in reversed(told):
+        if term in ends:
+            return Position(term, min(ends[term], until))
+        until = start
+    return START
+
+
 def _stated(told: Sequence[TermStart], pinned: Pinned) -> Callable[[Position], Position]:
     """How a refill states where a lost record was held, so that the relay knows where the loss began (R13).
 
     Numbers of terms do not tell: after a restore they are used again. So in the place of a term that the relay does not
     know comes the newest one that both know, beyond whose end all was lost; none, if there is none.
     """
-    starts = [start for _, start in pinned.terms[1:]] + [pinned.head]
-    ends = dict(zip((term for term, _ in pinned.terms), starts, strict=False))
-    common = next((term for term, _ in reversed(told) if term in ends), NO_TERM)
+    ends = _ends(pinned)
+    common, _ = _parting(told, pinned)
 
     def stated(held: Position) -> Position:
         return held if held.term in ends else Position(common, max(held.seq, ends.get(common, 0) + 1))

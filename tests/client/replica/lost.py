@@ -20,6 +20,7 @@ from sealwire_protocol.segment import RANK_BYTES, TOMBSTONE, Record, encode_reco
 from tests.client.replica.support import T1, T2, Todos, record
 
 T3: Final = Term(3, b"termthre")
+T4: Final = Term(4, b"termfour")
 ROOM: Final = Room(100, 100_000)
 BOTH: Final = (TermStart(T1, 0), TermStart(T2, 5))
 

@@ -22,6 +22,7 @@ from tests.client.replica.lost import (
     BOTH,
     ROOM,
     T3,
+    T4,
     Relay,
     batches,
     reseal,
@@ -217,6 +218,42 @@ def test_versions_that_the_relay_knows_are_passed_from_then_on(a: Todos) -> None
     taken = a.take()
     assert taken is not None
     assert taken.groups[0].first_version == 21
+
+
+def test_what_came_under_a_lost_term_but_was_written_before_the_loss_is_not_lost(a: Todos) -> None:
+    """A delivery is of the newest term, whenever its records were written: all of a newcomer's come under that."""
+    a.replica.positions.told(a.todos.number, (TermStart(T1, 0), TermStart(T2, 5)), 7, 0)
+    old = record(1, "agrees", "one", 1), record(2, "changed", "old", 2), record(3, "deleted", "old", 3)
+    a.deliver(0, *old, record(4, "lost", "lost", 4), record(6, "newer", "lost", 5), term=T2)
+    relay = Relay(
+        Position(T3, 6),
+        (TermStart(T1, 0), TermStart(T3, 3)),
+        old[0],
+        record(4, "changed", "new", 9),
+        record(5, "newer", "new", 10),
+    )
+    guarded = a.todos.kind is StreamKind.GUARDED
+    assert relay.settle(a)[:3] == (2 if guarded else 1, 1, 2)
+    assert batches(a)[0][1] == (b"<lost><newer>" if guarded else b"<lost>")
+    assert batches(a)[0][2][0] == Position(T1, 4)
+    assert (a.confirmed("changed"), a.confirmed("agrees")) == (9, 1)
+    assert "deleted" not in a.shown()
+
+
+def test_what_was_written_before_the_loss_stays_so_in_the_next_one(a: Todos) -> None:
+    a.replica.positions.told(a.todos.number, (TermStart(T1, 0), TermStart(T2, 5)), 7, 0)
+    kept = record(1, "x", "one", 1)
+    a.deliver(0, kept, term=T2)
+    assert Relay(Position(T3, 6), (TermStart(T1, 0), TermStart(T3, 3)), kept).settle(a)[:3] == (0, 0, 0)
+    assert Relay(Position(T4, 6), (TermStart(T1, 0), TermStart(T4, 3))).settle(a)[:3] == (0, 1, 0)
+
+
+def test_histories_part_where_the_newest_term_of_both_ends_in_either(a: Todos) -> None:
+    """Here two terms were told after it, and the relay went on under it."""
+    a.replica.positions.told(a.todos.number, (TermStart(T1, 0), TermStart(T2, 2), TermStart(T3, 4)), 9, 0)
+    a.deliver(0, record(2, "kept", "one", 1), record(3, "lost", "two", 2), term=T3)
+    assert Relay(Position(T1, 8), BOTH[:1]).settle(a)[:2] == (1, 1)
+    assert batches(a) == [(REFILL, b"<lost>", [Position(T1, 9)])]
 
 
 # --- edits, and writes on their way
