@@ -204,8 +204,7 @@ class _Examination:
         """Compare both sides. Raises NotComparedError."""
         link = self._sync.link
         if link.session is None:
-            status = await self._vault.status()
-            raise NotComparedError(f"there is no connection to the relay{_because(status.last_error)}")
+            raise NotComparedError("there is no connection to the relay")
         if link.session.version < Reconcile.SINCE:
             raise NotComparedError(OLD)
         for attempt in range(1, ATTEMPTS_MAX + 1):

@@ -141,15 +141,15 @@ class CollectionFindings:
     def _beside(self) -> Iterator[str]:
         counts = self.counts
         if self.behind:
-            yield f"{self.behind:,} records of the relay have not come yet" + (
+            yield f"records still to come from the relay: {self.behind:,}" + (
                 "" if self.opened else "; they are fetched when its app opens it"
             )
         if counts.unsent + counts.answered:
-            yield f"{counts.unsent + counts.answered:,} writes wait to be sent, confirmed or delivered"
+            yield f"writes that wait to be sent, confirmed or delivered: {counts.unsent + counts.answered:,}"
         if counts.stuck:
-            yield f"{counts.stuck:,} writes were refused for good and are on this device alone: retry or discard them"
+            yield f"writes refused for good, on this device alone until they are retried or discarded: {counts.stuck:,}"
         if counts.unreadable:
-            yield f"{counts.unreadable:,} records could not be opened and are kept"
+            yield f"records that could not be opened, and are kept: {counts.unreadable:,}"
 
 
 @dataclass(frozen=True, slots=True)

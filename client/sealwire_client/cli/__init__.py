@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 import click
 
+from sealwire_client.cli.doctor import doctor
 from sealwire_client.cli.entries import delete, get, ls, put
 from sealwire_client.cli.failures import ExitCode, Failure, OutputClosed, explained, leaves, sentence, usage
 from sealwire_client.cli.members import init, invite, join
@@ -77,5 +78,5 @@ def main() -> None:
     """
 
 
-for _command in (init, invite, join, put, delete, get, ls, watch, status, stuck):
+for _command in (init, invite, join, put, delete, get, ls, watch, status, doctor, stuck):
     main.add_command(_command)

@@ -36,13 +36,14 @@ Entries = Collection[dict[str, Any]]
 
 @asynccontextmanager
 async def opened(
-    place: Place, relay: str | None = None, patience_seconds: float = IN_USE_SECONDS_MAX
+    place: Place, relay: str | None = None, patience_seconds: float = IN_USE_SECONDS_MAX, repairs: bool = True
 ) -> AsyncIterator[Device]:
-    """The device of a place, made if there is none. Waits so long for another process to let go of it."""
+    """The device of a place, made if there is none. Waits so long for another process to let go of it. `repairs`: of a
+    damaged file, see `Device.open`."""
     patience = trio.current_time() + patience_seconds
     async with AsyncExitStack() as stack:
         while True:
-            opening = Device.open(place.folder, relay=relay, passphrase=place.passphrase)
+            opening = Device.open(place.folder, relay=relay, passphrase=place.passphrase, repairs=repairs)
             try:
                 device = await stack.enter_async_context(opening)
                 break
