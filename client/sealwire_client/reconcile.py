@@ -171,7 +171,9 @@ class Reconciler:
             nursery.start_soon(ask_first)
             cursor, tree = await self._tree(stream, None)
         (ranges,) = first
-        pinned = _pinned(stream, ranges)
+        session = self._link.session
+        present = (session and session.term_of(self._held.id)) or NO_TERM
+        pinned = _pinned(stream, ranges)._replace(present=present)
         try:
             if await self._writer.run(lambda replica: replica.reconciling.reaches_beyond(stream.collection, pinned)):
                 await self._close(tree)

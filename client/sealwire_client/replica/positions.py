@@ -33,7 +33,10 @@ class Standing(NamedTuple):
 
 
 class Pinned(NamedTuple):
-    """What the relay tells of a stream as it was at one position, `pin`. `head`: how far it is known to reach."""
+    """What the relay tells of a stream as it was at one position, `pin`. `head`: how far it is known to reach.
+
+    `present`: the relay's term on this connection. What it has answered under that since is not lost, however far.
+    """
 
     pin: Position
     terms: tuple[TermStart, ...]
@@ -41,6 +44,7 @@ class Pinned(NamedTuple):
     floor: int
     top: int
     cleaned_to: int
+    present: Term = NO_TERM
 
 
 class Verdict(Enum):

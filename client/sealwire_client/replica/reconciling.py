@@ -18,7 +18,7 @@ from sealwire_client.replica.outbox import Outbox
 from sealwire_client.replica.positions import Pinned, Positions, greatest_version
 from sealwire_client.replica.refills import Refill
 from sealwire_client.replica.values import Live
-from sealwire_protocol.ids import START, TAG_BYTES, Position, Term, TermStart
+from sealwire_protocol.ids import NO_TERM, START, TAG_BYTES, Position, Term, TermStart
 from sealwire_protocol.messages import StreamKind
 from sealwire_protocol.segment import SEQ_LAST
 
@@ -184,7 +184,7 @@ class Reconciling:
         connection.execute("DELETE FROM temp._end")
         connection.executemany(
             "INSERT INTO temp._end SELECT id, ? FROM _term WHERE number = ? AND name = ?",
-            [(end, *term) for term, end in _ends(pinned).items()],
+            [(end, *term) for term, end in (_ends(pinned) | _open_end(pinned)).items()],
         )
 
     def _place_back(self, collection: Collection, pinned: Pinned) -> None:
@@ -388,6 +388,12 @@ def _ends(pinned: Pinned) -> dict[Term, int]:
     """Where each term's history ends at the relay (R7)."""
     ends = [start for _, start in pinned.terms[1:]] + [max(pinned.head, pinned.pin.seq)]
     return {term: end for (term, _), end in zip(pinned.terms, ends, strict=False)}
+
+
+def _open_end(pinned: Pinned) -> dict[Term, int]:
+    """The present term goes on while things are compared, unless another one has begun since."""
+    ended = {term for term, _ in pinned.terms[:-1]}
+    return {} if pinned.present in ended or pinned.present == NO_TERM else {pinned.present: SEQ_LAST}
 
 
 def _parting(told: Sequence[TermStart], pinned: Pinned) -> Position:

@@ -304,6 +304,27 @@ def test_an_answered_write_that_the_relay_still_has_is_no_refill(a: Todos) -> No
     assert a.confirmed("x") == 1
 
 
+def test_a_write_answered_while_both_were_compared_is_not_lost(a: Todos) -> None:
+    """What others have made of it since would be merged with it as if they had not known it."""
+    a.edit("x", "mine")
+    a.answer(a.send(), first=2, count=1, term=T2)
+    relay = Relay(Position(T1, 1), BOTH[:1], record(1, "y", "one", 1))
+    relay.pinned = relay.pinned._replace(present=T2)
+    assert relay.settle(a).refills == 0
+    assert a.places() == (0, 0, 1, 0)
+    a.replica.positions.told(a.todos.number, (TermStart(T1, 0), TermStart(T2, 1)), 3, 0)
+    a.deliver(1, a.own(2, "x", "mine", 1), record(3, "x", "theirs", 2), term=T2)
+    assert a.shown() == {"x": "theirs", "y": "one"}
+
+
+def test_a_present_term_that_has_ended_meanwhile_is_judged_by_its_end(a: Todos) -> None:
+    a.edit("x", "mine")
+    a.answer(a.send(), first=2, count=1, term=T1)
+    relay = Relay(Position(T2, 2), (TermStart(T1, 0), TermStart(T2, 1)), record(2, "y", "one", 1))
+    relay.pinned = relay.pinned._replace(present=T1)
+    assert relay.settle(a).refills == 1
+
+
 def test_of_an_entry_and_a_write_over_it_the_greater_is_given_back(a: Todos) -> None:
     a.deliver(0, record(2, "x", "one", 1))
     a.edit("x", "mine")
