@@ -23,12 +23,14 @@ from typing import Any, Final, NamedTuple
 
 from sealwire_client.replica.damaged import DamagedFile, Row, Value, Way
 from sealwire_client.replica.database import FILE_NAME, REPAIRING, FolderLock
-from sealwire_client.replica.edits import STRICT
+from sealwire_client.replica.edits import REFILLED, STRICT
 from sealwire_client.replica.entries import Column, Table
 from sealwire_client.replica.errors import ReplicaFullError, ReplicaUnreadableError, explained, forget_damage
 from sealwire_client.replica.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
+from sealwire_client.replica.sent import DOUBTFUL
 from sealwire_client.replica.values import Live
 from sealwire_client.replica.waldamage import HEADER_BYTES, PAGE_BYTES, lost_commits, rebuild
+from sealwire_protocol.conditions import decode_held
 
 ACCOUNT_NAME: Final = "what-was-saved.json"
 """The account of a repair, beside the damaged files."""
@@ -235,6 +237,7 @@ class _Carrying:
         self._number_edits()
         self._cut_links()
         self._doubt(rolled_back)
+        self._lose_refills()
         for number, columns in self._new.execute("SELECT id, columns FROM _collection").fetchall():
             self._show(number, [Column(*column) for column in json.loads(columns)])
         self.saved = {table: self._one(f"SELECT count(*) FROM {table}") for table in WAYS}
@@ -355,6 +358,21 @@ class _Carrying:
     def _drop_batches(self, vault: int, first: int) -> None:
         self._new.execute("DELETE FROM _group WHERE vault = ? AND batch >= ?", (vault, first))
         self._new.execute("DELETE FROM _batch WHERE vault = ? AND number >= ?", (vault, first))
+
+    def _lose_refills(self) -> None:
+        """Let refills of which it is not known what became stand where the relay had lost them: so they are compared
+        with it before anything else, and given back if it does not have them."""
+        rows = self._new.execute(
+            f"SELECT vault, batch, place, at, condition FROM _sent AS s WHERE n = {REFILLED} AND {DOUBTFUL}"
+        ).fetchall()
+        for *sent, condition in rows:
+            ((term, seq),) = decode_held(condition, 1)
+            self._new.execute("INSERT OR IGNORE INTO _term (number, name) VALUES (?, ?)", term)
+            self._new.execute(
+                "UPDATE _sent SET seq = ?, term = (SELECT id FROM _term WHERE number = ? AND name = ?)"
+                " WHERE vault = ? AND batch = ? AND place = ? AND at = ?",
+                (seq, *term, *sent),
+            )
 
     def _show(self, number: int, columns: list[Column]) -> None:
         """Make a collection's tables, and show in them what this device has of its own. The app that opens the
