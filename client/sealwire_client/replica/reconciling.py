@@ -12,6 +12,7 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 from sealwire_client.replica.database import Database
+from sealwire_client.replica.edits import REFILLED, STRICT
 from sealwire_client.replica.entries import Change, Collection, Edit, Entries, Incoming, Table, Unopened
 from sealwire_client.replica.forgetting import NOTHING_SAID, Forgetting
 from sealwire_client.replica.outbox import Outbox
@@ -252,11 +253,13 @@ class Reconciling:
         better = {refill.key: refill for refill in answered}
 
         def refills() -> Iterator[Refill]:
-            for lost, raw, held in self._lost(collection):
+            for lost, raw, held, hidden in self._lost(collection):
                 mine = better.get(lost.key)
                 if mine is not None and mine.rank > lost.rank:
                     continue
                 better.pop(lost.key, None)
+                if hidden:
+                    self._show_again(collection, lost)
                 record = reseal(lost)
                 yield Refill(lost.key, lost.value, raw, lost.rank, lost.key_id, lost.flags, stated(held), record)
             for refill in better.values():
@@ -270,11 +273,23 @@ class Reconciling:
         execute(f"UPDATE {table.name} SET _local = 1, {NOTHING_SAID} WHERE rowid IN ({chosen})")
         return count
 
-    def _lost(self, collection: Collection) -> Iterator[tuple[Lost, bool, Position]]:
-        """The chosen entries with what the log said of them. What is on its way back already is passed over: it is
-        given back once."""
+    def _show_again(self, collection: Collection, lost: Lost) -> None:
+        """Show a lost entry again that was hidden by a claim, now that nothing hides it but what it had beaten."""
+        hidden = self._database.connection.execute(
+            "SELECT EXISTS (SELECT 1 FROM _edit WHERE collection = ?1 AND key = ?2) OR EXISTS"
+            f" (SELECT 1 FROM _sent WHERE collection = ?1 AND key = ?2 AND n NOT IN ({STRICT}, {REFILLED})) OR EXISTS"
+            f" (SELECT 1 FROM _stuck WHERE collection = ?1 AND key = ?2 AND n <> {STRICT})",
+            (collection.number, lost.key),
+        ).fetchone()[0]
+        if not hidden:
+            row, kept = (None, None) if lost.value is None else collection.read(lost.value)
+            self._entries.show(collection, [Edit(lost.key, row, lost.value, kept is not None)])
+
+    def _lost(self, collection: Collection) -> Iterator[tuple[Lost, bool, Position, bool]]:
+        """The chosen entries with what the log said of them, and whether something else is shown in their place. What
+        is on its way back already is passed over: it is given back once."""
         table, execute = collection.table, self._database.connection.execute
-        log = "c.rowid, c.key, c._rank, c._key_id, c._flags, t.number, t.name, c._seq"
+        log = "c._local, c.key, c._rank, c._key_id, c._flags, t.number, t.name, c._seq"
         columns = [f'."{column.name}"' for column in collection.columns]
         shown, hidden = ("".join(f", {of}{column}" for column in columns) for of in "cs")
         page = (
@@ -290,12 +305,12 @@ class Reconciling:
         last = -1
         while found := execute(places, (last,)).fetchall():
             last = found[-1][0]
-            for _, key, rank, key_id, flags, term, name, seq, live, kept, *row in execute(
+            for local, key, rank, key_id, flags, term, name, seq, live, kept, *row in execute(
                 page, (found[0][0], last, table.number)
             ).fetchall():
                 value = collection.values.cbor_from_row(tuple(row), kept) if live != Live.TOMBSTONE else None
                 raw = isinstance(kept, bytes)
-                yield Lost(key, value, rank, key_id, flags), raw, Position(Term(term, name), seq)
+                yield Lost(key, value, rank, key_id, flags), raw, Position(Term(term, name), seq), bool(local)
 
     def _withdraw_answered(self, collection: Collection) -> list[Refill]:
         """Take out what was answered at positions that are lost (R12), unless the relay has it. Returns the greatest of

@@ -8,7 +8,7 @@ import pytest
 from sealwire_protocol.errors import Outcome, Refusal, RemoteFault
 from sealwire_protocol.ids import NO_TERM, START, Position, TermStart
 from sealwire_protocol.messages import ATOMIC, REFILL, Refused, StreamKind
-from tests.client.replica.lost import Relay, batches, conflict, superseded
+from tests.client.replica.lost import T3, Relay, batches, conflict, superseded
 from tests.client.replica.support import T2, Todos, opened, record
 
 
@@ -168,3 +168,39 @@ def test_a_strict_write_that_was_answered_and_is_lost_is_shown_from_then_on(guar
     a.deliver(0, a.own(1, "x", "mine", 1), term=T2)
     assert a.shown() == {"x": "mine"}
     assert a.confirmed("x") == 1
+
+
+def test_a_lost_entry_that_beat_an_answered_write_is_shown_and_comes_back_as_it_was(tmp_path: Path) -> None:
+    with opened(tmp_path) as a:
+        a.edit("x", "mine")
+        number = a.send()
+        a.deliver(0, record(1, "x", "theirs", 5))
+        a.answer(number, first=2, count=1)
+        assert a.shown() == {"x": "mine"}
+        assert Relay(START, ()).settle(a).refills == 1
+        assert a.shown() == {"x": "theirs"}
+        a.answer(number + 1, first=1, count=1, term=T2)
+        a.deliver(0, record(1, "x", "theirs", 5), term=T2)
+        assert a.shown() == {"x": "theirs"}
+        assert a.confirmed("x") == 5
+
+
+def test_of_two_refills_of_an_entry_the_later_one_is_shown_and_stays(a: Todos) -> None:
+    lose(a, "x")
+    a.deliver(0, record(1, "x", "later", 7), term=T2)
+    assert Relay(START, ()).settle(a).refills == 1
+    assert a.shown() == {"x": "later"}
+    a.answer(1, first=1, count=1, term=T3)
+    a.deliver(0, record(1, "x", "x", 1), term=T3)
+    assert a.shown() == {"x": "later"}
+    a.answer(2, first=2, count=1, term=T3)
+    a.deliver(1, record(2, "x", "later", 7), term=T3)
+    assert a.shown() == {"x": "later"}
+    assert a.confirmed("x") == 7
+
+
+def test_an_edit_over_a_lost_entry_is_shown_all_the_while(a: Todos) -> None:
+    a.deliver(0, record(1, "x", "lost", 5))
+    a.edit("x", "mine")
+    assert Relay(START, ()).settle(a).refills == 1
+    assert a.shown() == {"x": "mine"}
