@@ -86,9 +86,13 @@ class Aside:
 
     def shows(self, collection: Collection, key: str) -> bool:
         """True if what is shown of a key is a stuck write."""
+        return self.holds(collection.number, key)
+
+    def holds(self, collection: int, key: str) -> bool:
+        """True if there is a stuck write of a key that is shown."""
         found = self._database.connection.execute(
             f"SELECT EXISTS (SELECT 1 FROM _stuck WHERE collection = ? AND key = ? AND n <> {STRICT})",
-            (collection.number, key),
+            (collection, key),
         )
         return bool(found.fetchone()[0])
 

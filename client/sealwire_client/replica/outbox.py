@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from sealwire_client.replica.aside import Aside
 from sealwire_client.replica.claims import Claims
 from sealwire_client.replica.database import Database
-from sealwire_client.replica.edits import ALONE, STRICT, Edits, Mark, Taken
+from sealwire_client.replica.edits import ALONE, REFILLED, STRICT, Edits, Mark, Taken
 from sealwire_client.replica.entries import Change, Entries
 from sealwire_client.replica.positions import Positions
 from sealwire_client.replica.refills import Decided, Refills
@@ -255,7 +255,9 @@ class Outbox:
             return Standing(Place.REFUSED, reason[0])
         here = execute(
             f"SELECT EXISTS (SELECT 1 FROM _edit WHERE {this})"
-            f" OR EXISTS (SELECT 1 FROM _sent WHERE {this} AND seq IS NULL)",
+            f" OR EXISTS (SELECT 1 FROM _sent WHERE {this} AND seq IS NULL)"
+            # What the relay has lost is not there again before it has taken it back.
+            f" OR EXISTS (SELECT 1 FROM _sent WHERE collection = ?1 AND key = ?2 AND n = {REFILLED} AND seq IS NULL)",
             (*names, mark.n),
         )
         return Standing(Place.DEVICE if here.fetchone()[0] else Place.RELAY)

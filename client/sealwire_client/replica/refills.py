@@ -195,8 +195,8 @@ class Refills:
             self._aside.put(write._replace(edit=_as(write.edit, STRICT)), reason)
             decided.changes.extend(self._shown(write))
             return decided._replace(stuck=decided.stuck + 1)
-        if self._follow(write):
-            return decided
+        if self._follow(write) or self._aside.holds(write.collection, write.edit.key):
+            return decided  # what is kept already was made on top of it
         return decided._replace(stuck=decided.stuck + self._aside.put(write._replace(edit=_as(write.edit, 0)), reason))
 
     def _shown(self, write: Refusing) -> list[tuple[int, Change]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from sealwire_client.replica import Place
 from sealwire_protocol.errors import Outcome, Refusal, RemoteFault
 from sealwire_protocol.ids import NO_TERM, START, Position, TermStart
 from sealwire_protocol.messages import ATOMIC, REFILL, Refused, StreamKind
@@ -204,3 +205,25 @@ def test_an_edit_over_a_lost_entry_is_shown_all_the_while(a: Todos) -> None:
     a.edit("x", "mine")
     assert Relay(START, ()).settle(a).refills == 1
     assert a.shown() == {"x": "mine"}
+
+
+def test_a_refill_refused_for_good_takes_no_place_of_a_stuck_write_over_it(a: Todos) -> None:
+    a.deliver(0, record(1, "x", "lost", 5))
+    a.edit("x", "mine")
+    a.answer(a.send(), outcome=Outcome.QUOTA)
+    assert Relay(START, ()).settle(a).refills == 1
+    answered = a.answer(2, outcome=Outcome.QUOTA)
+    assert answered is not None
+    assert a.stuck() == [("x", "mine")]
+    assert a.shown() == {"x": "mine"}
+    assert a.places() == (0, 0, 0, 1)
+
+
+def test_a_write_that_the_relay_has_lost_is_on_this_device_alone_until_it_is_taken_back(a: Todos) -> None:
+    mark = a.edit("x", "mine")
+    a.answer(a.send(), first=1, count=1)
+    assert a.standing(mark) is Place.RELAY
+    assert Relay(START, ()).settle(a).refills == 1
+    assert a.standing(mark) is Place.DEVICE
+    a.answer(2, first=1, count=1, term=T2)
+    assert a.standing(mark) is Place.RELAY
