@@ -92,11 +92,12 @@ class Listening:
             if state.stream == MEMBERSHIP:
                 self._members.told = state.head
         for state, stream in told:
-            stream.told, stream.exists = True, state.kind is not StreamKind.ABSENT
+            stream.exists = state.kind is not StreamKind.ABSENT
             stream.told_terms, stream.told_head = state.terms, state.head
+            # It may be told from a view of the log that is older than a verdict which came before.
+            stream.top, stream.head = state.top, max(state.head, stream.won, stream.cursor)
+            stream.told = True  # who looks from here on learns how far it is behind
             if state.kind not in (StreamKind.ABSENT, stream.collection.kind):
                 self._wrong[stream.collection.name] = stream.refuse_kind(state.kind)
                 await self._writer.run(settle_kind, stream.collection, state.kind)
-            # It may be told from a view of the log that is older than a verdict which came before.
-            stream.top, stream.head = state.top, max(state.head, stream.won, stream.cursor)
         return message.last_batch < next_batch

@@ -2,12 +2,17 @@
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
 import trio
 
+from sealwire_client import listening
+from sealwire_client.replica import Collection, Replica
 from sealwire_client.replica import vaults as vaults_module
 from sealwire_client.status import State
 from sealwire_client.testing import MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
+from sealwire_protocol.ids import NO_TERM, KeyId
+from sealwire_protocol.messages import StreamKind, StreamState, Subscribed
 from tests.client.party import Note, comes, cut_off, founded, in_step, joined, party, returned
 from tests.support.virtual import virtual
 
@@ -114,3 +119,23 @@ async def test_a_device_with_new_keys_is_still_one_device(open_device: OpenDevic
         status = await host.vault.status()
         assert status.members == len(status.devices) == 2
         assert status.devices[1].key == second.key and status.devices[1].last_heard is not None
+
+
+@virtual
+async def test_what_the_relay_has_as_another_kind_of_collection_is_not_in_step_before_it_is_here(
+    open_device: OpenDevice, memory_relay: MemoryRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory_relay.stop()  # nothing is delivered
+    looks = list[bool]()
+    async with open_device("a") as device:
+        a = await founded(device)
+        (stream,) = a.vault._sync.streams
+
+        def settle(replica: Replica, collection: Collection, kind: StreamKind) -> None:
+            looks.append(stream.caught_up)
+
+        monkeypatch.setattr(listening, "settle_kind", settle)
+        state = StreamState(stream.collection.stream, StreamKind.GUARDED, 3, 3, 0, 0, 0, 0, ())
+        told = Subscribed(a.vault.id, NO_TERM, 1, KeyId(bytes(4)), 0, (state,))
+        await a.vault._sync._listening.told(told)
+        assert looks == [False] and stream.told and not stream.caught_up
