@@ -449,8 +449,11 @@ class VaultSync:
         if not await self._listening.told(message):
             self.enrolment.notice("the relay has batches of this device that it did not send: its folder was restored")
         self.progress.passing, self.refused = None, False
-        if any(state.stream == MEMBERSHIP for state in message.streams) and self.members.is_longer:
-            await self._present_links(self.members.told or 0)
+        if any(state.stream == MEMBERSHIP for state in message.streams):
+            if self.members.is_longer:
+                await self._present_links(self.members.told or 0)
+            else:
+                self._presented = False  # should the relay lose links again
 
     def check_fits(self, collection: Collection) -> None:
         """Raises ReplicaMisuse for a collection that the relay has as another kind of stream."""
@@ -496,7 +499,7 @@ class VaultSync:
             self.progress.passing = message.message
 
     async def _present_links(self, after: int) -> bool:
-        """Give the relay the membership links that it never had, or has lost (R15), once on each connection."""
+        """Give the relay the membership links that it never had, or has lost (R15); once, until it tells of all."""
         if self._presented:
             return False
         self._presented = True
@@ -505,6 +508,8 @@ class VaultSync:
         except RelayRefusedError as error:
             self.progress.passing = str(error)
             _log.warning("the membership log was refused: %s", error)
+            if error.fault.action is not Action.STOP:
+                self.link.give_up(TransportError(f"the membership log could not be given back yet: {error}"))
             return False
         self.refused = False
         self._listening.anew()

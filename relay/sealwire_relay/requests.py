@@ -54,7 +54,7 @@ from sealwire_relay.terms import Terms
 from sealwire_relay.view import no_such_vault
 
 ATTEMPTS_MAX: Final = 5
-"""Times that a vault's creation is tried again because the relay's term changed meanwhile."""
+"""Times that a link, or a vault's creation, is tried again because log or term changed meanwhile."""
 
 MAILBOXES_PER_PEER_MAX: Final = 64
 """Mailboxes at which one connection is told what comes: more invites at once are no one's use."""
@@ -193,7 +193,16 @@ class Requests:
 
     async def _append_link(self, device: DeviceKey, message: AppendLink) -> Answer | Refuse:
         """Any device may present links (R15): the one that added it may be among those that the relay has lost. One
-        that is no member is told of a link only that it stands, else nothing."""
+        that is no member is told of a link only that it stands, else nothing. After a loss several present the same."""
+        for _ in range(ATTEMPTS_MAX):
+            answer = await self._try_link(device, message)
+            if answer is not None:
+                return answer
+            await self._terms.refresh()
+        return _link_conflict(message)
+
+    async def _try_link(self, device: DeviceKey, message: AppendLink) -> Answer | Refuse | None:
+        """None: the log or the relay's term has changed meanwhile; look again."""
         strange = no_such_vault(message.vault, request=message.request)
         is_member = await self._store.subscription(message.vault, device, []) is not None
         log = await self._store.links(message.vault)
@@ -215,12 +224,11 @@ class Requests:
             return strange
         return await self._append(message, _new_link(membership, link))
 
-    async def _append(self, message: AppendLink, new: NewLink) -> Answer | Refuse:
-        """Append a verified link, and send it to those who listen."""
+    async def _append(self, message: AppendLink, new: NewLink) -> Answer | None:
+        """Append a verified link, and send it to those who listen. None: a condition did not hold."""
         term = await self._terms.now()
         if not await self._store.append_link(message.vault, new, term):
-            await self._terms.refresh()
-            return _link_conflict(message)
+            return None
         self._ingest.forget(message.vault)
         body = encode_links([new.raw])
         self._fanout.offer(

@@ -46,11 +46,11 @@ class Rest:
             why = await self._until_rest()
         if world.history.broken:
             raise Violation(world.history.broken)
+        if why is not None:
+            raise Violation(f"everything comes to rest: {why}")
         checker = self._checker()
         checker.check()
         check_guarded(checker)
-        if why is not None:
-            raise Violation(f"everything comes to rest: {why}")
         for name in KINDS:
             self._replicas_agree(checker, name)
         await trio.sleep(5)  # acknowledgements are kept back for a second

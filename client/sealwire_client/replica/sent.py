@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from sealwire_client.replica.database import Database
-from sealwire_client.replica.edits import STRICT, Taken, TakenEdit, TakenGroup
-from sealwire_client.replica.entries import Change, Collection, Entries, Incoming
+from sealwire_client.replica.edits import REFILLED, STRICT, Taken, TakenEdit, TakenGroup
+from sealwire_client.replica.entries import Change, Collection, Edit, Entries, Incoming
 from sealwire_client.replica.errors import ReplicaMisuse
 from sealwire_client.replica.positions import Positions
 from sealwire_protocol.errors import Refusal, RemoteFault
@@ -299,8 +299,7 @@ class Sent:
                 "DELETE FROM _sent WHERE vault = ? AND batch = ? AND place = ? AND at = ?",
                 (collection.vault, batch, place, at),
             )
-            if not self.claimed(collection.number, key):
-                self._entries.settle(collection.table, key)
+            self._uncover(collection, key)
             changes += before.changes_to(self._entries.look(collection.table, [key]))
         return changes
 
@@ -344,9 +343,24 @@ class Sent:
         shown, kept = (None, None) if value is None else collection.read(value)
         record = Incoming(seq, key, rank, key_id, flags, shown, kept)
         entries.absorb(table, term, [record], claims=True)
-        if not self.claimed(collection.number, key):
-            entries.settle(table, key)
+        self._uncover(collection, key)
         return before.changes_to(entries.look(table, [key]))
+
+    def _uncover(self, collection: Collection, key: str) -> None:
+        """A write of the key has left the outbox: show what is beneath it, what the log says or a refill."""
+        if not self.claimed(collection.number, key):
+            self._entries.settle(collection.table, key)
+            return
+        found = self._database.connection.execute(
+            "SELECT n, value, raw FROM _sent WHERE collection = ?1 AND key = ?2 AND NOT EXISTS"
+            " (SELECT 1 FROM _edit WHERE collection = ?1 AND key = ?2) AND NOT EXISTS"
+            f" (SELECT 1 FROM _stuck WHERE collection = ?1 AND key = ?2 AND n <> {STRICT}) AND n <> {STRICT}"
+            f" ORDER BY n = {REFILLED}, rank DESC LIMIT 1",
+            (collection.number, key),
+        ).fetchone()
+        if found is not None and found[0] == REFILLED:
+            row = None if found[1] is None else collection.read(found[1])[0]
+            self._entries.show(collection, [Edit(key, row, found[1], bool(found[2]))])
 
     def claimed(self, collection: int, key: str) -> bool:
         """True if this device has anything of the key that is not in the log; but a stuck strict write, which shows

@@ -10,7 +10,7 @@ from sealwire_protocol.errors import Outcome, Refusal, RemoteFault
 from sealwire_protocol.ids import NO_TERM, START, Position, TermStart
 from sealwire_protocol.messages import ATOMIC, REFILL, Refused, StreamKind
 from tests.client.replica.lost import T3, Relay, batches, conflict, superseded
-from tests.client.replica.support import T2, Todos, opened, record
+from tests.client.replica.support import T1, T2, Todos, opened, record
 
 
 @pytest.fixture(params=[StreamKind.OPEN, StreamKind.GUARDED], ids=["open", "guarded"])
@@ -198,6 +198,24 @@ def test_of_two_refills_of_an_entry_the_later_one_is_shown_and_stays(a: Todos) -
     a.deliver(1, record(2, "x", "later", 7), term=T3)
     assert a.shown() == {"x": "later"}
     assert a.confirmed("x") == 7
+
+
+def test_a_refill_is_shown_once_the_write_is_gone_that_had_hidden_it(tmp_path: Path) -> None:
+    with opened(tmp_path, StreamKind.OPEN) as a:
+        first = record(1, "x", "first", 1)
+        a.deliver(0, first)
+        a.edit("x", "mine")
+        mine = a.send()
+        a.deliver(1, record(5, "x", "greater", 9))
+        assert a.shown() == {"x": "mine"}
+        assert Relay(Position(T1, 1), (TermStart(T1, 0),), first).settle(a).refills == 1
+        a.answer(mine, first=2, count=1, term=T2)
+        a.deliver(1, last=2, term=T2)
+        assert a.shown() == {"x": "greater"}
+        a.answer(mine + 1, first=3, count=1, term=T2)
+        a.deliver(2, last=3, term=T2)
+        assert a.shown() == {"x": "greater"}
+        assert (a.confirmed("x"), a.places()) == (9, (0, 0, 0, 0))
 
 
 def test_an_edit_over_a_lost_entry_is_shown_all_the_while(a: Todos) -> None:
