@@ -114,5 +114,5 @@ def run(short: bool) -> dict[str, object]:
         "bytes_of_a_full_download": stay.download_bytes,
         "bytes_when_it_came_home": stay.home_bytes,
         "share": round(share, 3),
-        "seconds": round(stay.home_s, 2),
+        "home_s": round(stay.home_s, 2),
     }

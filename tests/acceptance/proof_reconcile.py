@@ -114,7 +114,7 @@ async def come_home(place: Site, folder: Path) -> dict[str, Any]:
         seconds = time.monotonic() - began
         wire = place.front.carried_bytes - before
         return {
-            "seconds": round(seconds, 2),
+            "home_s": round(seconds, 2),
             "wire_bytes": wire,
             "fetched": int(await place.relays[0].figure("sealwire_fetched_records_total") - fetched),
             "given_back": int(await place.relays[0].figure("sealwire_records_total") - records),
@@ -162,7 +162,7 @@ def run(short: bool) -> dict[str, object]:
     with tempfile.TemporaryDirectory(prefix="reconcile-", ignore_cleanup_errors=True) as name:
         Path(name).chmod(0o711)
         told = trio.run(prove, Path(name), entries, RETURNING_SHORT if short else RETURNING)
-    in_time = told["seconds"] < SECONDS_MAX
+    in_time = told["home_s"] < SECONDS_MAX
     right = told["first_has"] == told["second_has"] == entries + 2 * SIDE
     only_those = told["fetched"] == told["given_back"] == SIDE and told["wire_bytes"] < WIRE_BYTES_MAX
     return {
