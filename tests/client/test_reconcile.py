@@ -16,7 +16,7 @@ from sealwire_client.testing.fixtures import OpenDevice
 from sealwire_protocol.errors import Action, FaultCode
 from sealwire_protocol.ids import MEMBERSHIP
 from sealwire_protocol.limits import CREDIT_BYTES_MIN, FETCH_RECORDS_MAX, Limits
-from sealwire_protocol.messages import Deliver, Fault, Message, Ranges, Records
+from sealwire_protocol.messages import Deliver, Done, Fault, Message, Ranges, Records
 from tests.client.guarded import Account, Card, Seat, agree, seated, shown, table
 from tests.client.party import Guest, Note, comes, cut_off, in_step, joined, notes_of, party, returned, stream_of, told
 from tests.support.virtual import virtual
@@ -125,6 +125,49 @@ async def test_a_relay_that_has_lost_everything_is_filled_again_by_whoever_comes
                 newcomer = await joined(new, (await returned(first)).vault)
                 await in_step([last, newcomer])
                 assert newcomer.dump() == before
+
+
+@virtual
+async def test_links_are_given_back_as_often_as_they_are_lost_on_one_connection_too(
+    open_device: OpenDevice, memory_relay: MemoryRelay
+) -> None:
+    async with party(open_device) as guests:
+        await put_many(guests[0], "kept", 10)
+        await in_step(guests)
+        before = guests[0].dump()
+        for _ in range(3):
+            empty = MemoryLog()
+            empty.open_term()
+            empty.open_term()
+            memory_relay.log = empty
+            memory_relay.new_term()
+            await in_step(guests)
+            assert [guest.dump() for guest in guests] == [before, before]
+            assert len(empty.vaults[guests[0].vault.id].links) == 2
+
+
+@virtual
+async def test_links_that_the_relay_cannot_take_now_are_given_back_later(
+    open_device: OpenDevice, memory_relay: MemoryRelay
+) -> None:
+    async with party(open_device, 1) as guests:
+        await put_many(guests[0], "kept", 10)
+        await in_step(guests)
+    refused: list[Message] = []
+
+    def busy(message: Message) -> Sequence[Message]:
+        if not isinstance(message, Done) or refused:
+            return [message]
+        refused.append(message)
+        return [Fault(message.request, guests[0].vault.id, FaultCode.OVERLOADED, Action.RETRY, 2_000, "try again")]
+
+    empty = MemoryLog()
+    empty.open_term()
+    memory_relay.restore(empty)
+    memory_relay.alter = busy
+    async with open_device("device 0") as device:
+        await in_step([await returned(device)])
+    assert refused
 
 
 @virtual
