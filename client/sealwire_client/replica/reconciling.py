@@ -367,16 +367,18 @@ class Reconciling:
         return dropped.rowcount
 
     def _let_go(self, collection: Collection, pinned: Pinned) -> list[Change]:
-        """Forget answered writes that stand up to the pin in a history that the relay knows, and of which it has
-        something else or nothing: they were superseded, also by deletions that it has forgotten."""
-        superseded = self._database.connection.execute(
+        """Forget answered writes that the relay has at another position than the one that it has lost, and those up to
+        the pin in a history that it knows of which it has something else or nothing: they were superseded, also by
+        deletions that it has forgotten."""
+        gone, theirs = _GONE.format("s."), "SELECT theirs FROM temp._differing WHERE theirs IS NOT NULL"
+        said = f"EXISTS (SELECT 1 FROM {collection.table.name} AS c WHERE c.key = s.key AND c._rank = s.rank)"
+        done = self._database.connection.execute(
             "SELECT batch, place, at, key FROM (SELECT *, term AS _term, seq AS _seq FROM _sent WHERE collection = ?)"
-            f" AS s WHERE s._seq <= ? AND NOT {_GONE.format('s.')}"
-            " AND s.rank NOT IN (SELECT theirs FROM temp._differing WHERE theirs IS NOT NULL)"
-            f" AND NOT EXISTS (SELECT 1 FROM {collection.table.name} AS c WHERE c.key = s.key AND c._rank = s.rank)",
+            f" AS s WHERE s._seq IS NOT NULL AND iif({gone}, {said},"
+            f" s._seq <= ? AND s.rank NOT IN ({theirs}) AND NOT {said})",
             (collection.number, pinned.pin.seq),
         ).fetchall()
-        return self._outbox.sent.let_go(collection, superseded)
+        return self._outbox.sent.let_go(collection, done)
 
     def _settle_set_aside(self, collection: Collection, pinned: Pinned) -> None:
         """Records that could not be opened: superseded ones are dropped. A lost one is kept and not given back, for it

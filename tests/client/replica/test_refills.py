@@ -245,3 +245,13 @@ def test_a_write_that_the_relay_has_lost_is_on_this_device_alone_until_it_is_tak
     assert a.standing(mark) is Place.DEVICE
     a.answer(2, first=1, count=1, term=T2)
     assert a.standing(mark) is Place.RELAY
+
+
+def test_what_was_taken_back_and_lost_again_and_given_back_by_another_device_waits_for_nothing(a: Todos) -> None:
+    lose(a, "x")
+    a.answer(1, first=1, count=1, term=T2)
+    again = record(4, "x", "x", 1)
+    assert Relay(Position(T3, 4), (TermStart(T3, 0),), again).settle(a).refills == 0
+    assert a.places() == (0, 0, 0, 0)
+    assert (a.shown(), a.confirmed("x")) == ({"x": "x"}, 1)
+    assert Relay(Position(T3, 5), (TermStart(T3, 0),), again).settle(a).refills == 0
