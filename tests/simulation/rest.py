@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from sealwire_client.sealing import Opener
+from sealwire_client.status import Status
 from sealwire_protocol.ids import MEMBERSHIP, StreamId
 from sealwire_protocol.relay_session import RelayState
 from tests.simulation import faults
@@ -88,7 +89,7 @@ class Rest:
             if status is not None and status.stuck:
                 await self._discard_strict(device)
             if status is None or status.state != "synced" or status.behind or status.stuck or status.unreadable:
-                return f"{device.name} stands at {status}"
+                return f"{device.name} stands at {None if status is None else _told(status)}"
         heads = {self._world.host.stream(name): (name, 0) for name in KINDS}
         for kept in self._world.past.database.vaults.values():
             heads |= {stream: (heads[stream][0], log.head) for stream, log in kept.streams.items() if stream in heads}
@@ -180,6 +181,11 @@ class Rest:
                 if session.state is RelayState.READY and session.credit != session.limits.credit_bytes:
                     missing = session.limits.credit_bytes - session.credit
                     raise Violation(f"credit comes home: {missing} bytes of {wire.place} are missing")
+
+
+def _told(status: Status) -> str:
+    counts = f"{status.pending} pending, {status.behind} behind, {status.stuck} stuck, {status.unreadable} unreadable"
+    return f"{status.state.value}, {counts}: {status.last_error}"
 
 
 _NUMBERS: Final = ("_term",)
