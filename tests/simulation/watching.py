@@ -22,9 +22,15 @@ from tests.simulation.world import World
 
 @contextmanager
 def watched(world: World) -> Iterator[None]:
-    """While the block lasts, edits, seals, verdicts and gaps of all replicas are entered."""
+    """While the block lasts, edits, seals, verdicts, gaps, losses and what comes of them are entered."""
+    with _writing_watched(world), _log_watched(world):
+        yield
+
+
+@contextmanager
+def _writing_watched(world: World) -> Iterator[None]:
+    """What is edited, sealed and answered."""
     edit, store, answer, history = Replica.edit, Outbox.store, Outbox.answer, world.history
-    begin, lose, merge = Positions.begin, VaultSync.history_lost, Refills._edit
 
     def watch_edit(self: Replica, collection: Held, edits: Sequence[HeldEdit], tx: int = ALONE) -> None:
         device = world.current
@@ -71,6 +77,19 @@ def watched(world: World) -> Iterator[None]:
                 history.fail(f"entries stand within the cursor: one at {found}, and the cursor at {cursor}")
         return answered
 
+    with (
+        mock.patch.object(Replica, "edit", watch_edit),
+        mock.patch.object(Outbox, "store", watch_store),
+        mock.patch.object(Outbox, "answer", watch_answer),
+    ):
+        yield
+
+
+@contextmanager
+def _log_watched(world: World) -> Iterator[None]:
+    """What is delivered, what is lost, and what refills are merged into."""
+    begin, lose, merge, history = Positions.begin, VaultSync.history_lost, Refills._edit, world.history
+
     def watch_begin(self: Positions, collection: int, delivery: Delivery) -> int | None:
         try:
             return begin(self, collection, delivery)
@@ -102,10 +121,7 @@ def watched(world: World) -> Iterator[None]:
     with (
         mock.patch.object(VaultSync, "history_lost", watch_loss),
         mock.patch.object(Refills, "_edit", watch_merge),
-        mock.patch.object(Replica, "edit", watch_edit),
         mock.patch.object(Positions, "begin", watch_begin),
-        mock.patch.object(Outbox, "store", watch_store),
-        mock.patch.object(Outbox, "answer", watch_answer),
     ):
         yield
 
