@@ -43,11 +43,15 @@ def discard(replica: Replica, collection: Collection, key: str) -> list[Discarde
             if each.collection.policy != POLICY:
                 continue
             author = replica.vaults.author(each.collection.vault)
-            before, after = (counting.of_author(value, author).subtotal for value in (each.base, each.value))
+            before, after = (counting.of_author(value, author) for value in (each.base, each.value))
+            # Of a refill it is not known upon what it was made: what it had added before, the log has.
+            said = counting.of_author(replica.claims.said(each.collection, each.key).value, author)
+            if before.count < said.count <= after.count:
+                before = said
             # The count stays: whatever is added next must be greater than all that ever had a value.
             connection.execute(
                 "UPDATE _counted SET subtotal = subtotal - ? WHERE collection = ? AND key = ? AND author = ?",
-                (after - before, each.collection.number, each.key, author),
+                (after.subtotal - before.subtotal, each.collection.number, each.key, author),
             )
     return gone
 

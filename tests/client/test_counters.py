@@ -10,13 +10,15 @@ import trio
 from sealwire_client import EncodingError, TransactionError, counting, tallies
 from sealwire_client.counting import CounterSchema
 from sealwire_client.policies import strict
-from sealwire_client.replica import Place, Replica
+from sealwire_client.replica import Delivery, Differing, Incoming, Pinned, Place, Replica, Room
 from sealwire_client.tallies import Addition
 from sealwire_client.testing import MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
-from sealwire_protocol.ids import Author, StreamId, VaultId
+from sealwire_protocol.errors import Outcome
+from sealwire_protocol.ids import Author, Position, StreamId, Term, TermStart, VaultId
 from sealwire_protocol.membership import Role
 from sealwire_protocol.messages import StreamKind
+from sealwire_protocol.segment import Rank
 from tests.client.party import founded, in_step, joined
 from tests.support.virtual import virtual
 
@@ -232,3 +234,35 @@ def test_what_is_stuck_moves_to_the_new_author_too(tmp_path: Path) -> None:
     replica.close()
     assert (counting.total(value), counting.of_author(value, 3)) == (7, counting.NOTHING)
     assert counting.of_author(value, 7) == counting.Part(2, 7)
+
+
+def test_a_counter_that_was_not_given_back_and_is_discarded_loses_no_more_than_the_relay_has(tmp_path: Path) -> None:
+    """The relay has an older state, 3 of 5, and has refused to take back the lost one."""
+    replica = Replica(tmp_path)
+    held = replica.vaults.add(VaultId(bytes(16)), "home", "wss://relay.example.org", Author(3))
+    schema, old, new = CounterSchema(), Term(1, b"term-one"), Term(2, b"term-two")
+    hits = replica.entries.open(
+        held.number, "hits", StreamId(bytes(8)), StreamKind.GUARDED, tallies.POLICY, schema.columns, schema
+    )
+
+    def came(seq: int, count: int, subtotal: int) -> Incoming:
+        rank = Rank(seq, 0, 3, b"saltsalt").pack()
+        return Incoming(seq, "page", rank, b"key1", 0, *hits.read(counting.added(None, 3, count, subtotal)))
+
+    replica.apply(hits, Delivery(old, 0, 2), [came(2, 2, 5)])
+    replica.database.connection.execute("INSERT INTO _counted VALUES (1, 'page', 3, 2, 5)")
+    first = came(1, 1, 3)
+    place, rank = replica.database.connection.execute(f"SELECT rowid, _rank FROM {hits.table.name}").fetchone()
+    pinned = Pinned(Position(old, 1), (TermStart(old, 0),), 1, 0, 0, 0, new)
+    differing = [Differing(place, rank, first.rank)]
+    assert replica.reconciling.settle(
+        hits, Position(old, 2), pinned, differing, [([first], [])], lambda lost: b"<", Room(9, 999)
+    )
+    replica.outbox.answer(held.number, 1, Outcome.QUOTA, (), ())
+    tallies.discard(replica, hits, "page")
+    with replica.transaction():
+        replica.edit(hits, [tallies.counted(replica, hits, Addition("page", 10))])
+    value = replica.claims.shown(hits, "page").value
+    replica.close()
+    assert value is not None
+    assert counting.total(value) == 13
