@@ -153,3 +153,8 @@ async def cut_off(relay: MemoryRelay) -> AsyncIterator[None]:
         yield
     finally:
         relay.start()
+
+
+async def put_many(guest: Guest, prefix: str, count: int) -> None:
+    """So many new notes."""
+    await guest.notes.put_many([(f"{prefix}{number}", Note(prefix)) for number in range(count)])

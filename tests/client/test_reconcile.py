@@ -4,12 +4,10 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import pytest
 import trio
 import trio.testing
 
 from sealwire_client.device import Device
-from sealwire_client.reconcile import AGAIN_SECONDS
 from sealwire_client.sending import explained
 from sealwire_client.testing import MemoryLog, MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
@@ -18,7 +16,16 @@ from sealwire_protocol.ids import MEMBERSHIP
 from sealwire_protocol.limits import CREDIT_BYTES_MIN, FETCH_RECORDS_MAX, Limits
 from sealwire_protocol.messages import Deliver, Done, Fault, Message, Ranges, Records
 from tests.client.guarded import Account, Card, Seat, agree, seated, shown, table
-from tests.client.party import Guest, Note, comes, cut_off, in_step, joined, notes_of, party, returned, stream_of, told
+from tests.client.party import (
+    Note,
+    cut_off,
+    in_step,
+    joined,
+    party,
+    put_many,
+    returned,
+    stream_of,
+)
 from tests.support.virtual import virtual
 
 
@@ -36,15 +43,6 @@ def carried(relay: MemoryRelay) -> Iterator[list[Message]]:
         yield sent
     finally:
         relay.alter = None
-
-
-def fault(message: Ranges, code: FaultCode, action: Action, why: str) -> Fault:
-    """A refusal in the place of an answer."""
-    return Fault(message.request, message.vault, code, action, 0, why)
-
-
-async def put_many(guest: Guest, prefix: str, count: int) -> None:
-    await guest.notes.put_many([(f"{prefix}{number}", Note(prefix)) for number in range(count)])
 
 
 # --- what comes back
@@ -379,137 +377,6 @@ async def test_a_transfer_is_given_back_whole(open_device: OpenDevice, memory_re
         memory_relay.restore(backup)
         await agree(seats)
         assert [account for _, account in sorted(b.accounts.items())] == [Account(40), Account(60)]
-
-
-# --- in bad moments
-
-
-def test_connections_that_break_at_any_moment_of_it_change_nothing_in_the_end(
-    open_device: OpenDevice, memory_relay: MemoryRelay
-) -> None:
-    @virtual
-    async def once() -> None:
-        async with party(open_device) as guests:
-            a, b = guests
-            await put_many(a, "kept", 20)
-            await in_step(guests)
-            backup = memory_relay.backup()
-            await put_many(a, "a", 5)
-            await b.notes.delete("kept3")
-            await in_step(guests)
-            before = a.dump()
-            for messages in range(1, 60):
-                memory_relay.restore(backup)
-                memory_relay.cut_after(messages)
-                await in_step(guests)
-                assert a.dump() == before
-
-    once()
-
-
-@virtual
-async def test_a_pin_that_has_gone_stale_is_taken_anew(open_device: OpenDevice, memory_relay: MemoryRelay) -> None:
-    async with party(open_device) as guests:
-        a, _ = guests
-        await put_many(a, "kept", 50)
-        await in_step(guests)
-        backup = memory_relay.backup()
-        await put_many(a, "lost", 3)
-        await in_step(guests)
-        before, stale = a.dump(), [3]
-
-        def alter(message: Message) -> Sequence[Message]:
-            if isinstance(message, Ranges) and stale[0]:
-                stale[0] -= 1
-                return [fault(message, FaultCode.STALE_PIN, Action.RESUBSCRIBE, "begin again")]
-            return [message]
-
-        memory_relay.restore(backup)
-        memory_relay.alter = alter
-        await in_step(guests)
-        assert a.dump() == before
-        assert stale == [0]
-
-
-@virtual
-async def test_the_others_go_on_while_one_collection_cannot_be_compared(
-    open_device: OpenDevice, memory_relay: MemoryRelay
-) -> None:
-    async with party(open_device) as guests:
-        a, b = guests
-        other = await notes_of(a.vault, "other")
-        await other.put("x", Note("here"))
-        await in_step(guests[:1])
-        backup = memory_relay.backup()
-        await a.notes.put("x", Note("lost there"))
-        await in_step(guests)
-
-        def alter(message: Message) -> Sequence[Message]:
-            if isinstance(message, Ranges):
-                return [fault(message, FaultCode.UNSUPPORTED, Action.STOP, "the database is too small")]
-            return [message]
-
-        memory_relay.alter = alter
-        memory_relay.restore(backup)
-        await told(a, "too small")
-        assert (await a.vault.status()).state != "synced"
-        await other.put("y", Note("goes on"))
-        theirs = await notes_of(b.vault, "other")
-        await comes(lambda: theirs.get("y") is not None)
-        assert a.dump() == b.dump() == {"x": "lost there"}
-        memory_relay.alter = None
-        await trio.sleep(2 * AGAIN_SECONDS)
-        await in_step(guests)
-        assert (await a.vault.status()).last_error is None
-
-
-@virtual
-async def test_edits_are_made_and_shown_while_it_goes_on(open_device: OpenDevice, memory_relay: MemoryRelay) -> None:
-    async with party(open_device) as guests:
-        a, b = guests
-        await put_many(a, "kept", 50)
-        await in_step(guests)
-        backup = memory_relay.backup()
-        await put_many(a, "lost", 3)
-        await in_step(guests)
-        memory_relay.delay = 2.0
-        memory_relay.restore(backup)
-        with a.notes.changes() as changes:
-            for number in range(10):
-                await a.notes.put("lost1", Note(f"edit {number}"))
-                assert a.notes.get("lost1") == Note(f"edit {number}")
-                await trio.sleep(1)
-            await anext(changes)
-        memory_relay.delay = 0.0
-        await in_step(guests)
-        assert b.notes.get("lost1") == Note("edit 9")
-
-
-@virtual
-async def test_a_relay_that_is_too_old_for_it_is_told_so_and_nothing_is_given_up(
-    open_device: OpenDevice, memory_relay: MemoryRelay, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with party(open_device) as guests:
-        a, b = guests
-        await a.notes.put("x", Note("kept"))
-        await in_step(guests)
-        backup = memory_relay.backup()
-        await a.notes.put("y", Note("lost there"))
-        await in_step(guests)
-        monkeypatch.setattr("sealwire_protocol.limits.VERSION_MAX", 1)
-        memory_relay.restore(backup)
-        for guest in guests:
-            await told(guest, "too old")
-            assert (await guest.vault.status()).state != "synced"
-        await a.notes.put("z", Note("later"))
-        await trio.sleep(600)
-        assert (await a.vault.status()).pending == 1
-        assert a.dump() == {"x": "kept", "y": "lost there", "z": "later"}
-        assert b.dump() == {"x": "kept", "y": "lost there"}
-        monkeypatch.undo()
-        memory_relay.cut()
-        await in_step(guests)
-        assert b.dump() == {"x": "kept", "y": "lost there", "z": "later"}
 
 
 # --- deletions that the relay has forgotten
