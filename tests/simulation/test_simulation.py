@@ -17,6 +17,10 @@ OPERATIONS_MIN: Final = 300
 DEVICES_MIN: Final = 5
 BUGS_MIN: Final = 10
 
+SOON: Final = 40
+SOON_FOUND: Final = ("term_of_a_process", "forgotten_at_once", "lost_dropped", "since_overwritten", "gaps_refused")
+"""Of the bugs in how a history is shortened, lost and given back, those that are found within so many seeds."""
+
 
 def test_a_seed_holds_and_is_the_same_history_again() -> None:
     first = simulate(1)
@@ -53,6 +57,12 @@ def test_planted_bugs_are_found() -> None:
             break
     assert len(found) == BUGS_MIN, found
     assert not any("nothing crashes: LookupError" in str(violation) for violation in found.values())
+
+
+def test_bugs_in_what_becomes_of_lost_history_are_found() -> None:
+    """Those that show in the first runs."""
+    found = {name: result.violation for name, result in hunted(SOON_FOUND, SOON)}
+    assert found.keys() == set(SOON_FOUND), found
 
 
 def test_a_bug_whose_place_is_gone_is_told() -> None:
