@@ -7,7 +7,7 @@ all in the caller's transaction: either the whole delivery becomes durable, or n
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from sealwire_client import sealing
 from sealwire_client.merging import Resolve
@@ -20,6 +20,7 @@ from sealwire_client.replica import (
     Replica,
     Unopened,
 )
+from sealwire_protocol.errors import DecodeError
 from sealwire_protocol.ids import KeyId, TermStart
 from sealwire_protocol.messages import Deliver, Fetched, StreamKind
 from sealwire_protocol.segment import TOMBSTONE
@@ -38,6 +39,18 @@ class Part(NamedTuple):
     last: int
     records: list[Incoming]
     unopened: list[Unopened]
+
+
+class Garbled(NamedTuple):
+    """A delivery that is no records: the relay's copy is damaged, or was on its way. All up to `cursor` was applied."""
+
+    cursor: int
+    reason: str
+
+    @classmethod
+    def after(cls, cursor: int, error: DecodeError) -> Self:
+        """Of what comes after this seq."""
+        return cls(cursor, f"what the relay sent of it after {cursor:,} cannot be read ({error})")
 
 
 @dataclass(slots=True)
@@ -93,7 +106,8 @@ class StreamSync:
 
     def apply(self, replica: Replica, deliver: Deliver, watched: bool) -> Sequence[Change] | None:
         """Apply a delivery within the caller's transaction. Returns what changed; None: more than is named, or
-        nobody watched when it began (who has begun to since must look afresh). Raises GapError, DecodeError."""
+        nobody watched when it began (who has begun to since must look afresh). Raises GapError; DecodeError, with the
+        parts of it applied that could be read, which stand if the caller's transaction does."""
         changes: list[Change] = []
         many = not watched
         prev = deliver.prev

@@ -40,9 +40,10 @@ from sealwire_client.replica import (
     Waiting,
 )
 from sealwire_client.sending import WHY_REFUSED, OfflineError, Sending, StrictRequest, explained
-from sealwire_client.stream import StreamSync
+from sealwire_client.stream import Garbled, StreamSync
 from sealwire_client.transport import TransportError
-from sealwire_protocol.errors import Action, FaultCode, Outcome, RemoteFault, may_come_back
+from sealwire_protocol.errors import Action, DecodeError, FaultCode, Outcome, RemoteFault, may_come_back
+from sealwire_protocol.events import Doubt
 from sealwire_protocol.ids import MEMBERSHIP, START, Position, StreamId
 from sealwire_protocol.membership import Membership, Role
 from sealwire_protocol.messages import (
@@ -348,12 +349,17 @@ class VaultSync:
         # What was admitted before its stream's history was found lost is of that history.
         records = [deliver for deliver in records if self._streams[deliver.stream].losses == losses[deliver.stream]]
         if records:
-            changes = await self._writer.run(self._apply_records, records)
+            changes, garbled = await self._writer.run(self._apply_records, records)
             for deliver in records:
                 stream = self._streams[deliver.stream]
+                if deliver.stream in garbled:
+                    reached[deliver.stream] = Position(deliver.term, garbled[deliver.stream].cursor)
+                    continue
                 stream.cursor = max(stream.cursor, deliver.last)
                 stream.head, stream.told_head = max(stream.head, deliver.last), max(stream.told_head, deliver.last)
                 reached[deliver.stream] = Position(deliver.term, deliver.last)
+            for name, why in garbled.items():
+                self.link.handle(Doubt(self.held.id, name, why.reason))
             for collection, named in changes:
                 self._tell(collection, named)
             self._wake.set()
@@ -364,14 +370,22 @@ class VaultSync:
 
     def _apply_records(
         self, replica: Replica, delivers: Sequence[Deliver]
-    ) -> list[tuple[Collection, Sequence[Change] | None]]:
+    ) -> tuple[list[tuple[Collection, Sequence[Change] | None]], dict[StreamId, Garbled]]:
+        """What changed, and the streams of which something could not be read: applied up to there, and no further."""
         changes: list[tuple[Collection, Sequence[Change] | None]] = []
+        garbled: dict[StreamId, Garbled] = {}
         with replica.transaction():
             for deliver in delivers:
+                if deliver.stream in garbled:
+                    continue
                 stream = self._streams[deliver.stream]
                 watched = self._watched(stream.collection)
-                changes.append((stream.collection, stream.apply(replica, deliver, watched)))
-        return changes
+                try:
+                    changes.append((stream.collection, stream.apply(replica, deliver, watched)))
+                except DecodeError as error:
+                    garbled[deliver.stream] = Garbled.after(deliver.prev, error)
+                    changes.append((stream.collection, None))  # the parts of it before that stand
+        return changes, garbled
 
     # --- the vault's task
 

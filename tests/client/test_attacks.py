@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -14,6 +14,7 @@ from sealwire_client import invites
 from sealwire_client.identity import DeviceIdentity
 from sealwire_client.invites import InviteError
 from sealwire_client.link import RETRY_SECONDS_MAX, LinkState
+from sealwire_client.status import State
 from sealwire_client.sync import INBOX_MESSAGES_MAX
 from sealwire_client.testing import MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
@@ -21,11 +22,12 @@ from sealwire_client.testing.log import MemoryLog, Verdict
 from sealwire_client.testing.relay import Alter
 from sealwire_client.vault import InviteExpiredError, PendingInvite
 from sealwire_protocol.errors import Action, FaultCode
-from sealwire_protocol.ids import MEMBERSHIP, Author, DeviceKey, Position, Tag, Term, VaultId
+from sealwire_protocol.ids import MEMBERSHIP, Author, DeviceKey, Position, StreamId, Tag, Term, VaultId
 from sealwire_protocol.limits import FRAME_BYTES_MIN
 from sealwire_protocol.membership import LINK_CONTEXT, AddDevice, LinkType, Role, encode_links, encode_unsigned
 from sealwire_protocol.messages import (
     NO_REQUEST,
+    NO_VAULT,
     AppendLink,
     Branch,
     Deliver,
@@ -43,6 +45,7 @@ from sealwire_protocol.messages import (
 )
 from sealwire_protocol.segment import encode_record, encode_segment, read_segment
 from tests.client.party import (
+    NAME,
     Guest,
     Note,
     comes,
@@ -315,12 +318,6 @@ async def _expires(pending: PendingInvite) -> None:
 # --- what no honest relay sends ends the connection, never the app
 
 
-def broken_segment(message: Message) -> Sequence[Message]:
-    if isinstance(message, Deliver) and message.stream != MEMBERSHIP:
-        return [replace(message, segment=b"\xff" * len(message.segment))]
-    return [message]
-
-
 def wrong_verdict(message: Message) -> Sequence[Message]:
     if isinstance(message, Pushed):
         return [replace(message, appended=tuple(group._replace(records=7) for group in message.appended))]
@@ -335,7 +332,7 @@ def narrow(message: Message) -> Sequence[Message]:
     return [replace(message, frame_bytes=FRAME_BYTES_MIN - 1) if isinstance(message, Welcome) else message]
 
 
-@pytest.mark.parametrize("alter", [broken_segment, wrong_verdict, verdicts_without_end, narrow])
+@pytest.mark.parametrize("alter", [wrong_verdict, verdicts_without_end, narrow])
 def test_nonsense_from_the_relay_ends_a_connection_and_nothing_else(
     open_device: OpenDevice, memory_relay: MemoryRelay, alter: Alter
 ) -> None:
@@ -358,6 +355,58 @@ def test_nonsense_from_the_relay_ends_a_connection_and_nothing_else(
             assert len(b.notes) == 301
 
     test()
+
+
+def broken_segments_of(stream: StreamId) -> Alter:
+    """Of each delivery of a stream the last record cannot be read."""
+
+    def alter(message: Message) -> Sequence[Message]:
+        if isinstance(message, Deliver) and message.stream == stream:
+            return [replace(message, segment=message.segment[:-1])]
+        return [message]
+
+    return alter
+
+
+@virtual
+async def test_a_segment_that_cannot_be_read_stops_nothing_and_what_it_held_is_got_by_comparing(
+    open_device: OpenDevice, memory_relay: MemoryRelay
+) -> None:
+    async with party(open_device) as guests:
+        a, b = guests
+        others = [await notes_of(guest.vault, "others") for guest in guests]
+        with lying(memory_relay, broken_segments_of(a.vault._sync.keys.stream_id(NAME))):
+            await a.notes.put_many((f"key {n}", Note("x" * 3_000)) for n in range(300))
+            await others[0].put("x", Note("goes on"))
+            await comes(lambda: others[1].get("x") is not None)
+            await in_step(guests)
+            assert len(b.notes) == 300
+
+
+@virtual
+async def test_while_what_cannot_be_read_cannot_be_compared_either_the_rest_goes_on(
+    open_device: OpenDevice, memory_relay: MemoryRelay
+) -> None:
+    async with party(open_device) as guests:
+        a, b = guests
+        others = [await notes_of(guest.vault, "others") for guest in guests]
+        broken = broken_segments_of(a.vault._sync.keys.stream_id(NAME))
+
+        def damaged(message: Message) -> Iterable[Message]:
+            if isinstance(message, Ranges):
+                return [Fault(message.request, NO_VAULT, FaultCode.INTERNAL, Action.STOP, 0, "it is damaged")]
+            return broken(message)
+
+        with lying(memory_relay, damaged):
+            await a.notes.put("x", Note("one"))
+            await others[0].put("x", Note("goes on"))
+            await others[1].put("y", Note("goes on too"))
+            await comes(lambda: others[1].get("x") is not None and others[0].get("y") is not None)
+            await told(b, "notes: what the relay sent of it after 0 cannot be read")
+            await told(b, "it cannot be compared now: it is damaged")
+            assert (await b.vault.status()).state is State.RECONCILING
+        await in_step(guests)
+        assert b.notes.get("x") == Note("one")
 
 
 @virtual
