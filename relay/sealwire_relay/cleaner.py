@@ -192,7 +192,7 @@ class Cleaner:
         if isinstance(error, _Moved):
             _log.info("cleaning %s stopped at %d of %d: %s", _name(dirty), upto, dirty.head, error)
             return
-        _log.error("%s cannot be cleaned beyond %d: %s; a newer relay may be needed", _name(dirty), upto, error)
+        _log.error("%s cannot be cleaned: %s", _name(dirty), error)
         if len(self._unreadable) < UNREADABLE_STREAMS_MAX:
             self._unreadable.add((dirty.vault, dirty.stream))
 

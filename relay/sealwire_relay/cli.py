@@ -273,7 +273,7 @@ def _cleaned(looked: "Looked", everything: bool) -> str:
             f"{looked.bytes_left:,} bytes in {_count(looked.segments_left, 'segment')} now.",
         ]
     if looked.unfinished:
-        parts.append(f"Not finished: {_count(looked.unfinished, 'stream')}, as the log says; run it again.")
+        parts.append(f"Not finished: {_count(looked.unfinished, 'stream')}; the log says why.")
     small = looked.waiting_streams - looked.unfinished
     if small and not everything:
         parts.append(f"{_count(small, 'stream')} with too little to be worth it yet; --all cleans these too.")

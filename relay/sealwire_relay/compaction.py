@@ -11,6 +11,7 @@ from struct import Struct
 from struct import error as StructError
 from typing import Final, NamedTuple
 
+from sealwire_protocol.errors import DecodeError
 from sealwire_protocol.ids import KEY_ID_BYTES, TAG_BYTES, Tag
 from sealwire_protocol.segment import (
     FLAGS_KNOWN,
@@ -61,7 +62,7 @@ class Survivors:
             if held is None or rank >= held[0]:
                 best[tag] = rank, seq
         if seq > segment.last:
-            raise beyond(seq, segment.last)
+            raise segment.damaged(beyond(seq, segment.last))
 
     @property
     def tags(self) -> Container[Tag]:
@@ -156,7 +157,10 @@ def _walk(segment: StoredSegment) -> Iterator[tuple[int, Tag, int, int]]:
         if kind in compact and skip < 0x80 and units and (end := at + header + (units << 4) + MAC_BYTES) <= size:
             begin = at + 1
         else:
-            skip, record, end = read_record(data, at)
+            try:
+                skip, record, end = read_record(data, at)
+            except DecodeError as error:
+                raise segment.damaged(error) from error
             tag, begin = record.tag, at + len(encode_varint(skip))
         seq += skip + 1
         yield seq, tag, begin, end

@@ -1,20 +1,20 @@
 """Answers devices that compare their history with the relay's (R13): RECONCILE by ranges of tags, FETCH by records."""
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Final
 
-from sealwire_protocol.errors import Action, FaultCode
+from sealwire_protocol.errors import Action, DecodeError, FaultCode
 from sealwire_protocol.events import Answer, Refuse
 from sealwire_protocol.history import newest_term
 from sealwire_protocol.ids import START, DeviceKey, StreamId, VaultId
 from sealwire_protocol.limits import SEGMENT_BYTES_MAX
 from sealwire_protocol.messages import Branch, Fetch, Fetched, Ranges, Reconcile, Records, StreamState, Summary
-from sealwire_protocol.segment import encode_record, read_segment
+from sealwire_protocol.segment import Placed, encode_record, read_segment
 from sealwire_relay.metrics import Metrics
 from sealwire_relay.store.interface import Page, Store, StoredSegment
-from sealwire_relay.trees import BusyError, Kept, StalePinError, Trees, off_loop
+from sealwire_relay.trees import BusyError, Kept, StalePinError, Trees, UnreadableError, off_loop, unreadable
 from sealwire_relay.view import no_such_vault
 
 READS_MAX: Final = 16
@@ -49,7 +49,7 @@ class Reconciler:
             return Answer(_nothing_yet(message, state))
         try:
             state, kept = await self._kept(message, device)
-        except (BusyError, StalePinError) as why:
+        except (BusyError, UnreadableError, StalePinError) as why:
             return _refusal(message, why)
         with self._trees.using(kept) as tree:
             branches = await off_loop(lambda: tuple([tree.branch(prefix) for prefix in message.prefixes]))
@@ -81,7 +81,7 @@ class Reconciler:
             state, kept = await self._kept(message, device)
             with self._trees.using(kept):
                 return Answer(await self._read(message, state))
-        except (BusyError, StalePinError) as why:
+        except (BusyError, UnreadableError, StalePinError) as why:
             return _refusal(message, why)
 
     async def _state(self, message: Reconcile | Fetch, device: DeviceKey) -> StreamState | Refuse:
@@ -110,7 +110,7 @@ class Reconciler:
                 reads -= 1
                 page = await self._page(message.vault, message.stream, seq - 1, state)
                 cleaned_to = max(cleaned_to, page.cleaned_to)
-                await off_loop(partial(shelf.put, page.segments))
+                await self._put(shelf, page.segments, message)
             record = shelf.records.get(seq)
             if record is not None:
                 if size + len(record) > SEGMENT_BYTES_MAX:
@@ -121,11 +121,25 @@ class Reconciler:
         self._metrics.fetched_records.inc(len(found))
         return Records(message.request, message.vault, message.stream, cleaned_to, considered, tuple(found))
 
+    async def _put(self, shelf: "_Shelf", segments: Sequence[StoredSegment], message: Fetch) -> None:
+        try:
+            await off_loop(partial(shelf.put, segments))
+        except DecodeError as error:
+            raise unreadable((message.vault, message.stream), error) from error
+
     async def _page(self, vault: VaultId, stream: StreamId, after: int, state: StreamState) -> Page:
         page = await self._store.read(vault, stream, after, PAGE_BYTES)
         if page is None or (page.term, page.floor) != (newest_term(state), state.floor):
             raise StalePinError
         return page
+
+
+def _read(segment: StoredSegment) -> Iterator[Placed]:
+    """Its records. Raises DecodeError."""
+    try:
+        yield from read_segment(segment.body, segment.prev, segment.last)
+    except DecodeError as error:
+        raise segment.damaged(error) from error
 
 
 class _Shelf:
@@ -139,7 +153,7 @@ class _Shelf:
     def put(self, segments: Sequence[StoredSegment]) -> None:
         """Take in segments that follow each other. Raises DecodeError."""
         for segment in segments:
-            for seq, record in read_segment(segment.body, segment.prev, segment.last):
+            for seq, record in _read(segment):
                 if seq in self._wanted:
                     self.records[seq] = encode_record(record)
         if segments:
@@ -160,9 +174,12 @@ def _nothing_yet(message: Reconcile, state: StreamState) -> Ranges:
     return Ranges(message.request, *name, START, NOTHING, state.top, *floors, state.terms, branches)
 
 
-def _refusal(message: Reconcile | Fetch, why: BusyError | StalePinError) -> Refuse:
+def _refusal(message: Reconcile | Fetch, why: BusyError | UnreadableError | StalePinError) -> Refuse:
     if isinstance(why, StalePinError):
         told = "the position that was compared is not at hand any more; begin again"
         return Refuse(FaultCode.STALE_PIN, Action.RESUBSCRIBE, told, message.request, message.vault)
+    if isinstance(why, UnreadableError):
+        told = "what the relay has stored of this collection cannot be read; the log of the relay tells its host more"
+        return Refuse(FaultCode.INTERNAL, Action.STOP, told, message.request, message.vault)
     told = "too many devices compare their history just now; come back in a moment"
     return Refuse(FaultCode.OVERLOADED, Action.RETRY, told, message.request, message.vault, retry_ms=RETRY_MS)

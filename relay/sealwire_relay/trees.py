@@ -19,7 +19,7 @@ from sealwire_protocol.ids import START, Position, StreamId, VaultId
 from sealwire_protocol.messages import StreamState
 from sealwire_protocol.reconcile import Gathering, Tree
 from sealwire_relay.metrics import Metrics
-from sealwire_relay.store.interface import Page, Store, StoredSegment, StoreError
+from sealwire_relay.store.interface import Page, Store, StoredSegment
 
 PAGE_BYTES: Final = 1_048_576
 """Read from the database at a time, and worked on in one slice: some 20,000 small records, 50 ms."""
@@ -59,6 +59,10 @@ _log = logging.getLogger("sealwire.reconcile")
 
 class BusyError(Exception):
     """No tree can be made now; a device may come back for one soon."""
+
+
+class UnreadableError(Exception):
+    """What is stored of a stream cannot be read, and trying again would not help. The log says more."""
 
 
 class StalePinError(Exception):
@@ -113,7 +117,8 @@ class Trees:
     ) -> tuple[StreamState, Kept]:
         """A tree at this position, or, at START, at about the present head; and the stream's state by which it fits.
 
-        `state` reads the state of the stream, which has records. Raises StalePinError, BusyError, StoreError.
+        `state` reads the state of the stream, which has records. Raises StalePinError, BusyError, UnreadableError,
+        StoreError.
         """
         for _ in range(ATTEMPTS_MAX):
             present = await state()
@@ -261,8 +266,7 @@ class Trees:
                     return None
             tree = await off_loop(gathering.build)
         except DecodeError as error:
-            _log.error("stream %s of vault %s cannot be compared with devices: %s", name[1].hex(), name[0].hex(), error)
-            raise StoreError("A stored segment cannot be read; the relay's log says which stream has it.") from error
+            raise unreadable(name, error) from error
         finally:
             gathering.close()
         now = self._clock()
@@ -276,9 +280,18 @@ class Trees:
         return page
 
 
+def unreadable(name: Name, error: DecodeError) -> UnreadableError:
+    """Tells the log of it."""
+    _log.error("stream %s of vault %s cannot be compared with devices: %s", name[1].hex(), name[0].hex(), error)
+    return UnreadableError()
+
+
 def _add(gathering: Gathering, segments: Sequence[StoredSegment]) -> None:
     for segment in segments:
-        gathering.add_segment(segment.body, segment.prev, segment.last)
+        try:
+            gathering.add_segment(segment.body, segment.prev, segment.last)
+        except DecodeError as error:
+            raise segment.damaged(error) from error
 
 
 async def off_loop(work: Callable[[], T]) -> T:

@@ -223,7 +223,7 @@ async def test_a_log_that_cannot_be_read_is_told_once_and_keeps_no_other_waiting
     for streams in (1, 0):
         looked = await cleaner.look(lambda dirty: True)
         assert (looked.streams, looked.waiting_streams) == (streams, 1)
-    assert caplog.text.count("cannot be cleaned") == 1
+    assert caplog.text.count("cannot be cleaned: its stored segment that ends at seq 12 cannot be read") == 1
     assert await is_clean(log)
 
 

@@ -416,15 +416,6 @@ async def test_a_store_that_fails_is_asked_again_later() -> None:
 
 
 @asyncio_test
-async def test_a_stored_segment_that_cannot_be_read_is_no_fault_of_the_device() -> None:
-    async with vault() as place:
-        await place.push(record())
-        log = place.log
-        log.segments[0] = StoredSegment(0, 1, b"rubbish")
-        assert await refused(place.anna, place.id, NOTES) is FaultCode.OVERLOADED
-
-
-@asyncio_test
 async def test_a_device_that_leaves_does_not_end_the_scan_for_the_others() -> None:
     async with vault() as place, await Device.open(place.relay.port, ANNA) as other:
         await place.push(record())
@@ -465,3 +456,24 @@ async def test_a_relay_that_stops_ends_scans_and_gives_up_trees() -> None:
     assert not kept._scans
     assert not kept._kept
     assert kept._timer is None
+
+
+@asyncio_test
+async def test_a_stream_that_is_damaged_at_the_relay_is_refused_and_its_host_told_where(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with vault() as place:
+        await place.push(record(tag=1))
+        await place.push(record(tag=2))
+        told = await ranges(place.anna, place.id, NOTES)
+        whole, place.log.segments[1] = place.log.segments[1], place.log.segments[1]._replace(body=b"what is this")
+        gone = await place.anna.ask(lambda number: Fetch(number, place.id, NOTES, told.pin, (2,)))
+        place.now += trees.IDLE_SECONDS + 1
+        place.trees.tidy()
+        for answer in (gone, await place.anna.ask(lambda n: Reconcile(n, place.id, NOTES, START, (ROOT,)))):
+            assert isinstance(answer, Fault)
+            assert (answer.code, answer.action, answer.retry_ms) == (FaultCode.INTERNAL, Action.STOP, 0)
+        assert caplog.text.count("its stored segment that ends at seq 2 cannot be read") == 2
+        assert "Traceback" not in caplog.text
+        place.log.segments[1] = whole
+        assert (await ranges(place.anna, place.id, NOTES)).total.records == 2

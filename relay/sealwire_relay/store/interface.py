@@ -13,6 +13,7 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from sealwire_protocol.conditions import Current
+from sealwire_protocol.errors import DecodeError
 from sealwire_protocol.ids import (
     NO_TERM,
     Author,
@@ -105,6 +106,13 @@ class StoredSegment(NamedTuple):
     prev: int
     last: int
     body: bytes
+
+    def damaged(self, error: DecodeError) -> DecodeError:
+        """What to say if its bytes cannot be read, and why."""
+        return DecodeError(
+            f"its stored segment that ends at seq {self.last} cannot be read ({error}): a newer relay wrote it, or"
+            " the database is damaged there, and a backup is to be restored, to which devices add what came after it"
+        )
 
 
 class Page(NamedTuple):
