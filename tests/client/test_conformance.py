@@ -338,7 +338,7 @@ class Pushes:
 
     def next(self, term: Term) -> tuple[int, tuple[Group, ...]]:
         """Flags and groups of a push under this term."""
-        flags = self._chance.choice((0, 0, REFILL)) | self._chance.choice((0, ATOMIC))
+        flags = self._chance.choice((0, REFILL)) | self._chance.choice((0, ATOMIC))
         streams = self._chance.sample(list(KINDS), self._chance.randint(1, 3))
         if flags & REFILL:
             return flags, tuple(self._returned(stream, term) for stream in streams)
