@@ -416,7 +416,7 @@ class Store(ABC):
     @abstractmethod
     async def aged(self, vault: VaultId, stream: StreamId, marks: Sequence[Mark], oldest: int, term: Term) -> bool:
         """Note how old records are, in the place of what was noted, and that no tombstone lies before `oldest`, which
-        never goes back.
+        never goes back. Beyond the compacted part, it says that none of the counted ones is left.
 
         False: the stream's term is not `term`. Nothing written then."""
 

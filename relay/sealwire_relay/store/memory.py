@@ -421,6 +421,8 @@ class MemoryStore(Store):
         if log is None or log.term != term:
             return False
         log.marks, log.oldest_tombstone = tuple(marks), max(log.oldest_tombstone, oldest)
+        if log.oldest_tombstone > log.compacted:
+            log.tombstones = 0
         return True
 
     async def acked(self, acks: Sequence[AckedPosition]) -> None:

@@ -253,6 +253,21 @@ async def test_ages_are_noted_in_the_place_of_those_before(place: Place) -> None
 
 
 @asyncio_test
+async def test_no_tombstone_is_left_where_none_lies_in_the_compacted_part(place: Place) -> None:
+    async with place.opened() as store:
+        log = await make_log(store)
+        # Counted by one cleaner while another one took them out.
+        assert await store.compacted(*log.key, 5, log.term, 3, 3)
+        assert await store.aged(*log.key, [], 5, log.term)
+        assert (await log.found()).number == 3
+        assert await store.aged(*log.key, [], 6, log.term)
+        assert log.key not in [(f.vault, f.stream) for f in await store.tombstones((log.vault.id, MEMBERSHIP), 1)]
+        assert await store.compacted(*log.key, 6, log.term, 1, 6)
+        found = await log.found()
+        assert (found.number, found.oldest) == (1, 6)
+
+
+@asyncio_test
 async def test_streams_with_tombstones_are_found_page_by_page(fresh: Place) -> None:
     async with fresh.opened() as store:
         assert await store.tombstones(None, 10) == []

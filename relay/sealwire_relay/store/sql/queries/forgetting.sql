@@ -39,9 +39,11 @@ ORDER BY s.vault_id, s.stream
 
 -- name: aged
 -- Note how old a stream's records are, and that no tombstone lies before a place; a row comes back iff the log is still
--- the one that this was found in.
+-- the one that this was found in. Their number is that of the compacted part: none are left if that place is beyond it,
+-- whatever was counted while somebody else took them out.
 UPDATE sealwire.stream
-SET marks = $3::bigint[], oldest_tombstone = greatest(oldest_tombstone, $4::bigint)
+SET marks = $3::bigint[], oldest_tombstone = greatest(oldest_tombstone, $4::bigint),
+    tombstones = CASE WHEN greatest(oldest_tombstone, $4::bigint) > compacted THEN 0 ELSE tombstones END
 WHERE vault_id = $1 AND stream = $2::bigint AND term = $5::bigint AND term_id = $6::bigint
 RETURNING 1
 
