@@ -256,6 +256,8 @@ class Reconciling:
             for lost, raw, held, hidden in self._lost(collection):
                 mine = better.get(lost.key)
                 if mine is not None and mine.rank > lost.rank:
+                    # All that the lost one had changed is in this record alone: it is merged from nothing.
+                    better[lost.key] = mine._replace(base=None)
                     continue
                 better.pop(lost.key, None)
                 if hidden:

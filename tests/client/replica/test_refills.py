@@ -61,6 +61,27 @@ def test_an_edit_that_waits_stands_for_a_refill_in_conflict(guarded: Todos) -> N
     assert a.waiting() == [("x", "mine", None)]
 
 
+def test_an_answered_write_over_a_lost_entry_is_merged_with_all_that_was_lost(guarded: Todos) -> None:
+    """What the entry beneath had changed is in no other record."""
+    a = guarded
+    a.deliver(0, record(2, "x", "one", 1))
+    a.edit("x", "one, two")
+    a.answer(a.send(), first=3, count=1)
+    assert Relay(START, ()).settle(a).refills == 1
+    a.answer(2, refused=[conflict(0, 4)])
+    assert a.waiting() == [("x", "one, two", None)]
+
+
+def test_an_answered_write_over_an_entry_that_is_left_is_merged_with_what_it_changed_of_it(guarded: Todos) -> None:
+    a = guarded
+    a.deliver(0, record(1, "x", "one", 1))
+    a.edit("x", "one, two")
+    a.answer(a.send(), first=3, count=1)
+    assert Relay(Position(T1, 1), (TermStart(T1, 0),), record(1, "x", "one", 1)).settle(a).refills == 1
+    a.answer(2, refused=[conflict(0, 4)])
+    assert a.waiting() == [("x", "one, two", "one")]
+
+
 def test_a_conflict_in_a_strict_collection_sets_all_of_it_aside(guarded: Todos) -> None:
     a = guarded
     a.replica.database.connection.execute("UPDATE _collection SET policy = 'strict'")
