@@ -15,18 +15,24 @@ from typing import Final, cast
 from urllib.parse import quote
 
 from sealwire_client.replica.errors import (
+    OPENING,
+    READING,
     NotAReplicaError,
     ReplicaCorruptError,
     ReplicaError,
+    ReplicaFullError,
     ReplicaInUseError,
     ReplicaTooNewError,
     corrupt,
     damage_suspected,
     explained,
     forget_damage,
+    full,
+    is_full,
 )
+from sealwire_client.replica.reserve import Reserve, no_room
 from sealwire_client.replica.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
-from sealwire_client.replica.waldamage import TORN_COMMITS_MAX, WriteAheadLog
+from sealwire_client.replica.waldamage import TORN_COMMITS_MAX, WriteAheadLog, lost_commits
 
 FILE_NAME: Final = "replica.db"
 LOCK_NAME: Final = "replica.lock"
@@ -89,7 +95,8 @@ class FolderLock:
                 pid,
             ) from None
         os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
+        with suppress(OSError):  # who it is helps others, and need not be known; the disk may be full
+            os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
 
     def release(self) -> None:
         """Let others in. The file stays: to delete it would let two processes lock two files of one name."""
@@ -103,28 +110,41 @@ class Database:
     def __init__(self, folder: Path) -> None:
         """Open, or make, the replica of a folder.
 
-        Raises ReplicaInUseError, NotAReplicaError, ReplicaTooNewError (the file untouched in all three),
+        A disk that is full does not keep it from being opened, but for a reserve that could not be made before, see
+        `reserve`. Raises ReplicaInUseError, NotAReplicaError, ReplicaTooNewError (the file untouched in all three),
         ReplicaCorruptError, ReplicaFullError or ReplicaUnreadableError.
         """
         self.path = folder / FILE_NAME
+        self._reserve = Reserve(folder)
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = FolderLock(folder)
         except OSError as error:
+            if no_room(error):
+                raise full(self.path, OPENING) from error
             raise ReplicaError(f"The folder {folder} cannot hold a replica ({error}): choose another one.") from error
         self._depth = 0
         self._damage: ReplicaCorruptError | None = None
         try:
-            unclean = self._inspect()
-            self.connection = self._connect()
+            try:
+                self._open()
+            except ReplicaFullError:
+                if not self._reserve.give_up():
+                    raise
+                self._open()
         except BaseException:
             self._lock.release()
             raise
+        self._reserve.make()
+
+    def _open(self) -> None:
+        unclean = self._inspect()
+        self.connection = self._connect()
         try:
             self._prepare(unclean)
         except BaseException as error:
             self._close_as_it_is()
-            if isinstance(error, sqlite3.Error) and (meant := explained(error, self.path)):
+            if isinstance(error, sqlite3.Error) and (meant := explained(error, self.path, OPENING)):
                 raise meant from error
             raise
 
@@ -169,7 +189,7 @@ class Database:
         try:
             return sqlite3.connect(self.path, timeout=BUSY_MS / 1000, isolation_level=None, cached_statements=256)
         except sqlite3.Error as error:
-            raise explained(error, self.path) or error from error
+            raise explained(error, self.path, OPENING) or error from error
 
     def _prepare(self, unclean: bool) -> None:
         run = self.connection.execute
@@ -210,11 +230,19 @@ class Database:
 
     def _check_log(self) -> None:
         """After an unclean end: SQLite must have read all transactions of the log but the last, which may be torn."""
-        frames = self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1]
-        if frames < 0:  # another program reads the file
-            return
-        with self.path.with_name(FILE_NAME + "-wal").open("rb") as file:
-            lost = WriteAheadLog(file).commits_beyond(frames)
+        log = self.path.with_name(FILE_NAME + "-wal")
+        try:
+            frames = self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1]
+        except sqlite3.Error as error:
+            if not is_full(error):
+                raise
+            # The log stays, and is read from where it lies. How much of it SQLite reads, its checksums tell as well.
+            lost = lost_commits(log)
+        else:
+            if frames < 0:  # another program reads the file
+                return
+            with log.open("rb") as file:
+                lost = WriteAheadLog(file).commits_beyond(frames)
         if lost > TORN_COMMITS_MAX:
             raise corrupt(self.path, f"{lost} of its last transactions cannot be read")
 
@@ -271,9 +299,15 @@ class Database:
         return self.connection.in_transaction
 
     def close(self) -> None:
-        """Checkpoint, close and let other processes in."""
+        """Checkpoint, close and let other processes in. Where the disk has no room for that, the log stays."""
         try:
+            try:
+                self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            except sqlite3.Error as error:
+                if is_full(error):
+                    self._reserve.give_up()  # closing tries once more
             self.connection.close()
+            self._reserve.make()
         finally:
             self._lock.release()
 
@@ -284,10 +318,10 @@ class Database:
             last = connect_reader(self.path)
             with suppress(sqlite3.Error):
                 last.execute("SELECT count(*) FROM sqlite_schema")
-            self.close()
+            self.connection.close()
             last.close()
         except ReplicaError:
-            self.close()
+            self.connection.close()
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:
@@ -300,5 +334,5 @@ def connect_reader(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA mmap_size = 0")
         connection.execute("PRAGMA temp_store = MEMORY")
     except sqlite3.Error as error:
-        raise explained(error, path) or error from error
+        raise explained(error, path, READING) or error from error
     return connection

@@ -31,7 +31,7 @@ class ReplicaCorruptError(ReplicaError):
 
 
 class ReplicaFullError(ReplicaError):
-    """The disk is full. The transaction was rolled back; the replica can go on once there is room."""
+    """The disk is full. The transaction was rolled back, or the replica not opened; it can go on once there is room."""
 
 
 class ReplicaUnreadableError(ReplicaError):
@@ -76,6 +76,8 @@ DAMAGE_NAME: Final = "replica.damaged"
 """The sign beside a replica that was found to be damaged."""
 
 _FULL: Final = 13
+_INDEX_TOO_SHORT: Final = 4_874
+"""An extended code, SQLITE_IOERR_SHMSIZE: the index of the log could not grow, which nothing but a full disk does."""
 _CORRUPT: Final = 11
 _NOT_A_DATABASE: Final = 26
 READ_ONLY: Final = 8
@@ -95,14 +97,30 @@ def code_of(error: Exception) -> int:
     return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
 
 
-def explained(error: sqlite3.Error, path: Path) -> ReplicaError | None:
-    """The replica error that an error of SQLite means, or None if it is a bug or an app's wrong SQL."""
+OPENING: Final = "the replica could not be opened, and nothing of it is lost"
+READING: Final = "this could not be read, and nothing is lost"
+CHANGING: Final = "this change was not saved, everything before it was"
+"""What a full disk means for who met it."""
+
+
+def is_full(error: BaseException) -> bool:
+    """True if an error of SQLite says that the disk has no room left."""
+    if not isinstance(error, sqlite3.Error):
+        return False
+    return code_of(error) == _FULL or getattr(error, "sqlite_errorcode", None) == _INDEX_TOO_SHORT
+
+
+def full(path: Path, meaning: str) -> ReplicaFullError:
+    """The error that says that the disk is full, and what that means."""
+    return ReplicaFullError(f"The disk that holds {path} is full: {meaning}; make room and try again.")
+
+
+def explained(error: sqlite3.Error, path: Path, meaning: str = CHANGING) -> ReplicaError | None:
+    """The replica error that an error of SQLite means, or None if it is a bug or an app's wrong SQL. `meaning`: what it
+    does if the disk is full."""
     code = code_of(error)
-    if code == _FULL:
-        return ReplicaFullError(
-            f"The disk that holds {path} is full: this change was not saved, everything before it was; make room and "
-            "try again."
-        )
+    if is_full(error):
+        return full(path, meaning)
     if code in (_CORRUPT, _NOT_A_DATABASE):
         return corrupt(path, str(error))
     if code in _OF_THE_SYSTEM:

@@ -14,6 +14,7 @@ from sealwire_client.replica.database import FILE_NAME, connect_reader
 from sealwire_client.replica.entries import Collection
 from sealwire_client.replica.errors import (
     READ_ONLY,
+    READING,
     NeedsNewerAppError,
     QueryError,
     ReplicaClosedError,
@@ -73,7 +74,7 @@ class Reader:
         try:
             return self.connection.execute(statement, values).fetchall()
         except sqlite3.Error as error:
-            raise self._closed() or explained(error, self.path) or error from error
+            raise self._closed() or explained(error, self.path, READING) or error from error
 
     def _closed(self) -> ReplicaClosedError | None:
         if not self._is_closed:
@@ -152,7 +153,7 @@ class Reader:
             cursor = self.connection.execute(sql, values)
             rows = cursor.fetchall()
         except (sqlite3.Error, sqlite3.Warning) as error:
-            meant = explained(error, self.path) if isinstance(error, sqlite3.Error) else None
+            meant = explained(error, self.path, READING) if isinstance(error, sqlite3.Error) else None
             if meant is not None and code_of(error) != READ_ONLY:
                 raise meant from error
             raise QueryError(

@@ -25,11 +25,18 @@ from sealwire_client.replica.damaged import DamagedFile, Row, Value, Way
 from sealwire_client.replica.database import FILE_NAME, REPAIRING, FolderLock
 from sealwire_client.replica.edits import REFILLED, STRICT
 from sealwire_client.replica.entries import Column, Table
-from sealwire_client.replica.errors import ReplicaFullError, ReplicaUnreadableError, explained, forget_damage
+from sealwire_client.replica.errors import (
+    OPENING,
+    ReplicaFullError,
+    ReplicaUnreadableError,
+    explained,
+    forget_damage,
+)
+from sealwire_client.replica.reserve import Reserve, no_room
 from sealwire_client.replica.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
 from sealwire_client.replica.sent import DOUBTFUL
 from sealwire_client.replica.values import Live
-from sealwire_client.replica.waldamage import HEADER_BYTES, PAGE_BYTES, lost_commits, rebuild
+from sealwire_client.replica.waldamage import HEADER_BYTES, PAGE_BYTES, TORN_COMMITS_MAX, lost_commits, rebuild
 from sealwire_protocol.conditions import decode_held
 
 ACCOUNT_NAME: Final = "what-was-saved.json"
@@ -113,13 +120,14 @@ def repair(folder: Path) -> Salvaged:
     lock = FolderLock(folder)
     try:
         aside = _put_aside(folder)
+        Reserve(folder).give_up()  # the room is needed here; the opening that follows takes it again
         if not (folder / FILE_NAME).exists():
             _carry_over(aside, folder)
         salvaged = _finish(folder, aside)
     except sqlite3.Error as error:
-        raise explained(error, folder / FILE_NAME) or error from error
+        raise explained(error, folder / FILE_NAME, OPENING) or error from error
     except OSError as error:
-        kind = ReplicaFullError if error.errno == 28 else ReplicaUnreadableError
+        kind = ReplicaFullError if no_room(error) else ReplicaUnreadableError
         raise kind(
             f"The damaged replica in {folder} could not be repaired ({error.strerror}): nothing is lost; see to that"
             " and try again."
@@ -200,7 +208,7 @@ def _readable(aside: Path) -> tuple[Path, bool]:
     path, log = aside / FILE_NAME, aside / f"{FILE_NAME}-wal"
     if not path.exists():
         path.touch()
-    lost = lost_commits(log)
+    lost = lost_commits(log) > TORN_COMMITS_MAX
     size = path.stat().st_size  # SQLite would delete the log of an empty file, and read half a page as a whole one
     if not lost and size and size % PAGE_BYTES == 0:
         with DamagedFile(path) as damaged:

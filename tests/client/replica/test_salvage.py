@@ -368,7 +368,7 @@ def test_another_file_of_that_name_is_no_damaged_replica(folder: Path) -> None:
     other.executescript("CREATE TABLE photos (id); INSERT INTO photos VALUES (1)")
     other.close()
     assert not holds_a_replica(folder)
-    assert sorted(path.name for path in folder.iterdir()) == ["replica.db", "replica.lock"]
+    assert sorted(path.name for path in folder.iterdir()) == ["replica.db", "replica.lock", "replica.reserve"]
 
 
 def test_refills_whose_batches_could_not_be_read_are_compared_and_given_back_again(tmp_path: Path) -> None:
