@@ -6,9 +6,7 @@ A group of a PUSH to a guarded stream has one condition for each record, in the 
 
 Version alone would not do: a second write, sent before the first was answered, would replace somebody else's first.
 
-A group of a refill has, to a stream of either kind, one position for each record instead: where the device held it.
-
-    term number varint, term id 8, seq varint
+A group of a refill says where each record was held instead, see `lines`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +16,9 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from sealwire_protocol.errors import DecodeError, Refusal
-from sealwire_protocol.fields import POSITION
-from sealwire_protocol.ids import Position, Tag
+from sealwire_protocol.ids import Tag
 from sealwire_protocol.limits import WINNERS_BYTES_MAX
+from sealwire_protocol.lines import Line
 from sealwire_protocol.messages import Pushed, Refused
 from sealwire_protocol.segment import (
     SALT_BYTES,
@@ -56,14 +54,14 @@ NOTHING: Final = Condition(Names.NOTHING)
 class Current(NamedTuple):
     """What a guarded stream holds of a tag now: the record that won, and its seq.
 
-    `refilled`: it was given back after a loss (R14), so that no one decided on it knowing what else was lost.
+    `line`: of a record that was given back after a loss (R14), in which history it stood. Empty: it was pushed.
     """
 
     version: int
     salt: bytes
     tombstone: bool
     seq: int
-    refilled: bool = False
+    line: Line = ()
 
 
 def encode_condition(condition: Condition) -> bytes:
@@ -94,25 +92,6 @@ def decode_conditions(data: bytes, count: int) -> list[Condition]:
     if at != len(data) or len(conditions) != count:
         raise DecodeError("a group of a guarded stream does not have one condition for each record")
     return conditions
-
-
-def encode_held(position: Position) -> bytes:
-    """The bytes of one record's position in a refill."""
-    out = bytearray()
-    POSITION.write(out, position)
-    return bytes(out)
-
-
-def decode_held(data: bytes, count: int) -> list[Position]:
-    """Exactly `count` positions. Raises DecodeError."""
-    positions: list[Position] = []
-    at = 0
-    while at < len(data) and len(positions) < count:
-        position, at = POSITION.read(data, at)
-        positions.append(position)
-    if at != len(data) or len(positions) != count:
-        raise DecodeError("a group of a refill does not have one position for each record")
-    return positions
 
 
 def holds(condition: Condition, current: Current | None, version: int, salt: bytes) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from sealwire_protocol.ids import NO_TERM, START, Position, Term
+from sealwire_protocol.lines import Line
 from sealwire_protocol.messages import StreamState
 
 
@@ -25,13 +26,14 @@ def is_lost(position: Position, state: StreamState) -> bool:
     return position.seq > 0 and (end is None or position.seq > end)
 
 
-def loss_before(position: Position, state: StreamState) -> int:
-    """Where in the relay's log a history was lost that reached this position: what is beyond was appended since.
-
-    That is the end of its term; 0 if the relay does not know it. Numbers of terms do not tell, for after a restore they
-    are used again: a device states the newest term that both know.
-    """
-    return end_of(position.term, state) or 0
+def loss_before(line: Line, state: StreamState) -> int:
+    """Where in the relay's log a history was lost that had this line: what is beyond was appended since. That is where
+    the line left the newest term that the relay knows, or that term ends; 0 if it knows none."""
+    for at in line:
+        end = end_of(at.term, state)
+        if end is not None:
+            return min(at.seq, end)
+    return 0
 
 
 def whole_from(state: StreamState, position: Position) -> int:

@@ -65,6 +65,10 @@ STREAMS_PER_SESSION_MAX: Final = 4_096
 ACK_STREAMS_MAX: Final = 256
 """Positions in one ACK."""
 
+LOST_TERMS_MAX: Final = 256
+"""Terms told with a group of a refill: a relay that restarts twice a day, and lost what followed a backup of spring.
+Records of which it is not known how they came about are never replaced silently (R14)."""
+
 TERMS_TOLD_MAX: Final = 4_096
 """Terms of one stream in SUBSCRIBED: a stream gains at most one for each start of a relay."""
 

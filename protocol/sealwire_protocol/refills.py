@@ -10,10 +10,11 @@ wrote there since did so without knowing it, and that is a conflict.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from sealwire_protocol.conditions import Current, Judged, decode_held
+from sealwire_protocol.conditions import Current, Judged
 from sealwire_protocol.errors import DecodeError
 from sealwire_protocol.history import is_lost, loss_before
-from sealwire_protocol.ids import Position, Tag
+from sealwire_protocol.ids import Tag
+from sealwire_protocol.lines import Line, decode_held, is_of_one_line
 from sealwire_protocol.messages import StreamKind, StreamState
 from sealwire_protocol.segment import TOMBSTONE, Survey, read_record
 
@@ -25,7 +26,7 @@ class Returned(NamedTuple):
     version: int
     salt: bytes
     tombstone: bool
-    held: Position
+    line: Line
     begin: int
     end: int
 
@@ -56,13 +57,13 @@ def survey_refill(data: bytes) -> Survey:
 def read_returned(held: bytes, records: bytes, count: int) -> list[Returned]:
     """The records of a refilled group that has so many, each of another tag, as a replica has them. Raises DecodeError.
 
-    `held`: the group's conditions, which are positions in a refill.
+    `held`: the group's conditions, which say in a refill where the records were held.
     """
     returned, at = [], 0
-    for position in decode_held(held, count):
+    for line in decode_held(held, count):
         _, record, end = read_record(records, at)
         tombstone = bool(record.flags & TOMBSTONE)
-        returned.append(Returned(record.tag, record.version, record.salt, tombstone, position, at, end))
+        returned.append(Returned(record.tag, record.version, record.salt, tombstone, line, at, end))
         at = end
     if len({one.tag for one in returned}) < count:
         raise DecodeError("a group of a refill has two records of one tag")
@@ -85,13 +86,14 @@ def judge_returned(
     superseded: dict[int, int] = {}
     top, seq = 0, head
     for place, one in enumerate(returned):
-        if not is_lost(one.held, state):
+        if not is_lost(one.line[0], state):
             superseded[place] = 0
             continue
         current = held(one.tag) if state.kind is StreamKind.GUARDED else None
         if current is not None:
             equal = (one.version, one.salt) == (current.version, current.salt)
-            if not equal and not current.refilled and current.seq > loss_before(one.held, state):
+            with_it = bool(current.line) and is_of_one_line(one.line, current.line)
+            if not equal and not with_it and current.seq > loss_before(one.line, state):
                 refused[place] = current.seq
                 continue
             if equal or one.version <= current.version:
@@ -100,7 +102,7 @@ def judge_returned(
         seq += 1
         top = max(top, one.version)
         if state.kind is StreamKind.GUARDED:
-            holding[one.tag] = Current(one.version, one.salt, one.tombstone, seq, refilled=True)
+            holding[one.tag] = Current(one.version, one.salt, one.tombstone, seq, one.line)
     if refused or superseded:
         stays = [one for place, one in enumerate(returned) if place not in refused and place not in superseded]
         body = b"".join([body[one.begin : one.end] for one in stays])

@@ -19,7 +19,7 @@ from sealwire_client.identity import DeviceIdentity
 from sealwire_client.invites import InviteError
 from sealwire_client.link import AnyRequest, Dialler, Link, LinkState, RelayRefusedError
 from sealwire_client.testing import MemoryRelay
-from sealwire_protocol.conditions import NOTHING, Condition, Names, encode_condition, encode_held
+from sealwire_protocol.conditions import NOTHING, Condition, Names, encode_condition
 from sealwire_protocol.errors import FaultCode, Outcome, Refusal
 from sealwire_protocol.events import Listen, Submit
 from sealwire_protocol.ids import (
@@ -35,6 +35,7 @@ from sealwire_protocol.ids import (
     Term,
     VaultId,
 )
+from sealwire_protocol.lines import LostTerm, encode_held
 from sealwire_protocol.membership import Role
 from sealwire_protocol.messages import (
     ATOMIC,
@@ -351,7 +352,8 @@ class Pushes:
             changes = chance.choice(({"author": Author(2)}, {"epoch": 2}, {"key_id": KeyId(b"none")}))
             records = [one._replace(**changes) for one in records]
         terms = term, Term(term.number + 1, b"lost...."), Term(0, b"before..")
-        held = b"".join(encode_held(Position(chance.choice(terms), chance.randrange(60))) for _ in records)
+        before = {terms[1]: LostTerm(chance.choice((terms[0], terms[2])), chance.randrange(60))}
+        held = encode_held([Position(chance.choice(terms), chance.randrange(60)) for _ in records], before)
         if chance.random() < 0.03:
             held = chance.choice((b"", held[:-1], held + b"\0"))
         self._seen.extend(records)

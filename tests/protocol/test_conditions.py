@@ -15,9 +15,7 @@ from sealwire_protocol.conditions import (
     Judged,
     Names,
     decode_conditions,
-    decode_held,
     encode_condition,
-    encode_held,
     holds,
     judge,
     read_writes,
@@ -27,6 +25,7 @@ from sealwire_protocol.conditions import (
 from sealwire_protocol.errors import DecodeError, Outcome, Refusal
 from sealwire_protocol.ids import Author, KeyId, Position, Tag, Term, VaultId
 from sealwire_protocol.limits import WINNERS_BYTES_MAX
+from sealwire_protocol.lines import LostTerm, decode_held, encode_held, line_of
 from sealwire_protocol.messages import Pushed, Refused
 from sealwire_protocol.segment import TOMBSTONE, Record, encode_record, encode_segment
 from tests.protocol.strategies import exactly, sized
@@ -56,11 +55,23 @@ def test_conditions_of_the_vectors_are_read(given: dict[str, Any]) -> None:
     assert tuple(rows) in VALID
 
 
+def term(given: Any) -> Term:
+    """A term as the vectors write it."""
+    return Term(given[0], bytes.fromhex(given[1]))
+
+
+def position(given: Any) -> Position:
+    """A position as the vectors write it."""
+    return Position(term(given[0]), given[1])
+
+
 @pytest.mark.parametrize("given", json.loads(generate_conditions())["valid_held"], ids=lambda given: given["hex"][:20])
 def test_positions_of_the_vectors_are_read(given: dict[str, Any]) -> None:
-    rows = [Position(Term(number, bytes.fromhex(name)), seq) for (number, name), seq in given["positions"]]
-    assert decode_held(bytes.fromhex(given["hex"]), len(rows)) == rows
-    assert b"".join(map(encode_held, rows)).hex() == given["hex"]
+    rows = [position(found) for found in given["positions"]]
+    terms = {term(found): LostTerm(term(before), start) for found, before, start in given["before"]}
+    lines = [tuple(map(position, line)) for line in given["lines"]]
+    assert decode_held(bytes.fromhex(given["hex"]), len(rows)) == lines == [line_of(row, terms) for row in rows]
+    assert encode_held(rows, terms).hex() == given["hex"]
 
 
 @pytest.mark.parametrize("given", json.loads(generate_conditions())["invalid_held"], ids=lambda given: given["case"])

@@ -1,13 +1,16 @@
 """R14: what becomes of records that a relay has lost and a device gives back."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import pytest
 
-from sealwire_protocol.conditions import Current, Judged, encode_held, refusals
+from sealwire_protocol.conditions import Current, Judged, refusals
 from sealwire_protocol.errors import DecodeError, Refusal
 from sealwire_protocol.history import is_lost, loss_before
 from sealwire_protocol.ids import NO_TERM, START, Author, KeyId, Position, Tag, Term, TermStart
+from sealwire_protocol.limits import LOST_TERMS_MAX
+from sealwire_protocol.lines import LostTerm, decode_held, encode_held, is_of_one_line, line_of
 from sealwire_protocol.messages import StreamKind, StreamState
 from sealwire_protocol.refills import judge_returned, read_returned, survey_refill
 from sealwire_protocol.segment import TOMBSTONE, Record, encode_record, encode_segment
@@ -26,18 +29,20 @@ def record(tag: int = 1, version: int = 5, salt: bytes = b"the salt", **changes:
 
 
 def give_back(
-    *returned: tuple[Position, Record], state: StreamState = STATE, held: Mapping[Tag, Current] | None = None
+    *returned: tuple[Position, Record],
+    state: StreamState = STATE,
+    held: Mapping[Tag, Current] | None = None,
+    terms: Mapping[Term, LostTerm] = MappingProxyType({}),
 ) -> Judged:
     """What becomes of records that were held at these positions."""
     body = encode_segment(found for _, found in returned)
-    positions = b"".join(encode_held(position) for position, _ in returned)
-    parsed = read_returned(positions, body, len(returned))
+    parsed = read_returned(encode_held([position for position, _ in returned], terms), body, len(returned))
     return judge_returned(parsed, body, state.head, state, (held or {}).get)
 
 
-def standing(version: int, seq: int, *, refilled: bool = False, salt: bytes = b"another.") -> dict[Tag, Current]:
-    """What the stream holds of the tag."""
-    return {record().tag: Current(version, salt, False, seq, refilled)}
+def standing(version: int, seq: int, *of: Position, salt: bytes = b"another.") -> dict[Tag, Current]:
+    """What the stream holds of the tag; `of`: the line of the lost history that it was given back from."""
+    return {record().tag: Current(version, salt, False, seq, of)}
 
 
 # --- what is lost, and since when
@@ -60,7 +65,7 @@ def test_the_loss_begins_where_the_stated_term_ends_and_at_the_beginning_if_that
     position: Position, since: int
 ) -> None:
     assert is_lost(position, STATE)
-    assert loss_before(position, STATE) == since
+    assert loss_before((position,), STATE) == since
 
 
 @pytest.mark.parametrize("position", [START, Position(UNKNOWN, 0), Position(T1, 1), Position(T1, 30), Position(T3, 50)])
@@ -70,7 +75,7 @@ def test_within_a_known_history_nothing_is_lost(position: Position) -> None:
 
 def test_a_stream_that_lost_everything_lost_it_from_the_beginning() -> None:
     assert is_lost(Position(T1, 1), stream_state())
-    assert loss_before(Position(T1, 1), stream_state()) == 0
+    assert loss_before((Position(T1, 1),), stream_state()) == 0
 
 
 # --- verdicts
@@ -93,8 +98,8 @@ def test_where_nothing_stands_it_is_appended_and_marked() -> None:
     judged = give_back((LOST, record(1)), (LOST, record(2, 7, flags=TOMBSTONE)))
     assert (judged.records, judged.top) == (2, 7)
     assert judged.holds == {
-        record(1).tag: Current(5, b"the salt", False, 51, True),
-        record(2).tag: Current(7, b"the salt", True, 52, True),
+        record(1).tag: Current(5, b"the salt", False, 51, (LOST,)),
+        record(2).tag: Current(7, b"the salt", True, 52, (LOST,)),
     }
 
 
@@ -107,15 +112,17 @@ def test_where_nothing_stands_it_is_appended_and_marked() -> None:
         (LOST, standing(4, 31), "conflict"),
         (LOST, standing(5, 31), "conflict"),
         (LOST, standing(6, 50), "conflict"),
-        (LOST, standing(4, 50, refilled=True), "appended"),
-        (LOST, standing(5, 50, refilled=True), "superseded"),
-        (LOST, standing(6, 50, refilled=True), "superseded"),
+        (LOST, standing(4, 50, LOST), "appended"),
+        (LOST, standing(5, 50, LOST), "superseded"),
+        (LOST, standing(6, 50, LOST), "superseded"),
         (LOST, standing(5, 50, salt=b"the salt"), "superseded"),
-        (LOST, standing(5, 50, salt=b"the salt", refilled=True), "superseded"),
+        (LOST, standing(5, 50, LOST, salt=b"the salt"), "superseded"),
         (Position(T3, 51), standing(4, 50), "appended"),
         (Position(UNKNOWN, 12), standing(4, 1), "conflict"),
         (Position(LATER, 99), standing(4, 1), "conflict"),
-        (Position(LATER, 99), standing(4, 31, refilled=True), "appended"),
+        (Position(LATER, 99), standing(4, 31, Position(LATER, 3)), "appended"),
+        (Position(LATER, 99), standing(4, 31, LOST), "conflict"),
+        (LOST, standing(4, 50, Position(LATER, 3)), "conflict"),
     ],
 )
 def test_in_a_guarded_stream_a_greater_one_replaces_what_nobody_wrote_since(
@@ -156,6 +163,82 @@ def test_in_an_atomic_refill_one_conflict_refuses_all_and_one_that_is_superseded
     assert [(r.group, r.reason) for r in told] == [(0, Refusal.SUPERSEDED), (1, Refusal.CONFLICT)]
 
 
+# --- histories that are lost
+
+
+FIRST, SECOND = Term(4, b"\4" * 8), Term(5, b"\5" * 8)
+"""Two histories that part in T3 behind its end: the first one after 60, the second one after 55."""
+
+TERMS = {FIRST: LostTerm(T3, 60), SECOND: LostTerm(T3, 55), T3: LostTerm(T1, 30)}
+
+
+def test_a_line_leads_through_all_terms_that_led_there() -> None:
+    assert line_of(Position(FIRST, 70), TERMS) == (Position(FIRST, 70), Position(T3, 60), Position(T1, 30))
+    assert line_of(Position(LATER, 5), TERMS) == (Position(LATER, 5),)
+
+
+def test_a_line_begins_with_the_term_in_which_the_seq_was_written() -> None:
+    """A record is held under the newest term of its delivery, which may be later."""
+    assert line_of(Position(FIRST, 58), TERMS) == (Position(T3, 58), Position(T1, 30))
+    assert line_of(Position(FIRST, 30), TERMS) == (Position(T1, 30),)
+
+
+def test_terms_that_come_before_each_other_make_no_endless_line() -> None:
+    terms = {FIRST: LostTerm(SECOND, 9), SECOND: LostTerm(FIRST, 9)}
+    assert len(line_of(Position(FIRST, 10), terms)) <= LOST_TERMS_MAX
+    assert line_of(Position(FIRST, 5), terms) == (Position(FIRST, 5),)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "together"),
+    [
+        (Position(FIRST, 61), Position(FIRST, 70), True),
+        (Position(FIRST, 61), Position(T3, 60), True),
+        (Position(FIRST, 61), Position(T3, 61), False),
+        (Position(FIRST, 61), Position(SECOND, 58), False),
+        (Position(SECOND, 58), Position(T3, 55), True),
+        (Position(SECOND, 58), Position(T3, 56), False),
+        (Position(SECOND, 55), Position(FIRST, 61), True),
+        (Position(LATER, 1), Position(FIRST, 61), False),
+    ],
+)
+def test_two_records_are_of_one_line_if_one_came_after_the_other(
+    one: Position, other: Position, together: bool
+) -> None:
+    a, b = line_of(one, TERMS), line_of(other, TERMS)
+    assert is_of_one_line(a, b) is is_of_one_line(b, a) is together
+
+
+def test_the_loss_begins_where_a_line_left_the_newest_term_that_the_relay_knows() -> None:
+    known = STATE._replace(head=70)
+    assert loss_before(line_of(Position(FIRST, 70), TERMS), known) == 60
+    assert loss_before(line_of(Position(FIRST, 70), TERMS), STATE) == 50
+    assert loss_before(line_of(Position(LATER, 70), TERMS), STATE) == 0
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_of_two_lost_histories_none_replaces_the_other_in_silence(version: int) -> None:
+    """Neither author knew of the other's record, though both were lost in the same place and are given back."""
+    of_second = line_of(Position(SECOND, 58), TERMS)
+    judged = give_back((Position(FIRST, 61), record()), held=standing(version, 51, *of_second), terms=TERMS)
+    assert judged.refused == {0: 51}
+    judged = give_back((Position(SECOND, 55), record()), held=standing(version, 51, *of_second), terms=TERMS)
+    assert judged.refused == {}
+
+
+def test_what_was_held_before_the_loss_under_a_later_term_is_not_taken_in_again() -> None:
+    judged = give_back((Position(FIRST, 30), record()), terms=TERMS)
+    assert judged.superseded == {0: 0}
+
+
+def test_as_many_terms_are_told_as_there_is_room_for_the_nearest_first() -> None:
+    many = {Term(n, b"a term.."): LostTerm(Term(n - 1, b"a term.."), n) for n in range(1, 2 * LOST_TERMS_MAX)}
+    last = Position(Term(len(many), b"a term.."), 9_999)
+    [line] = decode_held(encode_held([last], many), 1)
+    assert len(line) == LOST_TERMS_MAX
+    assert line == line_of(last, many)
+
+
 # --- bytes
 
 
@@ -191,4 +274,4 @@ def test_a_replica_has_one_record_of_a_tag() -> None:
 
 def test_each_record_says_where_it_was_held() -> None:
     with pytest.raises(DecodeError):
-        read_returned(encode_held(LOST), encode_segment([record(1), record(2)]), 2)
+        read_returned(encode_held([LOST], {}), encode_segment([record(1), record(2)]), 2)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from sealwire_protocol.codec import encode
-from sealwire_protocol.conditions import NOTHING, Condition, Names, encode_condition, encode_held
+from sealwire_protocol.conditions import NOTHING, Condition, Names, encode_condition
 from sealwire_protocol.errors import Action, FaultCode, Outcome, Refusal
 from sealwire_protocol.ids import (
     NO_TERM,
@@ -29,6 +29,7 @@ from sealwire_protocol.ids import (
     VaultId,
 )
 from sealwire_protocol.limits import Limits
+from sealwire_protocol.lines import LostTerm, encode_held, line_of
 from sealwire_protocol.messages import (
     ATOMIC,
     BY_TYPE,
@@ -254,19 +255,31 @@ INVALID: Final[tuple[tuple[str, int, bytes], ...]] = (
 )
 
 
-VALID_HELD: Final[tuple[tuple[Position, ...], ...]] = (
-    (Position(TERM, 1),),
-    (Position(OLD, 128), Position(Term(WIDE, run(0xA0, 8)), WIDE), START),
+VALID_HELD: Final[tuple[tuple[tuple[Position, ...], dict[Term, LostTerm]], ...]] = (
+    ((Position(TERM, 1),), {}),
+    ((Position(OLD, 128), Position(Term(WIDE, run(0xA0, 8)), WIDE), START), {}),
+    (
+        (Position(TERM, 9), Position(TERM, 5), Position(OLD, 3), Position(TERM, 700)),
+        {TERM: LostTerm(OLD, 6), OLD: LostTerm(Term(1, run(0xC0, 8)), 4)},
+    ),
 )
 
+_A_TERM: Final = b"\7" + run(0xB0, 8)
+
 INVALID_HELD: Final[tuple[tuple[str, int, bytes], ...]] = (
-    ("one too few", 2, encode_held(Position(OLD, 1))),
-    ("one too many", 1, encode_held(Position(OLD, 1)) * 2),
+    ("one too few", 2, encode_held([Position(OLD, 1)], {})),
+    ("one too many", 1, encode_held([Position(OLD, 1)] * 2, {})),
     ("none at all", 1, b""),
-    ("ends within a term's id", 1, b"\7" + run(0xB0, 7)),
-    ("ends before its seq", 1, b"\7" + run(0xB0, 8)),
-    ("a seq longer than it need be", 1, b"\7" + run(0xB0, 8) + b"\x81\0"),
-    ("a term's number above the last", 1, b"\xff" * 9 + b"\1" + run(0xB0, 8) + b"\1"),
+    ("no term", 1, b"\0\1\1"),
+    ("ends within a term's id", 1, b"\1" + _A_TERM[:-1]),
+    ("ends before its seq", 1, b"\1" + _A_TERM + b"\0\0\1"),
+    ("a seq longer than it need be", 1, b"\1" + _A_TERM + b"\0\0\1\x81\0"),
+    ("a term's number above the last", 1, b"\1" + b"\xff" * 9 + b"\1" + run(0xB0, 8) + b"\0\0\1\1"),
+    ("in a term that is not told", 1, b"\1" + _A_TERM + b"\0\0\2\1"),
+    ("in the place 0", 1, b"\1" + _A_TERM + b"\0\0\0\1"),
+    ("after a term that is not told", 1, b"\1" + _A_TERM + b"\2\1\1\5"),
+    ("a term told twice", 1, b"\2" + (_A_TERM + b"\1\1") * 2 + b"\1\5"),
+    ("more terms than there may be", 1, b"\x81\2" + _A_TERM + b"\0\0"),
 )
 
 
@@ -278,8 +291,13 @@ def generate_conditions() -> str:
     ]
     invalid = [{"case": case, "count": count, "hex": data.hex()} for case, count, data in INVALID]
     valid_held = [
-        {"positions": to_json(positions), "hex": b"".join(map(encode_held, positions)).hex()}
-        for positions in VALID_HELD
+        {
+            "positions": to_json(held),
+            "before": to_json(tuple((term, *how) for term, how in terms.items())),
+            "lines": to_json(tuple(line_of(position, terms) for position in held)),
+            "hex": encode_held(held, terms).hex(),
+        }
+        for held, terms in VALID_HELD
     ]
     invalid_held = [{"case": case, "count": count, "hex": data.hex()} for case, count, data in INVALID_HELD]
     file = {

@@ -410,7 +410,7 @@ def test_r14_a_refill_is_of_any_author_and_old_epoch_and_below_what_was_purged()
     write = draft.write()
     assert write is not None
     assert [segment.body for stream in write.streams for segment in stream.segments] == [encode_segment([old])] * 2
-    assert write.streams[1].guards == ((old.tag, Current(7, old.salt, False, 21, refilled=True)),)
+    assert write.streams[1].guards == ((old.tag, Current(7, old.salt, False, 21, (LOST,))),)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ ever held must be in the last history, or be superseded there. What is said of p
 history, and of records that went straight into it.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -239,14 +239,6 @@ class Checker:
             held = self.winners.get(place)
             if held is not None and held.rank < highest and place not in self.ended.late:
                 raise Violation(f"what was deleted stays deleted: {place[1]} is back, from {held.seq}")
-
-    @property
-    def taken_for_one(self) -> set[Key]:
-        """Guarded entries of which two restores have taken two versions, that knew nothing of each other, and both were
-        given back. A relay cannot tell that they are of two lost histories, and keeps the greater one (R14)."""
-        sealed_by = self.sealed_by
-        versions = Counter(sealed_by[name].place for name in self.history.returned if name in sealed_by)
-        return {place for place, count in versions.items() if count > 1 and self.history.restores > 1}
 
     @property
     def conflicts(self) -> set[Key]:

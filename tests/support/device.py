@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed
 
 from sealwire_protocol import codec, membership
 from sealwire_protocol.client_session import ClientSession
-from sealwire_protocol.conditions import Condition, Names, encode_condition, encode_held
+from sealwire_protocol.conditions import Condition, Names, encode_condition
 from sealwire_protocol.events import (
     Applied,
     Apply,
@@ -46,6 +46,7 @@ from sealwire_protocol.ids import (
     Term,
     VaultId,
 )
+from sealwire_protocol.lines import encode_held
 from sealwire_protocol.login import login_payload
 from sealwire_protocol.membership import (
     LINK_CONTEXT,
@@ -164,7 +165,7 @@ def guarded(stream: StreamId, *writes: tuple[Condition, Record]) -> Group:
 
 def returned(stream: StreamId, *lost: tuple[Position, Record]) -> Group:
     """One stream's part of a refill: each record with the position at which it was held."""
-    held = b"".join(encode_held(position) for position, _ in lost)
+    held = encode_held([position for position, _ in lost], {})
     return Group(stream, held, encode_segment(record for _, record in lost))
 
 

@@ -59,6 +59,8 @@ OWN_TABLES: Final = (
     "_link",
     "_term",
     "_collection",
+    "_told",
+    "_lost_term",
     "_edit",
     "_batch",
     "_group",

@@ -1,13 +1,15 @@
 """Positions: how far a replica has come in each stream, under which term, and whether that history still stands."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from enum import Enum
+from itertools import pairwise
 from typing import NamedTuple
 
 from sealwire_client.replica.database import Database
 from sealwire_client.replica.errors import GapError
 from sealwire_protocol.ids import NO_TERM, START, Position, Term, TermStart
 from sealwire_protocol.limits import VERSION_TOP_MAX
+from sealwire_protocol.lines import LostTerm
 
 
 class Delivery(NamedTuple):
@@ -140,9 +142,28 @@ class Positions:
         )
         return [TermStart(Term(number, name), start) for number, name, start in found]
 
+    def lost_terms(self, collection: int, known: Container[Term]) -> dict[Term, LostTerm]:
+        """How the terms of the stream came about that are not known to the relay."""
+        kept = self._database.connection.execute(
+            "SELECT t.number, t.name, b.number, b.name, start FROM _lost_term AS l JOIN _term AS t ON t.id = l.term"
+            " JOIN _term AS b ON b.id = l.before WHERE collection = ?",
+            (collection,),
+        )
+        lost = {Term(*row[:2]): LostTerm(Term(*row[2:4]), row[4]) for row in kept}
+        lost |= {term: LostTerm(before, start) for (before, _), (term, start) in pairwise(self.told_terms(collection))}
+        return {term: how for term, how in lost.items() if term not in known}
+
     def _remember(self, collection: int, terms: Sequence[TermStart]) -> None:
+        """Take in what terms the relay tells. How those came about that it has lost is kept while there are writes
+        that may have to be given back."""
         connection = self._database.connection
         if self.told_terms(collection) != list(terms):
+            lost = self.lost_terms(collection, {term for term, _ in terms})
+            connection.execute("DELETE FROM _lost_term WHERE collection = ?", (collection,))
+            connection.executemany(
+                "INSERT INTO _lost_term SELECT ?1, ?2, ?3, ?4 WHERE EXISTS (SELECT 1 FROM _sent WHERE collection = ?1)",
+                [(collection, self.term_id(term), self.term_id(how[0]), how[1]) for term, how in lost.items()],
+            )
             connection.execute("DELETE FROM _told WHERE collection = ?", (collection,))
             connection.executemany(
                 "INSERT INTO _told (collection, place, term, start) VALUES (?, ?, ?, ?)",

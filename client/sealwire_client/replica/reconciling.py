@@ -248,7 +248,7 @@ class Reconciling:
     def _refill(self, collection: Collection, pinned: Pinned, reseal: Reseal, room: Room) -> int:
         """Make refills of what is lost, and leave of it what the device claims: nothing is said of it by the log."""
         table, execute = collection.table, self._database.connection.execute
-        stated = _stated(self._positions.told_terms(collection.number), pinned)
+        lost_terms = self._positions.lost_terms(collection.number, {term for term, _ in pinned.terms})
         answered = self._withdraw_answered(collection)
         better = {refill.key: refill for refill in answered}
 
@@ -263,12 +263,12 @@ class Reconciling:
                 if hidden:
                     self._show_again(collection, lost)
                 record = reseal(lost)
-                yield Refill(lost.key, lost.value, raw, lost.rank, lost.key_id, lost.flags, stated(held), record)
+                yield Refill(lost.key, lost.value, raw, lost.rank, lost.key_id, lost.flags, held, record)
             for refill in better.values():
                 again = Lost(refill.key, refill.value, refill.rank, refill.key_id, refill.flags)
-                yield refill._replace(held=stated(refill.held), record=reseal(again))
+                yield refill._replace(record=reseal(again))
 
-        count = self._outbox.refills.store(collection.number, refills(), room.records_max, room.bytes_max)
+        count = self._outbox.refills.store(collection.number, refills(), lost_terms, *room)
         chosen = "SELECT place FROM temp._lost"
         hidden = f"SELECT key FROM {table.name} WHERE rowid IN ({chosen})"
         execute(f"DELETE FROM {table.shadow} WHERE key IN ({hidden})")
@@ -424,18 +424,3 @@ def _parting(told: Sequence[TermStart], pinned: Pinned) -> Position:
             return Position(term, min(ends[term], until))
         until = start
     return START
-
-
-def _stated(told: Sequence[TermStart], pinned: Pinned) -> Callable[[Position], Position]:
-    """How a refill states where a lost record was held, so that the relay knows where the loss began (R13).
-
-    Numbers of terms do not tell: after a restore they are used again. So in the place of a term that the relay does not
-    know comes the newest one that both know, beyond whose end all was lost; none, if there is none.
-    """
-    ends = _ends(pinned)
-    common, _ = _parting(told, pinned)
-
-    def stated(held: Position) -> Position:
-        return held if held.term in ends else Position(common, max(held.seq, ends.get(common, 0) + 1))
-
-    return stated

@@ -14,15 +14,22 @@ from sealwire_client.replica.edits import ALONE, REFILLED, STRICT, TakenEdit
 from sealwire_client.replica.entries import Change, Entries
 from sealwire_client.replica.positions import Positions
 from sealwire_client.replica.sent import Refusing, Sent
-from sealwire_protocol.conditions import decode_held, encode_held
 from sealwire_protocol.errors import Outcome, Refusal
-from sealwire_protocol.ids import Position, StreamId
+from sealwire_protocol.ids import Position, StreamId, Term
+from sealwire_protocol.limits import LOST_TERMS_MAX
+from sealwire_protocol.lines import LostTerm, decode_line, encode_held, encode_line
 from sealwire_protocol.messages import ATOMIC, REFILL, Refused, StreamKind
 
 GIVEN_BACK_LATE: Final = "given back late"
 """Why a strict entry is set aside: it was lost, and another write came before it was given back."""
 
 STRICT_POLICY: Final = "strict"
+
+HELD_TERMS_MAX: Final = LOST_TERMS_MAX // 4
+"""Terms in which the records of one batch were held: there must be room to tell what came before each."""
+
+HELD_BYTES: Final = 11
+"""What it takes to say where one record was held, at most."""
 
 
 class Refill(NamedTuple):
@@ -55,30 +62,48 @@ class Refills:
         self._database, self._entries, self._positions = database, entries, positions
         self._sent, self._aside = sent, aside
 
-    def store(self, collection: int, refills: Iterable[Refill], records_max: int, bytes_max: int) -> int:
+    def store(
+        self,
+        collection: int,
+        refills: Iterable[Refill],
+        lost: Mapping[Term, LostTerm],
+        records_max: int,
+        bytes_max: int,
+    ) -> int:
         """Store lost records of one collection, each of another key, in as many batches as they need. Returns how many
-        they are. Those of a strict collection are given back together or not at all, as far as they fit into one."""
+        they are. Those of a strict collection are given back together or not at all, as far as they fit into one.
+
+        `lost`: how the terms that the relay does not know came about."""
         execute = self._database.connection.execute
         vault, stream, policy = execute(
             "SELECT vault, stream, policy FROM _collection WHERE id = ?", (collection,)
         ).fetchone()
         flags = REFILL | ATOMIC if policy == STRICT_POLICY else REFILL
-        batch: list[tuple[Refill, bytes]] = []
+        batch: list[Refill] = []
+        terms: set[Term] = set()
         stored = size = 0
+
+        def flush() -> None:
+            held = encode_held([refill.held for refill in batch], lost)
+            self._store(vault, stream, collection, flags, batch, held)
+            batch.clear()
+            terms.clear()
+
         for refill in refills:
-            held = encode_held(refill.held)
-            size += len(held) + len(refill.record)
-            if batch and (len(batch) == records_max or size > bytes_max):
-                self._store(vault, stream, collection, flags, batch)
-                batch, size = [], len(held) + len(refill.record)
-            batch.append((refill, held))
+            size += HELD_BYTES + len(refill.record)
+            full = len(batch) == records_max or len(terms | {refill.held.term}) > HELD_TERMS_MAX
+            if batch and (full or size > bytes_max):
+                flush()
+                size = HELD_BYTES + len(refill.record)
+            batch.append(refill)
+            terms.add(refill.held.term)
             stored += 1
         if batch:
-            self._store(vault, stream, collection, flags, batch)
+            flush()
         return stored
 
     def _store(
-        self, vault: int, stream: bytes, collection: int, flags: int, batch: Sequence[tuple[Refill, bytes]]
+        self, vault: int, stream: bytes, collection: int, flags: int, batch: Sequence[Refill], held: bytes
     ) -> None:
         connection = self._database.connection
         (number,) = connection.execute(
@@ -91,17 +116,17 @@ class Refills:
                 vault,
                 number,
                 stream,
-                b"".join([held for _, held in batch]),
+                held,
                 len(batch),
-                b"".join([refill.record for refill, _ in batch]),
+                b"".join([refill.record for refill in batch]),
             ),
         )
         connection.executemany(
             "INSERT INTO _sent (vault, batch, place, at, collection, n, key, value, raw, rank, key_id, flags, base,"
             f" condition) VALUES (?, ?, 0, ?, ?, {REFILLED}, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
-                (vault, number, at, collection, r.key, r.value, r.raw, r.rank, r.key_id, r.flags, r.base, held)
-                for at, (r, held) in enumerate(batch)
+                (vault, number, at, collection, *r[:6], r.base, encode_line((r.held,)))
+                for at, r in enumerate(batch)
             ],
         )
 
@@ -159,7 +184,7 @@ class Refills:
             (vault, number),
         ).fetchall()
         for at, condition, _ in rows:
-            (held,) = decode_held(condition, 1)
+            (held,) = decode_line(condition)
             execute(
                 "UPDATE _sent SET term = ?, seq = ? WHERE vault = ? AND batch = ? AND at = ?",
                 (self._positions.term_id(held.term), held.seq, vault, number, at),

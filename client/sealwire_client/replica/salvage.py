@@ -37,7 +37,7 @@ from sealwire_client.replica.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VE
 from sealwire_client.replica.sent import DOUBTFUL
 from sealwire_client.replica.values import Live
 from sealwire_client.replica.waldamage import HEADER_BYTES, PAGE_BYTES, TORN_COMMITS_MAX, lost_commits, rebuild
-from sealwire_protocol.conditions import decode_held
+from sealwire_protocol.lines import decode_line
 
 ACCOUNT_NAME: Final = "what-was-saved.json"
 """The account of a repair, beside the damaged files."""
@@ -51,6 +51,8 @@ WAYS: Final = {
     "_link": Way("seq", ("vault",)),
     "_heard": Way("author", ("vault",)),
     "_collection": Way("id"),
+    "_told": Way("place", ("collection",)),
+    "_lost_term": Way("term", ("collection",)),
     "_edit": Way("n"),
     "_batch": Way("number", ("vault",)),
     "_group": Way("rowid"),
@@ -374,7 +376,7 @@ class _Carrying:
             f"SELECT vault, batch, place, at, condition FROM _sent AS s WHERE n = {REFILLED} AND {DOUBTFUL}"
         ).fetchall()
         for *sent, condition in rows:
-            ((term, seq),) = decode_held(condition, 1)
+            ((term, seq),) = decode_line(condition)
             self._new.execute("INSERT OR IGNORE INTO _term (number, name) VALUES (?, ?)", term)
             self._new.execute(
                 "UPDATE _sent SET seq = ?, term = (SELECT id FROM _term WHERE number = ? AND name = ?)"

@@ -226,6 +226,16 @@ MIGRATIONS: Final = (
 
     -- The floor up to which tombstones were dropped here.
     ALTER TABLE _collection ADD COLUMN dropped_to INTEGER NOT NULL DEFAULT 0;
+
+    -- Terms of a stream that the relay has lost: which one was written there before each, and up to which seq. Kept
+    -- while something may have to be given back of them.
+    CREATE TABLE _lost_term (
+        collection  INTEGER NOT NULL REFERENCES _collection,
+        term        INTEGER NOT NULL REFERENCES _term,
+        before      INTEGER NOT NULL REFERENCES _term,
+        start       INTEGER NOT NULL,
+        PRIMARY KEY (collection, term)
+    ) STRICT, WITHOUT ROWID;
     """,
 )
 """Script k brings a replica from schema version k to k + 1. Published ones are never changed, only followed."""

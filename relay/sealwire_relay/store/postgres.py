@@ -69,6 +69,7 @@ from sealwire_relay.store.rows import (
     check_swap,
     check_writes,
     key_id_of,
+    line_of,
     many_arguments,
     one_arguments,
     purge_arguments,
@@ -281,7 +282,7 @@ class PostgresStore(Store):
         rows = await self._rows("guards", vaults, [signed(stream) for _, stream, _ in wanted], tags)
         return {
             wanted[row["place"] - 1]: Current(
-                row["version"], salt_of(row["salt"]), row["tombstone"], row["seq"], row["refilled"]
+                row["version"], salt_of(row["salt"]), row["tombstone"], row["seq"], line_of(row["line"])
             )
             for row in rows
         }

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final
 
+from sealwire_protocol.conditions import Current
 from sealwire_protocol.errors import LocalMisuse
 from sealwire_protocol.ids import (
     DEVICE_KEY_BYTES,
@@ -15,6 +16,7 @@ from sealwire_protocol.ids import (
     StreamId,
     Term,
 )
+from sealwire_protocol.lines import Line, decode_line, encode_line
 from sealwire_protocol.segment import SALT_BYTES
 from sealwire_relay.store.interface import OUTCOMES_KEPT, AckedPosition, Purge, StoredSegment, VaultWrite
 
@@ -152,13 +154,22 @@ def segment_rows(write: VaultWrite) -> list[tuple[int, int, int, bytes]]:
     return [(signed(s.stream), g.last, g.prev, g.body) for s in write.streams for g in s.segments]
 
 
-def guard_rows(write: VaultWrite) -> list[tuple[int, bytes, int, int, int, bool, bool]]:
-    """(stream, tag, version, salt, seq, tombstone, refilled)."""
+def guard_rows(write: VaultWrite) -> list[tuple[int, bytes, int, int, int, bool, bytes | None]]:
+    """(stream, tag, version, salt, seq, tombstone, line)."""
     return [
-        (signed(s.stream), tag, held.version, signed(held.salt), held.seq, held.tombstone, held.refilled)
+        (signed(s.stream), tag, held.version, signed(held.salt), held.seq, held.tombstone, _line(held))
         for s in write.streams
         for tag, held in s.guards
     ]
+
+
+def _line(held: Current) -> bytes | None:
+    return encode_line(held.line) if held.line else None
+
+
+def line_of(line: bytes | None) -> Line:
+    """A guard's line back."""
+    return () if line is None else decode_line(line)
 
 
 def outcome_rows(write: VaultWrite) -> list[tuple[int, int, int, bytes, bytes]]:

@@ -12,9 +12,9 @@ from sealwire_client.replica import (
     Settled,
     Unopened,
 )
-from sealwire_protocol.conditions import decode_held
 from sealwire_protocol.errors import Refusal
 from sealwire_protocol.ids import Author, KeyId, Position, Tag, Term, TermStart
+from sealwire_protocol.lines import Line, decode_held
 from sealwire_protocol.messages import Refused
 from sealwire_protocol.segment import RANK_BYTES, TOMBSTONE, Record, encode_record
 from tests.client.replica.support import T1, T2, Todos, record
@@ -88,10 +88,16 @@ def batches(a: Todos) -> list[tuple[int, bytes, list[Position]]]:
     """The batches that wait for a verdict: flags, records, positions held."""
     found = a.replica.outbox.sent.unanswered(a.todos.vault)
     return [
-        (batch.flags, group.records, decode_held(group.conditions, group.records.count(b"<")))
-        for batch in found
+        (batch.flags, group.records, [line[0] for line in lines])
+        for batch, lines in zip(found, lines_of(a), strict=True)
         for group in batch.groups
     ]
+
+
+def lines_of(a: Todos) -> list[list[Line]]:
+    """Where those batches say that their records were held, and how that history came there."""
+    groups = [group for batch in a.replica.outbox.sent.unanswered(a.todos.vault) for group in batch.groups]
+    return [decode_held(group.conditions, group.records.count(b"<")) for group in groups]
 
 
 def superseded(place: int, seq: int = 0) -> Refused:

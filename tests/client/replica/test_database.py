@@ -153,7 +153,7 @@ def test_damage_is_found_after_an_unclean_end_and_nothing_is_deleted(tmp_path: P
 def test_damage_is_found_when_it_is_met(tmp_path: Path) -> None:
     path = fill(tmp_path)
     damaged = bytearray(path.read_bytes())
-    for page in range(len(damaged) // 8192, len(damaged) // 4096):
+    for page in range(len(damaged) * 2 // 3 // 4096, len(damaged) // 4096):
         damaged[page * 4096 : page * 4096 + 64] = b"\xff" * 64
     path.write_bytes(damaged)
     with opened(tmp_path) as a:

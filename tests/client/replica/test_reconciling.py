@@ -14,8 +14,8 @@ from sealwire_client.replica import (
     Room,
     Unopened,
 )
-from sealwire_protocol.errors import RemoteFault
-from sealwire_protocol.ids import NO_TERM, START, Position, Term, TermStart
+from sealwire_protocol.errors import Outcome, RemoteFault
+from sealwire_protocol.ids import START, Position, Term, TermStart
 from sealwire_protocol.messages import REFILL, StreamKind
 from sealwire_protocol.segment import Rank
 from tests.client.replica.lost import (
@@ -25,6 +25,7 @@ from tests.client.replica.lost import (
     T4,
     Relay,
     batches,
+    lines_of,
     reseal,
     set_aside,
     superseded,
@@ -79,12 +80,10 @@ def test_an_entry_that_the_relay_has_lost_is_given_back_and_shown_all_the_while(
 def test_positions_of_an_unknown_term_are_lost_too(a: Todos) -> None:
     a.deliver(0, record(1, "x", "one", 1), term=T3)
     assert Relay(Position(T1, 5), BOTH[:1]).settle(a).refills == 1
-    assert batches(a) == [(REFILL, b"<x>", [Position(NO_TERM, 1)])]
+    assert batches(a) == [(REFILL, b"<x>", [Position(T3, 1)])]
 
 
-def test_in_the_place_of_a_term_that_the_relay_does_not_know_a_refill_states_the_newest_one_that_both_know(
-    a: Todos,
-) -> None:
+def test_a_refill_tells_how_terms_came_about_that_the_relay_does_not_know(a: Todos) -> None:
     """The relay has used the numbers of lost terms again: they do not tell where the loss began."""
     again = TermStart(Term(3, b"another3"), 5)
     a.replica.positions.told(a.todos.number, (TermStart(T1, 0), TermStart(T2, 8), TermStart(T3, 9)), 12, 0)
@@ -94,14 +93,33 @@ def test_in_the_place_of_a_term_that_the_relay_does_not_know_a_refill_states_the
     a.deliver(9, record(11, "y", "lost", 4), record(12, "z", "lost", 5), term=T3)
     kept = record(4, "kept", "one", 1)
     assert Relay(Position(again.term, 9), (TermStart(T1, 0), again), kept).settle(a).refills == 4
-    assert batches(a)[0][2] == [Position(T1, 6), Position(T1, 9), Position(T1, 11), Position(T1, 12)]
+    before = Position(T2, 9), Position(T1, 8)
+    assert lines_of(a) == [
+        [(Position(T1, 6),), before, (Position(T3, 11), *before), (Position(T3, 12), *before)],
+    ]
 
 
-def test_a_refill_states_a_place_beyond_the_end_of_a_term_that_has_grown_since(a: Todos) -> None:
+def test_a_refill_tells_where_it_left_a_term_that_has_grown_since(a: Todos) -> None:
     a.replica.positions.told(a.todos.number, (TermStart(T1, 0), TermStart(T2, 2)), 3, 0)
     a.deliver(0, record(3, "x", "lost", 1), term=T2)
     assert Relay(Position(T1, 7), BOTH[:1], record(7, "y", "new", 2)).settle(a).refills == 1
-    assert batches(a)[0][2] == [Position(T1, 8)]
+    assert lines_of(a) == [[(Position(T2, 3), Position(T1, 2))]]
+
+
+def test_a_refill_that_is_lost_on_its_way_still_tells_how_its_history_came_about(a: Todos) -> None:
+    """The relay was set back twice, and tells other terms by now."""
+    a.replica.positions.told(a.todos.number, (TermStart(T1, 0), TermStart(T2, 2)), 3, 0)
+    a.deliver(0, record(3, "x", "lost", 1), term=T2)
+    assert Relay(Position(T3, 3), (TermStart(T1, 0), TermStart(T3, 1))).settle(a).refills == 1
+    first = lines_of(a)
+    a.answer(1, outcome=Outcome.STALE_NUMBER)
+    assert Relay(Position(T4, 3), (TermStart(T1, 0), TermStart(T4, 1))).settle(a).refills == 1
+    assert lines_of(a) == first == [[(Position(T2, 3), Position(T1, 2))]]
+    a.answer(2, first=4, count=1, term=T4)
+    a.replica.positions.told(a.todos.number, (TermStart(T1, 0), TermStart(T4, 1)), 4, 0)
+    a.deliver(3, record(4, "x", "lost", 1), term=T4)
+    assert Relay(Position(T3, 9), (TermStart(T1, 0), TermStart(T3, 1))).settle(a).refills == 1
+    assert a.replica.positions.lost_terms(a.todos.number, ()).keys() >= {T4}
 
 
 def test_a_lost_tombstone_is_given_back_and_stays_hidden(a: Todos) -> None:
@@ -235,7 +253,7 @@ def test_what_came_under_a_lost_term_but_was_written_before_the_loss_is_not_lost
     guarded = a.todos.kind is StreamKind.GUARDED
     assert relay.settle(a)[:3] == (2 if guarded else 1, 1, 2)
     assert batches(a)[0][1] == (b"<lost><newer>" if guarded else b"<lost>")
-    assert batches(a)[0][2][0] == Position(T1, 4)
+    assert lines_of(a)[0][0] == (Position(T1, 4),)
     assert (a.confirmed("changed"), a.confirmed("agrees")) == (9, 1)
     assert "deleted" not in a.shown()
 
@@ -253,7 +271,7 @@ def test_histories_part_where_the_newest_term_of_both_ends_in_either(a: Todos) -
     a.replica.positions.told(a.todos.number, (TermStart(T1, 0), TermStart(T2, 2), TermStart(T3, 4)), 9, 0)
     a.deliver(0, record(2, "kept", "one", 1), record(3, "lost", "two", 2), term=T3)
     assert Relay(Position(T1, 8), BOTH[:1]).settle(a)[:2] == (1, 1)
-    assert batches(a) == [(REFILL, b"<lost>", [Position(T1, 9)])]
+    assert lines_of(a) == [[(Position(T2, 3), Position(T1, 2))]]
 
 
 # --- edits, and writes on their way
@@ -330,7 +348,7 @@ def test_of_an_entry_and_a_write_over_it_the_greater_is_given_back(a: Todos) -> 
     a.edit("x", "mine")
     a.answer(a.send(), first=3, count=1)
     assert Relay(START, ()).settle(a).refills == 1
-    assert batches(a) == [(REFILL, b"<x>", [Position(NO_TERM, 3)])]
+    assert batches(a) == [(REFILL, b"<x>", [Position(T1, 3)])]
 
 
 def test_an_unanswered_write_is_recognised_among_the_relays_records(a: Todos) -> None:
@@ -357,7 +375,7 @@ def test_a_refill_that_was_answered_and_is_lost_again_is_given_back_again(a: Tod
     Relay(START, ()).settle(a)
     a.answer(1, first=1, count=1, term=T2)
     assert Relay(START, ()).settle(a).refills == 1
-    assert batches(a) == [(REFILL, b"<x>", [Position(NO_TERM, 1)])]
+    assert batches(a) == [(REFILL, b"<x>", [Position(T2, 1)])]
 
 
 # --- records that do not open

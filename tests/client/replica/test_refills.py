@@ -7,7 +7,7 @@ import pytest
 
 from sealwire_client.replica import Place
 from sealwire_protocol.errors import Outcome, Refusal, RemoteFault
-from sealwire_protocol.ids import NO_TERM, START, Position, TermStart
+from sealwire_protocol.ids import START, Position, TermStart
 from sealwire_protocol.messages import ATOMIC, REFILL, Refused, StreamKind
 from tests.client.replica.lost import T3, Relay, batches, conflict, superseded
 from tests.client.replica.support import T1, T2, Todos, opened, record
@@ -131,11 +131,11 @@ def test_a_verdict_that_says_nothing_of_the_records_lets_them_be_compared_again(
     answered = a.answer(1, outcome=outcome)
     assert answered is not None
     assert answered.lost == (a.todos.stream,)
-    assert a.replica.outbox.sent.answered_at(a.todos.number) == (Position(NO_TERM, 1),)
+    assert a.replica.outbox.sent.answered_at(a.todos.number) == (Position(T1, 1),)
     assert not a.replica.outbox.sent.has_doubtful(a.todos.vault)
     assert a.shown() == {"x": "x"}
     assert Relay(START, ()).settle(a).refills == 1
-    assert batches(a) == [(REFILL, b"<x>", [Position(NO_TERM, 1)])]
+    assert batches(a) == [(REFILL, b"<x>", [Position(T1, 1)])]
 
 
 def test_a_device_that_may_not_write_gives_nothing_back(a: Todos) -> None:

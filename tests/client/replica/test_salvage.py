@@ -14,10 +14,10 @@ from sealwire_client.replica import ReplicaCorruptError, ReplicaFullError, Salva
 from sealwire_client.replica import salvage as salvage_module
 from sealwire_client.replica.database import FILE_NAME, OWN_TABLES, REPAIRING
 from sealwire_protocol.errors import Outcome
-from sealwire_protocol.ids import NO_TERM, START, Position
+from sealwire_protocol.ids import START, Position
 from sealwire_protocol.messages import StreamKind
 from tests.client.replica.lost import Relay
-from tests.client.replica.support import ME, OTHER, edit, opened, record
+from tests.client.replica.support import ME, OTHER, T1, edit, opened, record
 
 PAGE = 4096
 EDITS = 1_000
@@ -379,7 +379,7 @@ def test_refills_whose_batches_could_not_be_read_are_compared_and_given_back_aga
     repair(tmp_path)
     with opened(tmp_path) as a:
         assert not a.replica.outbox.sent.has_doubtful(a.todos.vault)
-        assert a.replica.outbox.sent.answered_at(a.todos.number) == (Position(NO_TERM, 3),)
+        assert a.replica.outbox.sent.answered_at(a.todos.number) == (Position(T1, 3),)
         assert a.shown() == {f"key {n}": "lost" for n in range(1, 4)}
         assert Relay(START, ()).settle(a).refills == 3
         assert a.places() == (0, 3, 0, 0)

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from sealwire_protocol.conditions import NOTHING, Condition, Current, Names
-from sealwire_protocol.ids import StreamId, Tag, TermStart
+from sealwire_protocol.ids import Position, StreamId, Tag, Term, TermStart
+from sealwire_protocol.lines import Line
 from sealwire_protocol.messages import Group, Pushed, StreamKind, StreamState
 from sealwire_protocol.segment import read_segment
 from sealwire_relay.store.interface import Store, StreamWrite
@@ -38,9 +39,12 @@ def tag(number: int) -> Tag:
     return Tag(b"\xf0" * 15 + bytes([number]))
 
 
-def held(version: int, seq: int, tombstone: bool = False, refilled: bool = False) -> Current:
+LINE = Position(Term(2**62, b"\xf0" * 8), 2**62), Position(Term(1, b"the term"), 7)
+
+
+def held(version: int, seq: int, tombstone: bool = False, line: Line = ()) -> Current:
     """What a stream holds, with a salt whose high bit is set."""
-    return Current(version, b"\xf0" * 7 + bytes([version % 256]), tombstone, seq, refilled)
+    return Current(version, b"\xf0" * 7 + bytes([version % 256]), tombstone, seq, line)
 
 
 def guarded(vault: Vault, head: int, body: bytes, *guards: tuple[Tag, Current]) -> StreamWrite:
@@ -83,12 +87,12 @@ async def test_r14_whether_a_record_was_given_back_is_kept_until_it_is_replaced(
         term = await store.open_term()
         vault = await make_vault(store, term)
         names = [(vault.id, vault.stream, tag(n)) for n in (1, 2)]
-        first = (tag(1), held(3, 1, refilled=True)), (tag(2), held(4, 2, True))
+        first = (tag(1), held(3, 1, line=LINE)), (tag(2), held(4, 2, True))
         assert await store.append([write(vault, term, [guarded(vault, 0, b"ab", *first)])]) == [True]
-        assert await store.guards(names) == {names[0]: held(3, 1, refilled=True), names[1]: held(4, 2, True)}
-        second = (tag(1), held(4, 3)), (tag(2), held(5, 4, refilled=True))
+        assert await store.guards(names) == {names[0]: held(3, 1, line=LINE), names[1]: held(4, 2, True)}
+        second = (tag(1), held(4, 3)), (tag(2), held(5, 4, line=LINE))
         assert await store.append([write(vault, term, [guarded(vault, 2, b"cd", *second)])]) == [True]
-        assert await store.guards(names) == {names[0]: held(4, 3), names[1]: held(5, 4, refilled=True)}
+        assert await store.guards(names) == {names[0]: held(4, 3), names[1]: held(5, 4, line=LINE)}
 
 
 @asyncio_test

@@ -123,12 +123,12 @@ async def test_r14_in_guarded_streams_what_was_written_since_a_loss_is_a_conflic
             assert [(one.place, one.reason, one.seq) for one in told.refused] == [(0, Refusal.SUPERSEDED, 0)]
             wanted = [(vault, ACCOUNTS, record(tag=tag).tag) for tag in range(5)]
             held = await store.guards(wanted)
-            assert [(held[name].version, held[name].seq, held[name].refilled) for name in wanted] == [
-                (4, 7, True),
-                (9, 6, False),
-                (4, 8, True),
-                (4, 9, True),
-                (1, 5, False),
+            assert [(held[name].version, held[name].seq, held[name].line) for name in wanted] == [
+                (4, 7, (at[0][0],)),
+                (9, 6, ()),
+                (4, 8, (at[2][0],)),
+                (4, 9, (at[3][0],)),
+                (1, 5, ()),
             ]
             told = await device.push(
                 vault, 5, guarded(ACCOUNTS, (replaces(lost[0]), record(tag=0, version=5, author=2)))

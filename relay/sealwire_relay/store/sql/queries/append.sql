@@ -73,14 +73,14 @@ WITH wanted AS (
         AS g (vault_id, stream, last, prev, body)
     WHERE vault_id NOT IN (SELECT vault_id FROM refused)
 ), guarded AS (
-    INSERT INTO sealwire.guard AS g (vault_id, stream, tag, version, salt, seq, tombstone, refilled)
+    INSERT INTO sealwire.guard AS g (vault_id, stream, tag, version, salt, seq, tombstone, line)
     SELECT * FROM unnest($24::uuid[], $25::bigint[], $26::uuid[], $27::bigint[], $28::bigint[], $29::bigint[],
-                         $30::boolean[], $31::boolean[])
-        AS n (vault_id, stream, tag, version, salt, seq, tombstone, refilled)
+                         $30::boolean[], $31::bytea[])
+        AS n (vault_id, stream, tag, version, salt, seq, tombstone, line)
     WHERE vault_id NOT IN (SELECT vault_id FROM refused)
     ON CONFLICT (vault_id, stream, tag) DO UPDATE
     SET version = excluded.version, salt = excluded.salt, seq = excluded.seq, tombstone = excluded.tombstone,
-        refilled = excluded.refilled
+        line = excluded.line
 ), answered AS (
     INSERT INTO sealwire.outcome AS o (vault_id, author, slot, batch, digest, answer)
     SELECT * FROM unnest($32::uuid[], $33::bigint[], $34::smallint[], $35::bigint[], $36::bytea[], $37::bytea[])
@@ -139,14 +139,14 @@ WITH held AS MATERIALIZED (
         AS g (stream, last, prev, body)
     WHERE (SELECT good FROM verdict)
 ), guarded AS (
-    INSERT INTO sealwire.guard AS g (vault_id, stream, tag, version, salt, seq, tombstone, refilled)
+    INSERT INTO sealwire.guard AS g (vault_id, stream, tag, version, salt, seq, tombstone, line)
     SELECT $1, n.* FROM unnest($18::bigint[], $19::uuid[], $20::bigint[], $21::bigint[], $22::bigint[], $23::boolean[],
-                            $24::boolean[])
-        AS n (stream, tag, version, salt, seq, tombstone, refilled)
+                            $24::bytea[])
+        AS n (stream, tag, version, salt, seq, tombstone, line)
     WHERE (SELECT good FROM verdict)
     ON CONFLICT (vault_id, stream, tag) DO UPDATE
     SET version = excluded.version, salt = excluded.salt, seq = excluded.seq, tombstone = excluded.tombstone,
-        refilled = excluded.refilled
+        line = excluded.line
 ), answered AS (
     INSERT INTO sealwire.outcome AS o (vault_id, author, slot, batch, digest, answer)
     SELECT $1, b.* FROM unnest($25::bigint[], $26::smallint[], $27::bigint[], $28::bytea[], $29::bytea[])

@@ -46,10 +46,10 @@ ORDER BY o.batch
 -- name: guards
 -- What guarded streams of any vaults hold of tags, each with its place in the question, on one snapshot.
 -- LIMIT 1, of rows found by their whole key, says: look each one up. A join would rather read the whole table.
-SELECT w.place, g.version, g.salt, g.tombstone, g.seq, g.refilled
+SELECT w.place, g.version, g.salt, g.tombstone, g.seq, g.line
 FROM unnest($1::uuid[], $2::bigint[], $3::uuid[]) WITH ORDINALITY AS w (vault_id, stream, tag, place)
 CROSS JOIN LATERAL (
-    SELECT version, salt, tombstone, seq, refilled FROM sealwire.guard
+    SELECT version, salt, tombstone, seq, line FROM sealwire.guard
     WHERE vault_id = w.vault_id AND stream = w.stream AND tag = w.tag
     LIMIT 1
 ) g
