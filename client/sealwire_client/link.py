@@ -10,7 +10,7 @@ import os
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from enum import Enum
 from typing import Final, Protocol
@@ -40,6 +40,7 @@ from sealwire_protocol.events import (
     Ticked,
 )
 from sealwire_protocol.ids import NONCE_BYTES, Position, StreamId, VaultId
+from sealwire_protocol.limits import ACK_DELAY_SECONDS
 from sealwire_protocol.login import normal_origin
 from sealwire_protocol.messages import (
     NO_REQUEST,
@@ -86,6 +87,9 @@ coming about."""
 
 APPLY_TOGETHER_MAX: Final = 64
 """Deliveries that are applied in one transaction of the replica; each is at most one segment."""
+
+LAST_WORDS_SECONDS_MAX: Final = 0.5
+"""A device that ends takes no longer to say what it holds: who stops a program does not want to wait for a network."""
 
 AGENT: Final = "sealwire-client/0.1.0"
 
@@ -405,7 +409,8 @@ class Conversation:
         self._scope = trio.CancelScope()
 
     async def run(self) -> None:
-        """Converse until the connection ends. Raises TransportError. Cancelled: says goodbye."""
+        """Converse until the connection ends. Raises TransportError. Cancelled: acknowledges what is applied, within
+        half a second, and says goodbye."""
         self.handle(Opened(trio.current_time()))
         try:
             with self._scope:
@@ -414,6 +419,9 @@ class Conversation:
                     nursery.start_soon(self._write)
                     nursery.start_soon(self._apply)
                     nursery.start_soon(self._watch)
+        except trio.Cancelled:
+            await self._say_last()
+            raise
         finally:
             if self.session.state is not ClientState.CLOSED:
                 self.session.handle(Lost())
@@ -423,6 +431,16 @@ class Conversation:
             await self._transport.close(code, reason)
         if self._failure is not None:
             raise self._failure
+
+    async def _say_last(self) -> None:
+        """Send the ACK that is due soon: without it the relay takes a device that is open for a moment at a time, as a
+        command is, for one that never gets what it was sent. It is bounded, and not cut short by cancellation."""
+        if self.session.state is not ClientState.READY:
+            return
+        self.handle(Ticked(trio.current_time() + ACK_DELAY_SECONDS))
+        with trio.move_on_after(LAST_WORDS_SECONDS_MAX, shield=True), suppress(TransportError):
+            while self._out:
+                await self._transport.send(self._out.popleft())
 
     def fail(self, why: TransportError) -> None:
         """End the conversation."""

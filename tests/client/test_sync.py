@@ -10,11 +10,13 @@ import trio.testing
 from sealwire_client.testing import MemoryLog, MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
 from sealwire_client.testing.log import Verdict
+from sealwire_client.testing.wire import Wire
+from sealwire_protocol import codec
 from sealwire_protocol.errors import Action, FaultCode, Outcome
 from sealwire_protocol.events import Refuse
-from sealwire_protocol.ids import MEMBERSHIP, DeviceKey, StreamId
-from sealwire_protocol.limits import PUSH_WINDOW, PUSHES_PER_SESSION_MAX
-from sealwire_protocol.messages import CreateStream, Deliver, Message, Pushed
+from sealwire_protocol.ids import MEMBERSHIP, DeviceKey, Position, StreamId
+from sealwire_protocol.limits import ACK_DELAY_SECONDS, PUSH_WINDOW, PUSHES_PER_SESSION_MAX
+from sealwire_protocol.messages import Ack, CreateStream, Deliver, Message, Pushed
 from tests.client.cutting import cut_everywhere
 from tests.client.late import late_writer
 from tests.client.party import (
@@ -28,6 +30,8 @@ from tests.client.party import (
     notes_of,
     party,
     records,
+    returned,
+    stream_of,
     told,
 )
 from tests.support.virtual import virtual
@@ -54,6 +58,36 @@ async def test_what_one_device_puts_the_other_shows(open_device: OpenDevice) -> 
         await a.notes.delete("y")
         await in_step(guests)
         assert b.dump() == {"x": "from a"}
+
+
+@virtual
+async def test_a_device_says_what_it_holds_before_it_ends(
+    open_device: OpenDevice, memory_relay: MemoryRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a command does, which is open for less than the second for which acknowledgements are kept back."""
+    heard: dict[StreamId, Position] = {}
+    send = Wire.send
+
+    async def listen(wire: Wire, data: bytes) -> None:
+        await send(wire, data)
+        message = codec.decode(data)
+        if isinstance(message, Ack):
+            heard.update({acked.stream: acked.position for acked in message.positions})
+
+    monkeypatch.setattr(Wire, "send", listen)
+    async with party(open_device, 1) as (a,):
+        await a.notes.put("before", Note("mine"))
+        await a.vault.synced()
+        stream = stream_of(memory_relay, a.vault)
+    async with open_device("device 0") as device:
+        a = await returned(device)
+        heard.clear()
+        await a.notes.put("x", Note("mine"))
+        began = trio.current_time()
+        await a.vault.synced()
+        assert trio.current_time() - began < ACK_DELAY_SECONDS
+        assert not heard
+    assert heard[stream].seq == records(memory_relay, a.vault)
 
 
 @virtual
