@@ -124,10 +124,7 @@ class Refills:
         connection.executemany(
             "INSERT INTO _sent (vault, batch, place, at, collection, n, key, value, raw, rank, key_id, flags, base,"
             f" condition) VALUES (?, ?, 0, ?, ?, {REFILLED}, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                (vault, number, at, collection, *r[:6], r.base, encode_line((r.held,)))
-                for at, r in enumerate(batch)
-            ],
+            [(vault, number, at, collection, *r[:6], r.base, encode_line((r.held,))) for at, r in enumerate(batch)],
         )
 
     def holds(self, vault: int, number: int) -> bool:
