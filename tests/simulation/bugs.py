@@ -25,7 +25,7 @@ from sealwire_relay.ingest import Ingest
 from sealwire_relay.store.memory import MemoryStore
 from sealwire_relay.view import Draft
 from tests.simulation.history_bugs import HISTORY_BUGS
-from tests.simulation.planting import Bug, change, put, rewritten, text
+from tests.simulation.planting import CALLS, Bug, change, put, rewritten, text
 
 
 def _no_dedup(stack: ExitStack) -> None:
@@ -224,6 +224,7 @@ BUGS: Final[dict[str, Bug]] = {
 @contextmanager
 def planted(name: str) -> Iterator[None]:
     """While the block lasts, the code has this bug. Raises LookupError if it has changed too much for it."""
+    CALLS.clear()
     with ExitStack() as stack:
         BUGS[name].plant(stack)
         yield

@@ -21,7 +21,7 @@ from sealwire_client.vault import Vault
 from sealwire_protocol import codec
 from sealwire_protocol.errors import Outcome
 from sealwire_protocol.ids import StreamId
-from sealwire_protocol.messages import Push, Pushed
+from sealwire_protocol.messages import Push, Pushed, Subscribed
 from tests.simulation import faults
 from tests.simulation.disk import Disk
 from tests.simulation.faults import Faults
@@ -118,9 +118,15 @@ class SimDevice:
         self.device: Device | None = None
         self.vault: Vault | None = None
         self.open: dict[str, Collection[Any]] = {}
+        self.tops: dict[StreamId, int] = {}
+        """The greatest version of each stream, as the relay has told last."""
         self._scopes: set[trio.CancelScope] = set()
         self._wires: list[Wire] = []
         self.ready = False
+        self.paused = False
+        """Its app does nothing for a while."""
+        self.left = self.hurries = 0
+        """How many operations it still has to do, and how many of them concern what others have changed as well."""
         self._moved = trio.Event()
 
     # --- the process
@@ -155,6 +161,7 @@ class SimDevice:
         while True:
             self.alive, self.survives = True, None
             self.replica, self.device, self.vault, self.open = None, None, None, {}
+            self.tops.clear()
             self.history.add("started", self.name)
             await self.during(self._live)
             self._leave_behind()
@@ -264,7 +271,9 @@ class SimDevice:
     def _receiving(self, data: bytes) -> None:
         if not self.alive:
             raise Killed
-        message = codec.decode(data) if data[0] == Pushed.TYPE else None
+        message = codec.decode(data) if data[0] in (Pushed.TYPE, Subscribed.TYPE) else None
+        if isinstance(message, Subscribed):
+            self.tops.update({state.stream: state.top for state in message.streams})
         if isinstance(message, Pushed):
             if message.outcome is Outcome.DONE:
                 self.history.answered(self.name, message)

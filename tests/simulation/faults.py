@@ -29,6 +29,7 @@ SWAP_UNKNOWN: Final = "outcome of a swap unknown"
 RESTORE: Final = "database restored to an earlier moment"
 CLOCK: Final = "clock jump"
 OFFLINE: Final = "device offline"
+ABSENT: Final = "device away for longer than it is waited for"
 
 OF_DEVICES: Final = (
     CUT,
@@ -53,7 +54,7 @@ OF_RELAYS: Final = (
     NEW_TERM,
 )
 OF_CLEANERS: Final = (CLEANER_CRASH, CLEANER_CRASH_BEFORE, CLEANER_CRASH_AFTER, SWAP_UNKNOWN)
-OF_ITSELF: Final = (RESTORE, OFFLINE)
+OF_ITSELF: Final = (RESTORE, OFFLINE, ABSENT)
 """What comes in its own time, and is not chosen among others."""
 ALL: Final = (*OF_DEVICES, *OF_RELAYS, *OF_CLEANERS, CLOCK, *OF_ITSELF)
 

@@ -4,6 +4,7 @@ from contextlib import ExitStack
 from typing import Final
 from unittest import mock
 
+from sealwire_client.memberlog import MemberLog
 from sealwire_client.replica import Replica, reconciling
 from sealwire_client.replica.edits import Edits
 from sealwire_client.replica.reconciling import Reconciling
@@ -11,7 +12,7 @@ from sealwire_client.replica.refills import Refills
 from sealwire_protocol import client_session, history
 from sealwire_protocol.client_session import CLIENT_MESSAGES, ClientSession, ClientState
 from sealwire_protocol.messages import Deliver
-from sealwire_relay import view
+from sealwire_relay import purging, view
 from sealwire_relay.dataplane import DataPlane
 from sealwire_relay.store import memory
 from sealwire_relay.store.memory import MemoryStore
@@ -22,6 +23,7 @@ from tests.simulation.store import FaultyStore
 
 
 def _any_term(stack: ExitStack) -> None:
+    change(DataPlane, "_new_term", ("self._gateway.new_term(term)", "pass"))(stack)
     changed = rewritten(
         vars(ClientSession)["_delivered"],
         ("if message.term != listening.term or message.prev", "if message.prev"),
@@ -29,7 +31,7 @@ def _any_term(stack: ExitStack) -> None:
     stack.enter_context(mock.patch.dict(CLIENT_MESSAGES, {(ClientState.READY, Deliver): changed}))
 
 
-_OFTEN_REFILLED: Final = ("if not is_lost(one.held, state):", "if False:")
+_OFTEN_REFILLED: Final = ("if not is_lost(one.line[0], state):", "if False:")
 
 HISTORY_BUGS: Final[dict[str, Bug]] = {
     "top_ignored": Bug(
@@ -53,13 +55,14 @@ HISTORY_BUGS: Final[dict[str, Bug]] = {
             change(memory._Stream, "takes", ("self.term == term or self.term.number < term.number", "True")),
         ),
     ),
-    "any_term": Bug("a delivery under another term is applied (R8)", _any_term),
-    "served_ignored": Bug(
-        "a device forgets how far the log was cleaned that it was served (R9)",
+    "any_term": Bug("nobody is told of a new term, and a delivery under another one is applied (R8)", _any_term),
+    "cursor_ignored": Bug(
+        "a device goes on from a position that the relay has lost (R9)",
         change(
             client_session,
             "why_history_is_lost",
-            ('(("stands at", cursor), ("was served a log cleaned to", served))', '(("stands at", cursor),)'),
+            ('(("stands at", cursor), ("was served a log', '(("was served a log'),
+            ('cleaned to", served))', 'cleaned to", served),)'),
         ),
     ),
     "floor_ignored": Bug(
@@ -90,6 +93,14 @@ HISTORY_BUGS: Final[dict[str, Bug]] = {
             ("cleaned_to <= log.head == (purge.head if purge else log.head)", "cleaned_to <= log.head"),
         ),
     ),
+    "acks_ignored": Bug(
+        "tombstones are purged that an active device has not acknowledged (R11)",
+        change(purging, "may_go", ("kept_seconds), waited_for)", "kept_seconds))")),
+    ),
+    "retention_ignored": Bug(
+        "tombstones are purged that a backup may be older than (R11)",
+        change(purging, "may_go", ("older_than(found, retention.kept_seconds), waited", "waited")),
+    ),
     "purged_ignored": Bug(
         "the relay takes versions that may be of what was purged (R11)",
         change(Draft, "_of_push", ("found.lowest <= head.purged", "False")),
@@ -111,7 +122,15 @@ HISTORY_BUGS: Final[dict[str, Bug]] = {
     ),
     "since_overwritten": Bug(
         "what was given back replaces what was written since by who knew nothing of it (R14)",
-        change(view, "judge_returned", ("current.seq > loss_before(one.held, state)", "False")),
+        change(view, "judge_returned", ("current.seq > loss_before(one.line, state)", "False")),
+    ),
+    "links_lost": Bug(
+        "links of the membership log that a restore took are not given back (R15)",
+        change(MemberLog, "present", ("(await self.links())[after:]", "() if after else await self.links()")),
+    ),
+    "links_skipped": Bug(
+        "of the links that a restore took the first one is not given back (R15)",
+        change(MemberLog, "present", ("[after:]", "[after + bool(after) :]")),
     ),
     "strict_in_parts": Bug(
         "of a strict collection each lost record is given back alone (R14)",

@@ -72,6 +72,11 @@ class Lane:
         if lost or (first and not self._items):
             self._agenda.at(self._agenda.current_time(), self._tell)
 
+    @property
+    def carries(self) -> bool:
+        """True while something is on its way."""
+        return bool(self._items)
+
     def _arrive(self) -> None:
         if self._items:
             self._arrives(self._items.popleft())

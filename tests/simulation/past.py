@@ -3,13 +3,15 @@
 import math
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Final, NamedTuple
 
-from sealwire_protocol.ids import START, StreamId, Tag, Term, VaultId
+import trio
+
+from sealwire_protocol.ids import START, Author, StreamId, Tag, Term, VaultId
 from sealwire_protocol.segment import read_segment
-from sealwire_relay.store.interface import Purge, StoredSegment, VaultWrite
+from sealwire_relay.store.interface import AckedPosition, Purge, StoredSegment, Tombstones, VaultWrite
 from sealwire_relay.store.memory import MemoryDatabase
 
 Name = tuple[VaultId, StreamId]
@@ -68,12 +70,17 @@ class Past:
         self.late: set[tuple[Name, Tag]] = set()
         """Deleted entries that may be brought back by who came too late to learn that they were."""
         self.era = 0
+        self.commit, self.purge = trio.Event(), trio.Event()
+        """The next commit, and the next swap that is to purge something: set when it happens, and made anew."""
         self._clock, self._failed = clock, failed
+        self._awake_since: dict[tuple[Name, Author], float] = {}
         self._written_in: dict[tuple[Name, Term], int] = {}
         self._lasts: dict[Name, list[tuple[int, float]]] = defaultdict(list)
 
     def committed(self, write: VaultWrite) -> None:
         """A write was carried out."""
+        self.commit.set()
+        self.commit = trio.Event()
         for stream in write.streams:
             if stream.segments:
                 name = write.vault, stream.stream
@@ -82,8 +89,26 @@ class Past:
                 if self._written_in.setdefault((name, write.term), self.era) != self.era:
                     self._failed(f"a position names one record for ever: {write.term} goes on after a restore")
 
-    def purged(self, name: Name, purge: Purge) -> None:
-        """Tombstones were purged. Looks whether they might be (R11)."""
+    def heard(self, ack: AckedPosition) -> None:
+        """A device is about to be noted as there. Keeps when it was there again after a silence beyond the cutoff."""
+        kept = self.database.vaults.get(ack.vault)
+        member, log = (kept.by_device(ack.device), kept.streams.get(ack.stream)) if kept else (None, None)
+        if member is not None and log is not None:
+            author = member.state.author
+            _, seen = log.acks.get(author, (START, -math.inf))
+            if self._clock() - seen >= CUTOFF_SECONDS:
+                self._awake_since[(ack.vault, ack.stream), author] = self._clock()
+
+    def begins_to_purge(self) -> None:
+        """Tombstones have been looked for up to the head, and are to go now."""
+        self.purge.set()
+        self.purge = trio.Event()
+
+    def purged(self, name: Name, purge: Purge, told: Tombstones) -> None:
+        """Tombstones were purged, as was decided upon what was `told` of the stream. Looks whether they might be (R11).
+
+        Of a device that was silent when that was told, and was heard of since, nobody knew.
+        """
         kept, log = self.database.vaults[name[0]], self.database.vaults[name[0]].streams[name[1]]
         dropped = dict(purge.dropped)
         for segment in log.segments:
@@ -93,24 +118,35 @@ class Past:
         ends = dict(
             zip([term for term, _ in log.terms], [start for _, start in log.terms[1:]] + [log.head], strict=True)
         )
+        awake = {reader.author for reader in told.readers if told.now - reader.seen < CUTOFF_SECONDS}
         for author in kept.members:
             position, seen = log.acks.get(author, (START, -math.inf))
-            if self._clock() - seen < CUTOFF_SECONDS:
+            if author in awake and self._clock() - seen < CUTOFF_SECONDS:
                 known = position.seq if position.seq <= ends.get(position.term, -1) else 0
                 for seq in dropped.values():
                     if seq > known and self._age(name, seq) < CUTOFF_SECONDS - WHOLE_SECOND:
                         self._failed(f"a tombstone waits for who is there: {seq} was not acknowledged by all")
-            elif self.era:
-                # Whoever is silent now may hold what a restore took, and what this would have deleted (R13).
-                self.late |= {(name, tag) for tag in dropped}
+                slept_until = self._awake_since.get((name, author), -math.inf)
+                unknown = {
+                    tag for tag, seq in dropped.items() if seq > known and self._written_at(name, seq) < slept_until
+                }
+            else:
+                unknown = set(dropped)
+            if self.era:
+                # Whoever is silent now, or was until just now, may hold what a restore took, and what this would have
+                # deleted (R13).
+                self.late |= {(name, tag) for tag in unknown}
         if any(self._age(name, seq) < RETENTION_SECONDS - WHOLE_SECOND for seq in dropped.values()):
             self._failed("a tombstone stays as long as backups are kept: a younger one was purged")
         self.forgotten[name].update({tag: Grave(seq, purge.head) for tag, seq in dropped.items()})
 
     def _age(self, name: Name, seq: int) -> float:
-        """How long ago a record was committed, in the history that stands."""
+        return self._clock() - self._written_at(name, seq)
+
+    def _written_at(self, name: Name, seq: int) -> float:
+        """When a record was committed, in the history that stands."""
         lasts = self._lasts[name]
-        return self._clock() - lasts[bisect_left(lasts, (seq, 0.0))][1]
+        return lasts[bisect_left(lasts, (seq, 0.0))][1]
 
     def snapshot(self) -> Snapshot:
         """The database as it is now."""
@@ -122,15 +158,16 @@ class Past:
     def restore(self, snapshot: Snapshot) -> None:
         """The database is again what it was then."""
         self.era += 1
+        shared: dict[Name, int] = {}
         for name, segments in self.whole.items():
-            kept = snapshot.whole.get(name, ())
-            if lost := tuple(segments[len(kept) :]):
+            shared[name] = _shared(snapshot.whole.get(name, ()), segments)
+            if lost := tuple(segments[shared[name] :]):
                 self.ended.append(Ended(name[1], lost))
         self.whole.clear()
         self.whole.update({name: list(segments) for name, segments in snapshot.whole.items()})
         for name, tags in self.forgotten.items():
             # A backup from before a deletion that was purged since is older than backups are to be.
-            kept = snapshot.whole.get(name, ())
+            kept = snapshot.whole.get(name, ())[: shared.get(name, 0)]
             head = kept[-1].last if kept else 0
             self.late |= {(name, tag) for tag, grave in tags.items() if grave.seq > head}
         self.forgotten.clear()
@@ -140,3 +177,9 @@ class Past:
         then = snapshot.database.copy()
         for each in fields(then):
             setattr(self.database, each.name, getattr(then, each.name))
+
+
+def _shared(kept: Sequence[StoredSegment], segments: Sequence[StoredSegment]) -> int:
+    """How many segments two histories have in common: a snapshot may be of one that another restore has ended."""
+    pairs = zip(kept, segments, strict=False)
+    return next((place for place, (one, other) in enumerate(pairs) if one != other), min(len(kept), len(segments)))

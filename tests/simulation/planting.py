@@ -3,12 +3,14 @@
 A change names the text that it replaces; where the code has moved on planting fails, so that it is never in vain.
 """
 
+import functools
 import inspect
 import textwrap
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from types import FunctionType, ModuleType
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 from unittest import mock
 
 Plant = Callable[[ExitStack], None]
@@ -19,6 +21,10 @@ class Bug(NamedTuple):
 
     what: str
     plant: Plant
+
+
+CALLS: Final[Counter[str]] = Counter()
+"""How often each changed function was called since it was planted: one that never is cannot be found."""
 
 
 def rewritten(function: FunctionType, *changes: tuple[str, str]) -> FunctionType:
@@ -32,7 +38,14 @@ def rewritten(function: FunctionType, *changes: tuple[str, str]) -> FunctionType
     exec(compile(source, f"<planted in {function.__qualname__}>", "exec"), function.__globals__, made)
     planted = getattr(made[function.__name__], "__func__", made[function.__name__])
     assert isinstance(planted, FunctionType)
-    return planted
+    name = function.__qualname__
+    CALLS[name] = 0
+
+    def counted(*args: Any, **named: Any) -> Any:
+        CALLS[name] += 1
+        return planted(*args, **named)
+
+    return cast("FunctionType", functools.update_wrapper(counted, planted))
 
 
 def change(owner: type | ModuleType, name: str, *changes: tuple[str, str]) -> Plant:

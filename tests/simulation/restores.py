@@ -3,12 +3,17 @@
 from random import Random
 from typing import TYPE_CHECKING, Final
 
+import trio
+
 from sealwire_protocol.ids import MEMBERSHIP
 from tests.simulation import faults
+from tests.simulation.agenda import GRAIN_SECONDS
 from tests.simulation.past import Snapshot
-from tests.simulation.store import Process
+from tests.simulation.store import COMMIT_GRAINS_MAX, Process
+from tests.simulation.work import HURRIED_OPERATIONS
 
 if TYPE_CHECKING:
+    from tests.simulation.device import SimDevice
     from tests.simulation.world import World
 
 RESTORES: Final = (0, 0, 0, 1, 1, 1, 2, 2, 3)
@@ -19,6 +24,13 @@ BEFORE_SECONDS_MAX: Final = 30.0
 
 LOST_SECONDS_MAX: Final = 40.0
 """How long after a snapshot it is restored, at most: what is committed in between is lost."""
+
+STRANGER_CHANCE: Final = 0.5
+"""How often a device is away from before a snapshot on until that is restored: it writes without knowledge of what was
+lost, and often before it is given back."""
+
+COMMIT_SECONDS_MAX: Final = 20.0
+"""How long a restore waits, half of the time, for a commit: its outcome is then on its way, and what follows queued."""
 
 AWAY_SECONDS_MAX: Final = 90.0
 """How long a device is away that finds the relay's new writes far beyond its own cursor when it returns."""
@@ -35,11 +47,24 @@ class Restores:
         random, snapshots = self._random, list[Snapshot]()
         for _ in range(random.choice(RESTORES)):
             await self._world.agenda.rest(random.uniform(0, BEFORE_SECONDS_MAX))
+            stranger = self._stranger() if random.random() < STRANGER_CHANCE else None
+            if stranger is not None:
+                self._world.hold(stranger)
             snapshots.append(self._world.past.snapshot())
             await self._world.agenda.rest(random.uniform(0, LOST_SECONDS_MAX))
             while not self._host_knows_all_links():
                 await self._world.agenda.rest(1)
-            self._restore(snapshots[-1] if random.random() < 0.7 else random.choice(snapshots))
+            if random.random() < 0.5:
+                with trio.move_on_after(COMMIT_SECONDS_MAX):
+                    await self._world.past.commit.wait()
+                await self._world.agenda.rest(random.randrange(COMMIT_GRAINS_MAX) * GRAIN_SECONDS)
+            self._restore(snapshots[-1] if random.random() < 0.7 else random.choice(snapshots), stranger)
+
+    def _stranger(self) -> "SimDevice | None":
+        """A device that is not going to hear of what will be lost, and has something to do yet; not the host, who
+        makes the links."""
+        found = [each for each in self._world.devices[1:] if each.left > HURRIED_OPERATIONS and not each.paused]
+        return self._random.choice(found) if found else None
 
     def _host_knows_all_links(self) -> bool:
         """A link that is lost before the admin who made it has heard of it is made anew by him. Whoever has heard of
@@ -48,16 +73,24 @@ class Restores:
         links = max((each.streams[MEMBERSHIP].head for each in kept.values()), default=0)
         return not links or (vault is not None and vault._sync.membership.head >= links)
 
-    def _restore(self, snapshot: Snapshot) -> None:
-        """Bring a snapshot back. Every process either ends with the database, or finds another one behind it."""
+    def _restore(self, snapshot: Snapshot, stranger: "SimDevice | None") -> None:
+        """Bring a snapshot back. Every process either ends with the database, or finds another one behind it. If there
+        is a stranger, it goes on before most of those who know what is lost."""
         world, random = self._world, self._random
         world.faults.happened[faults.RESTORE] += 1
         world.history.add(faults.RESTORE, "database")
-        for device in random.sample(world.devices, random.choice((0, 0, 1, 2))):
+        away = random.choice((0, 0, 1, 2)) if stranger is None else len(world.devices) - random.choice((1, 1, 2))
+        for device in random.sample([each for each in world.devices if each is not stranger], away):
             world.away(device, random.uniform(1, AWAY_SECONDS_MAX), random.random() < 0.5)
+        for wire in [wire for relay in world.relays for wire in relay.wires if wire.to_device.carries]:
+            if random.random() < 0.5:
+                wire.last_words = random.random() < 0.5  # what is on its way to the relay arrives all the same
+                wire.cut()
         world.past.restore(snapshot)
         world.history.restores += 1
         processes: list[Process] = [*world.relays, *world.cleaners]
         for process in processes:
             if random.random() < 0.5:
                 process.crash()
+        if stranger is not None:
+            world.let_go(stranger)

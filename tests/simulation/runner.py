@@ -13,6 +13,7 @@ from typing import Final
 from tests.simulation import faults
 from tests.simulation.bugs import BUGS, planted
 from tests.simulation.faults import FAULTS_MIN
+from tests.simulation.planting import CALLS
 from tests.simulation.seed import Result, simulate
 
 SEEDS_MAX: Final = 500
@@ -22,10 +23,10 @@ RUNS_TOGETHER: Final = 16
 """Runs that are handed to the cores at once while bugs are hunted: few, because what is found is not run again."""
 
 
-def with_bug(name: str, seed: int) -> Result:
-    """Run one seed with a planted bug."""
+def with_bug(name: str, seed: int) -> tuple[Result, set[str]]:
+    """Run one seed with a planted bug. Returns also which of the changed functions were never called."""
     with planted(name):
-        return simulate(seed)
+        return simulate(seed), {function for function, calls in CALLS.items() if not calls}
 
 
 def _pool() -> AbstractContextManager[Pool]:
@@ -33,23 +34,27 @@ def _pool() -> AbstractContextManager[Pool]:
     return multiprocessing.get_context("spawn").Pool(os.cpu_count())
 
 
-def _hunt(planting: tuple[str, int]) -> tuple[str, Result]:
+def _hunt(planting: tuple[str, int]) -> tuple[str, Result, set[str]]:
     name, seed = planting
-    return name, with_bug(name, seed)
+    return name, *with_bug(name, seed)
 
 
 def hunted(names: Iterable[str], seeds: int) -> Iterator[tuple[str, Result]]:
     """Planted bugs as they are found, each by the first seed that finds it: all that are missing are run with one seed
-    after the other, on all cores."""
+    after the other, on all cores. Raises LookupError for one that no run has ever reached."""
     missing, seed = list(names), 1
+    idle: dict[str, set[str]] = {}
     with _pool() as pool:
         while missing and seed <= seeds:
             after = min(seed + max(1, RUNS_TOGETHER // len(missing)), seeds + 1)
-            for name, result in pool.imap(_hunt, [(name, n) for n in range(seed, after) for name in missing]):
+            for name, result, uncalled in pool.imap(_hunt, [(name, n) for n in range(seed, after) for name in missing]):
+                idle[name] = uncalled & idle.get(name, uncalled)
                 if result.violation is not None and name in missing:
                     missing.remove(name)
                     yield name, result
             seed = after
+    if unreached := {name: functions for name in missing if (functions := idle.get(name))}:
+        raise LookupError(f"no run reached what was planted: {unreached}; plant it where the code goes now")
 
 
 def _results(first: int, seeds: int) -> Iterator[Result]:

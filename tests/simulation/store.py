@@ -38,6 +38,13 @@ COMMIT_GRAINS_MAX: Final = 6
 """How long a call of the database takes, there and back; half of them take no time."""
 AWAY_SECONDS_MAX: Final = 5.0
 
+SMALL_PAGE_CHANCE: Final = 0.3
+SMALL_PAGE_BYTES: Final = 1_500
+"""Some pages hold a few segments only, so that something may happen while a device has half of a log."""
+
+PURGE_SECONDS_MAX: Final = 2.0
+"""How long it may take until a swap that purges has the lock that it waits for: meanwhile others write."""
+
 
 class Process(Protocol):
     """A process that uses the database."""
@@ -65,6 +72,7 @@ class FaultyStore(MemoryStore):
         self._past, self._on_other_server = past, on_other_server
         self._away_until = 0.0
         self._era, self._changed = past.era, False
+        self._told: dict[tuple[VaultId, StreamId], Tombstones] = {}
 
     async def open(self) -> None:
         """As the store's: connect."""
@@ -135,6 +143,8 @@ class FaultyStore(MemoryStore):
 
     async def read(self, vault: VaultId, stream: StreamId, after: int, bytes_max: int) -> Page | None:
         """As the store's; takes time on the way back."""
+        if self._random.random() < SMALL_PAGE_CHANCE:
+            bytes_max = min(bytes_max, SMALL_PAGE_BYTES)
         await self._wait()
         page = await super().read(vault, stream, after, bytes_max)
         await self._return()
@@ -188,12 +198,16 @@ class FaultyStore(MemoryStore):
     ) -> bool:
         """As the store's, with what can go wrong before and after the commit."""
         await self._wait()
+        if purge is not None:
+            self._past.begins_to_purge()
+            await asyncio.sleep(self._random.choice((0.0, self._random.uniform(0, PURGE_SECONDS_MAX))))
+            self._still_connected()
         if self._armed.strikes("cleaners", faults.CLEANER_CRASH_BEFORE):
             self._process.crash()
             raise StoreDownError("the process is dead")
         done = await super().swap(vault, stream, old, new, cleaned_to, term, purge)
         if done and purge is not None:
-            self._past.purged((vault, stream), purge)
+            self._past.purged((vault, stream), purge, self._told[vault, stream])
         if self._armed.strikes("cleaners", faults.CLEANER_CRASH_AFTER):
             self._process.crash()
             raise StoreDownError("the process is dead")
@@ -211,6 +225,7 @@ class FaultyStore(MemoryStore):
         """As the store's; takes time on the way back."""
         await self._wait()
         found = await super().tombstones(after, streams_max)
+        self._told.update({(told.vault, told.stream): told for told in found})
         await self._return()
         return found
 
@@ -222,4 +237,6 @@ class FaultyStore(MemoryStore):
     async def acked(self, acks: Sequence[AckedPosition]) -> None:
         """As the store's."""
         await self._wait()
+        for ack in acks:
+            self._past.heard(ack)
         await super().acked(acks)

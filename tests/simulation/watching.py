@@ -16,6 +16,7 @@ from sealwire_client.replica.sent import Refusing
 from sealwire_client.sync import VaultSync
 from sealwire_protocol.ids import StreamId
 from sealwire_protocol.messages import ATOMIC, StreamKind
+from sealwire_protocol.segment import Rank
 from tests.simulation.history import Edit, Seal
 from tests.simulation.world import World
 
@@ -56,6 +57,9 @@ def _writing_watched(world: World) -> Iterator[None]:
                 for group, seals in zip(taken.groups, sealed, strict=True)
                 for one, seal in zip(group.edits, seals.seals, strict=True)
             ]
+            for seal, _ in pairs:
+                if Rank.unpack(seal.rank).version <= device.tops.get(seal.place[0], 0):
+                    history.fail(f"versions rise above all that is known: {device.name}'s of {seal.place[1]} does not")
             history.sealed([seal for seal, _ in pairs], [max(tx, ALONE) for _, tx in pairs], bool(taken.flags & ATOMIC))
             history.add("sealed", device.name)
         twice = self._database.connection.execute(

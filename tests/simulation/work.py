@@ -28,8 +28,28 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 OPERATIONS_OF_DEVICE: Final = 60
+ABSENT_CHANCE: Final = 0.25
+"""How often a device disappears, in the midst of its work, for longer than others wait for it."""
+
+CLEARED_MAX: Final = 8
+"""Notes that a device deletes at most when it has done its work: nobody writes them any more."""
+
 IDLE_CHANCE: Final = 0.05
 """How often a device pauses before an operation; what it does without a pause gathers in its outbox."""
+
+IDLE_SECONDS_MAX: Final = 8.0
+
+CONNECTS_SECONDS_MAX: Final = 8.0
+"""Before the host is connected it opens no accounts; it is within some two seconds, if nothing goes wrong."""
+
+OPENING_EVERY: Final = 5
+"""The host tries to open the accounts at every fifth operation, so that the others can move something."""
+
+HURRIED: Final = ("transfer", "transfer", "edit card", "put")
+"""What a device does first that has missed what a restore took, and writes before it comes back."""
+
+HURRIED_OPERATIONS: Final = 4
+"""How many things a device does at once that has just been let go."""
 
 MARKS_MAX: Final = 6
 """Marks of a card beyond which an edit takes some out."""
@@ -38,14 +58,14 @@ PATIENCE_SECONDS: Final = 40.0
 """How long an app waits for a strict write before it gives up, and does not know."""
 
 OPERATIONS: Final = (
-    ("get", 0.14),
+    ("get", 0.13),
     ("put", 0.26),
     ("delete", 0.06),
     ("put_many", 0.09),
     ("edit card", 0.24),
     ("delete card", 0.05),
     ("transaction", 0.08),
-    ("transfer", 0.05),
+    ("transfer", 0.06),
     ("offline", 0.015),
     ("wake", 0.015),
 )
@@ -62,18 +82,43 @@ class Work:
         """All of them, also across deaths of the device."""
         world, device, random = self._world, self._device, self._random
         late_at = random.randrange(OPERATIONS_OF_DEVICE // 3)
+        absent_at = random.randrange(OPERATIONS_OF_DEVICE) if random.random() < ABSENT_CHANCE else None
+        if device is world.host:
+            await world.agenda.rest(random.uniform(0, CONNECTS_SECONDS_MAX))
         for number in range(OPERATIONS_OF_DEVICE):
             if random.random() < IDLE_CHANCE:
-                await world.agenda.rest(random.uniform(0, 4))
+                await world.agenda.rest(random.uniform(0, IDLE_SECONDS_MAX))
             await device.until_ready()
+            while device.paused:
+                await world.agenda.rest(1)
+                await device.until_ready()
+            device.left = OPERATIONS_OF_DEVICE - number
             if number == late_at:
                 device.names.add(CARDS)
                 world.did(device, "open late")
                 await device.during(lambda: device.open_collection(CARDS))
                 continue
+            if number == absent_at:
+                world.did(device, "absent")
+                world.absent(device, random)
             what = random.choices([name for name, _ in OPERATIONS], [weight for _, weight in OPERATIONS])[0]
+            if device.hurries:
+                device.hurries -= 1
+                what = random.choice(HURRIED)
+            elif number % OPENING_EVERY == 0 and device is world.host and device.open[ACCOUNTS].get("a") is None:
+                what = "transfer"
             world.did(device, what)
             await self.operation(what)
+        device.left = 0
+        await self._clear()
+
+    async def _clear(self) -> None:
+        """Delete what nobody is going to write again, which is forgotten some day."""
+        await self._device.until_ready()
+        for _ in range(self._random.randint(0, CLEARED_MAX)):
+            self._world.did(self._device, "clear")
+            await self._device.until_ready()
+            await self.edit_notes([(f"key {self._random.randrange(3 * KEYS)}", None)])
 
     async def operation(self, what: str) -> None:
         """Do one thing. Returns when it is done, or the device has died over it."""

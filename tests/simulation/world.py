@@ -3,6 +3,7 @@
 Everything runs in one thread under a virtual clock. All that chance decides comes from the seed.
 """
 
+import math
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -14,21 +15,27 @@ import trio
 from sealwire_client.link import RelayRefusedError
 from sealwire_client.vault import InviteExpiredError, PendingInvite
 from tests.simulation import faults
-from tests.simulation.agenda import Agenda
+from tests.simulation.agenda import Agenda, on_grid
 from tests.simulation.cleaner import CleanerProcess
 from tests.simulation.device import SimDevice
 from tests.simulation.faults import FAULTS_MIN, Faults
 from tests.simulation.history import History
 from tests.simulation.network import Trace, Wire
-from tests.simulation.past import Past
+from tests.simulation.past import CUTOFF_SECONDS, Past
 from tests.simulation.relay import RelayProcess
 from tests.simulation.rest import Rest
 from tests.simulation.restores import Restores
-from tests.simulation.work import Work
+from tests.simulation.work import HURRIED_OPERATIONS, Work
 
 DEVICES: Final = 5
 RELAYS: Final = 2
 CLEANERS: Final = 2
+
+ABSENT_SECONDS: Final = (CUTOFF_SECONDS + 5, 3 * CUTOFF_SECONDS)
+"""How long a device is away that nobody waits for any more: what was deleted meanwhile may have been forgotten."""
+
+LATE_SECONDS: Final = (100.0, 240.0)
+"""When a device may join that comes last: what the others have deleted may have been forgotten before."""
 
 RUN_SECONDS_MAX: Final = 7_200.0
 
@@ -45,6 +52,7 @@ class World:
         self.operations: Counter[str] = Counter()
         self.healed = False
         self.writes = self.numbers = 0
+        self._away_until: dict[str, float] = {}
         self.current: SimDevice | None = None
         self._wires = 0
         self._seed = seed
@@ -56,7 +64,9 @@ class World:
             CleanerProcess(self.agenda, self.past, self.faults, Random(f"cleaner {seed} {n}"), self.history.fail)
             for n in range(CLEANERS)
         ]
-        starts = [0.0, 0.0, *(self.random.uniform(0, 20) for _ in range(DEVICES - 3)), self.random.uniform(20, 60)]
+        last = self.random.choice((False, False, True))
+        joins = self.random.uniform(*(LATE_SECONDS if last else (20, 60)))
+        starts = [0.0, 0.0, *(self.random.uniform(0, 20) for _ in range(DEVICES - 3)), joins]
         self.devices = [
             SimDevice(f"device {n}", self, folder, Random(f"device {seed} {n}"), starts[n]) for n in range(DEVICES)
         ]
@@ -123,15 +133,52 @@ class World:
     async def _work(self, device: SimDevice) -> None:
         await Work(self, device, Random(f"work {self._seed} {device.name}")).run()
         self.busy -= 1
+        while device.offline:
+            await self.agenda.rest(1)
 
     def away(self, device: SimDevice, seconds: float, wakes: bool) -> None:
         """The network of a device is away for so long."""
         self.faults.happened[faults.OFFLINE] += 1
         device.go_offline()
-        self._nursery.start_soon(self._back_online, device, seconds, wakes)
+        self._nursery.start_soon(self._back_online, device, seconds, wakes, 0.0)
 
-    async def _back_online(self, device: SimDevice, seconds: float, wakes: bool) -> None:
-        await self.agenda.rest(seconds)
+    def absent(self, device: SimDevice, random: Random) -> None:
+        """The network of a device is away for longer than anybody waits for it. It is back at any time after that, or
+        just when deletions are about to be forgotten that it does not know of."""
+        self.faults.happened[faults.ABSENT] += 1
+        device.go_offline()
+        first, longest = ABSENT_SECONDS
+        waits = random.choice((True, False))
+        seconds = first if waits else random.uniform(first, longest)
+        self._nursery.start_soon(self._back_online, device, seconds, True, longest - first if waits else 0.0)
+
+    def hold(self, device: SimDevice) -> None:
+        """A device is away, and its app does nothing, until it is let go."""
+        self.faults.happened[faults.OFFLINE] += 1
+        device.go_offline()
+        device.paused = True
+        self._away_until[device.name] = math.inf
+
+    def let_go(self, device: SimDevice) -> None:
+        """It is back, and does something at once."""
+        self._away_until[device.name] = self.agenda.current_time()
+        device.hurries = HURRIED_OPERATIONS
+        self._is_back(device, True)
+        device.paused = False
+
+    async def _back_online(self, device: SimDevice, seconds: float, wakes: bool, waits_for_purge: float) -> None:
+        until = self._away_until[device.name] = max(
+            self._away_until.get(device.name, 0.0), self.agenda.current_time() + seconds
+        )
+        await trio.sleep_until(on_grid(until))
+        if waits_for_purge:
+            with trio.move_on_after(waits_for_purge):
+                await self.past.purge.wait()
+        if self.agenda.current_time() < self._away_until[device.name]:
+            return
+        self._is_back(device, wakes)
+
+    def _is_back(self, device: SimDevice, wakes: bool) -> None:
         device.offline = False
         self.did(device, "online")
         if wakes and device.device is not None:
