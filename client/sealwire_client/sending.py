@@ -19,6 +19,7 @@ from sealwire_client.batching import (
     StuckError,
     exceeds,
 )
+from sealwire_client.creating import Creating
 from sealwire_client.link import Link
 from sealwire_client.replica import (
     CONFLICT,
@@ -88,11 +89,12 @@ class Sending:
         held: HeldVault,
         streams: Mapping[StreamId, StreamSync],
         batcher: Batcher,
+        creating: Creating,
         writer: Runner[Replica],
         link: Link,
         tell: Callable[[Collection, Sequence[Change]], None],
     ) -> None:
-        self._held, self._streams, self._batcher = held, streams, batcher
+        self._held, self._streams, self._batcher, self._creating = held, streams, batcher, creating
         self._writer, self._link, self._tell = writer, link, tell
         self._backlog: deque[StoredBatch] = deque()
         self._resend = True
@@ -100,6 +102,8 @@ class Sending:
         self._requests: list[StrictRequest] = []
         self._strict: dict[int, StrictRequest] = {}
         self._connections = 0
+        self.missing: set[StreamId] = set()
+        """Streams that must be there before the next batch can be sent again."""
         self._edited, self._none_at = 1, 0
         """How often edits have come, and how often they had when none was left."""
 
@@ -163,6 +167,7 @@ class Sending:
 
     async def _send(self, busy: Callable[[], bool]) -> None:
         session, vault = self._link.session, self._held.id
+        self.missing = set()
         while session is not None and session is self._link.session and session.may_push(vault):
             if self._resend:
                 self._resend, self._stored_after = False, 0
@@ -170,6 +175,9 @@ class Sending:
             if self._backlog:
                 if self._backlog[0].flags & REFILL and session.version < REFILL_SINCE:
                     return  # the relay is too old to take it; what comes after it keeps its place
+                self.missing = self._creating.missing(group.stream for group in self._backlog[0].groups)
+                if self.missing:
+                    return  # a relay that has lost them would take this for a mistake
                 self._submit(session, self._backlog.popleft())
                 continue
             if self._stored_after is not None:

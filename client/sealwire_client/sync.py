@@ -14,6 +14,7 @@ import trio
 
 from sealwire_client import keyring, sealing, tallies
 from sealwire_client.batching import Batcher, StrictWrite
+from sealwire_client.creating import Creating
 from sealwire_client.enrolment import Enrolment
 from sealwire_client.identity import DeviceIdentity
 from sealwire_client.link import Link, RelayRefusedError
@@ -47,8 +48,6 @@ from sealwire_protocol.events import Doubt
 from sealwire_protocol.ids import MEMBERSHIP, START, Position, StreamId
 from sealwire_protocol.membership import Membership, Role
 from sealwire_protocol.messages import (
-    NO_REQUEST,
-    CreateStream,
     Deliver,
     Fault,
     Pushed,
@@ -90,7 +89,8 @@ class VaultSync:
         self._scope: trio.CancelScope | None = None
         self._inbox: deque[Subscribed | Pushed | Fault] = deque()
         batcher = Batcher(held.number, self._streams, self.keys)
-        self._sending = Sending(held, self._streams, batcher, writer, link, changed)
+        self._creating = Creating(held, self._streams, writer, self.progress)
+        self._sending = Sending(held, self._streams, batcher, self._creating, writer, link, changed)
         self._listening = Listening(held, self._streams, self.members, writer, self.progress.lasting)
         self._presented = self.refused = False
         self._discarded: dict[tuple[int, str], list[tuple[int, int]]] = {}
@@ -270,6 +270,7 @@ class VaultSync:
     def online(self) -> None:
         """The link is logged in."""
         self._sending.online()
+        self._creating.anew()
         self._inbox.clear()
         self._listening.anew()
         self._presented = self.refused = False
@@ -293,6 +294,7 @@ class VaultSync:
     def subscribed(self, message: Subscribed) -> None:
         """Queue for the vault's task. From here on batches may be voided: all without a verdict are sent again."""
         self._sending.void()
+        self._creating.anew()
         self._queue(message)
 
     def pushed(self, message: Pushed) -> None:
@@ -418,11 +420,14 @@ class VaultSync:
             await self._read_inbox()
             await self._settle_doubtful()
             self._enrols = await self._enrol()
-            if not self._enrols:
-                await self._create_streams()
+            missing = self._sending.missing
+            if missing or not self._enrols:
+                await self._creating.create(self.link, self._sending.wanted | missing, missing)
             self._sending.give_up(self._unwritable())
             await self._sending.send(lambda: self._enrols or bool(self._inbox), self.edited)
             self._stir()
+            if self._sending.missing - self._streams.keys():
+                continue  # to make them; of the others the relay has yet to tell
             await self._wake.wait()
 
     def _unwritable(self) -> dict[str, str]:
@@ -530,15 +535,6 @@ class VaultSync:
         self._wake.set()
         return True
 
-    async def _ask(self, message: CreateStream) -> bool:
-        try:
-            await self.link.request(message)
-        except RelayRefusedError as error:
-            self.progress.passing = str(error)
-            _log.warning("%s was refused: %s", type(message).__name__, error)
-            return False
-        return True
-
     async def _take_links(self, deliver: Deliver) -> None:
         """Take links in, as far as they verify."""
         why = await self.members.take(deliver)
@@ -547,21 +543,6 @@ class VaultSync:
             _log.error("%s", self.progress.lasting[""])
         self._wake.set()
         self._stir()
-
-    async def _create_streams(self) -> None:
-        """Create the streams of collections that have edits, or are to be given back, and that the relay has not."""
-        for stream in list(self._streams.values()):
-            if not stream.told or stream.exists or stream.refused:
-                continue
-            number, name = stream.collection.number, stream.collection.stream
-            needed = stream.lost is not None or name in self._sending.wanted
-            if not needed and not await self._writer.run(_has_claims, number):
-                continue
-            kind = stream.collection.kind
-            stream.exists = await self._ask(CreateStream(NO_REQUEST, self.held.id, stream.collection.stream, kind))
-            if not stream.exists:
-                stream.refused = True  # the others go on
-                self.progress.lasting[stream.collection.name] = f"{stream.collection.name}: {self.progress.passing}"
 
     # --- reconciling
 
@@ -588,7 +569,3 @@ class VaultSync:
         """Let everyone look again who waits for something to happen."""
         self._moved.set()
         self._moved = trio.Event()
-
-
-def _has_claims(replica: Replica, collection: int) -> bool:
-    return replica.outbox.has_claims(collection)

@@ -11,7 +11,7 @@ from sealwire_client.testing import MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
 from sealwire_protocol.errors import Action, FaultCode
 from sealwire_protocol.messages import Fault, Message, Ranges
-from tests.client.party import Note, comes, in_step, notes_of, party, put_many, told
+from tests.client.party import Note, comes, founded, in_step, notes_of, party, put_many, returned, told
 from tests.support.virtual import virtual
 
 
@@ -149,3 +149,28 @@ async def test_a_relay_that_is_too_old_for_it_is_told_so_and_nothing_is_given_up
         memory_relay.cut()
         await in_step(guests)
         assert b.dump() == {"x": "kept", "y": "lost there", "z": "later"}
+
+
+@virtual
+async def test_a_write_to_a_stream_that_was_lost_is_sent_again_before_its_collection_is_opened(
+    open_device: OpenDevice, memory_relay: MemoryRelay
+) -> None:
+    async with open_device("device") as device:
+        guest = await founded(device)
+        await guest.vault.synced()
+        backup = memory_relay.backup()
+        other = await notes_of(guest.vault, "other")
+        await other.put("x", Note("known"))
+        await guest.vault.synced()
+        memory_relay.lose_answers(1)
+        await other.put("y", Note("sent"))
+        await trio.testing.wait_all_tasks_blocked()
+    memory_relay.restore(backup)
+    async with open_device("device") as device:
+        guest = await returned(device)
+        await trio.sleep(60)
+        assert (await guest.vault.status()).stuck == 0
+        other = await notes_of(guest.vault, "other")
+        await guest.vault.synced()
+        assert {key: note.text for key, note in other.items()} == {"x": "known", "y": "sent"}
+        assert (await guest.vault.status()).stuck == 0

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from sealwire_client.replica.database import Database
 from sealwire_client.replica.errors import ReplicaMisuse
-from sealwire_protocol.ids import Author, VaultId
+from sealwire_protocol.ids import Author, StreamId, VaultId
 from sealwire_protocol.messages import StreamKind
 
 HEARD_MS_MIN: Final = 1_000
@@ -150,6 +150,13 @@ class Vaults:
         """The membership links in order; the first has seq 1."""
         found = self._database.connection.execute("SELECT raw FROM _link WHERE vault = ? ORDER BY seq", (vault,))
         return [row[0] for row in found]
+
+    def kind_of(self, vault: int, stream: StreamId) -> StreamKind:
+        """The kind of stream that a collection of this device is here."""
+        found = self._database.connection.execute(
+            "SELECT kind FROM _collection WHERE vault = ? AND stream = ?", (vault, stream)
+        )
+        return StreamKind(found.fetchone()[0])
 
     def confirm_kind(self, collection: int) -> None:
         """The relay has the collection as the kind of stream that it is here."""
