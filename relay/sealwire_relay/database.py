@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 from typing import Final, Protocol, TypeAlias
 
-from sealwire_relay.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from sealwire_relay.embedded import DiskFullError, EmbeddedPostgres, EmbeddedPostgresError
 from sealwire_relay.settings import Settings, SettingsError
 from sealwire_relay.store.interface import Store
 from sealwire_relay.store.migrate import Phase, migrate
@@ -116,8 +116,9 @@ class OwnDatabase:
         while True:
             began = clock()
             await self._postgres.wait_died()
-            self._trouble = "Postgres has ended by itself and is being started again."
-            log.error("The relay's Postgres has ended and is started again now. %s", self._postgres.why_died())
+            why = self._postgres.why_died()
+            self._trouble = _died(why)
+            log.error("The relay's Postgres has ended and is started again now. %s", why)
             wait = 0.0 if clock() - began >= CALM_SECONDS else _longer(wait)
             while not await self._started_again(wait):
                 wait = _longer(wait)
@@ -133,11 +134,19 @@ class OwnDatabase:
         try:
             dsn = await self._postgres.start()
         except EmbeddedPostgresError as error:
-            log.error("Postgres could not be started again and is tried once more soon: %s", error)
+            self._trouble = _died(error)
+            log.error("Postgres could not be started again, and is tried until it can be: %s", error)
             return False
         if dsn != self._dsn:
             raise EmbeddedPostgresError("Postgres is back at another address: start the relay again.")
         return True
+
+
+def _died(why: EmbeddedPostgresError) -> str:
+    """What `/readyz` tells of it."""
+    if isinstance(why, DiskFullError):
+        return "Postgres has ended because its disk is full, and is started again once there is room."
+    return "Postgres has ended by itself and is being started again."
 
 
 def address_of(settings: Settings) -> str:

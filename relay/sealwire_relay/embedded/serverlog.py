@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Final
 
 from sealwire_relay.embedded.errors import DataFolderError, DiskFullError, EmbeddedPostgresError
 
@@ -71,6 +72,10 @@ def decisive_line(text: str) -> str | None:
     return None
 
 
+_ONCE_MORE: Final = "and start the relay again if it has ended"
+"""A relay that served devices goes on, and starts its Postgres again by itself."""
+
+
 def explain(text: str, *, log: Path, status: int) -> EmbeddedPostgresError:
     """The error for a Postgres or initdb that ended with this status, having written this text to the log."""
     line = decisive_line(text)
@@ -78,11 +83,11 @@ def explain(text: str, *, log: Path, status: int) -> EmbeddedPostgresError:
     if "No space left on device" in text or "Disk quota exceeded" in text:
         return DiskFullError(
             f"The disk under the data folder is full ({line or 'No space left on device'}); what was committed is "
-            "intact; make room and start the relay again."
+            f"intact; make room, {_ONCE_MORE}."
         )
     if line is None:
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
-        return EmbeddedPostgresError(f"Postgres {how} and gave no reason; {where} and start the relay again.")
+        return EmbeddedPostgresError(f"Postgres {how} and gave no reason; {where}, {_ONCE_MORE}.")
     if "could not look up effective user" in line:
         return EmbeddedPostgresError(
             f"Postgres needs a user that has a name ({line}); add the user to /etc/passwd, or give the relay a "
@@ -98,4 +103,4 @@ def explain(text: str, *, log: Path, status: int) -> EmbeddedPostgresError:
         )
     if "shared memory" in line and ("in use" in line or "Cannot allocate" in line):
         return EmbeddedPostgresError(f"Postgres got no shared memory ({line}); end what uses it; {where}.")
-    return EmbeddedPostgresError(f"Postgres ended: {line}; {where}, mend the cause and start the relay again.")
+    return EmbeddedPostgresError(f"Postgres ended: {line}; {where}, mend the cause, {_ONCE_MORE}.")
