@@ -11,6 +11,7 @@ import click
 
 from sealwire_protocol import __version__
 from sealwire_relay.settings import CLEANING, KEEPING, LOGGING, Settings, SettingsError, choices, fields, load, option
+from sealwire_relay.words import count
 
 if TYPE_CHECKING:
     from sealwire_relay.backupfile import Contents
@@ -180,8 +181,8 @@ def compact(as_json: bool, **options: Any) -> None:
 
 
 def _compacted(done: "Compacted") -> str:
-    left_out = _count(done.records, "superseded record")
-    unfinished = f" Not cleaned: {_count(done.unfinished, 'stream')}, as the log says." if done.unfinished else ""
+    left_out = count(done.records, "superseded record")
+    unfinished = f" Not cleaned: {count(done.unfinished, 'stream')}, as the log says." if done.unfinished else ""
     return f"Compacted: {done.bytes:,} bytes before, {done.bytes_left:,} now; {left_out} left out.{unfinished}"
 
 
@@ -259,7 +260,7 @@ def _described(file: str, backup: "Backup") -> dict[str, Any]:
 
 def _contents(contents: "Contents") -> str:
     """What a database holds, in words."""
-    vaults, streams = _count(contents.vaults, "vault"), _count(contents.streams, "stream")
+    vaults, streams = count(contents.vaults, "vault"), count(contents.streams, "stream")
     return f"{vaults} in {streams} (heads: {contents.heads:,} in all) under term {contents.term}"
 
 
@@ -268,15 +269,15 @@ def _cleaned(looked: "Looked", everything: bool) -> str:
     parts = ["Nothing was to be cleaned."]
     if looked.streams + looked.unfinished:
         parts = [
-            f"Cleaned {_count(looked.streams, 'stream')}: {_count(looked.records, 'superseded record')} left out;",
-            f"{looked.bytes:,} bytes in {_count(looked.segments, 'segment')} before,",
-            f"{looked.bytes_left:,} bytes in {_count(looked.segments_left, 'segment')} now.",
+            f"Cleaned {count(looked.streams, 'stream')}: {count(looked.records, 'superseded record')} left out;",
+            f"{looked.bytes:,} bytes in {count(looked.segments, 'segment')} before,",
+            f"{looked.bytes_left:,} bytes in {count(looked.segments_left, 'segment')} now.",
         ]
     if looked.unfinished:
-        parts.append(f"Not finished: {_count(looked.unfinished, 'stream')}; the log says why.")
+        parts.append(f"Not finished: {count(looked.unfinished, 'stream')}; the log says why.")
     small = looked.waiting_streams - looked.unfinished
     if small and not everything:
-        parts.append(f"{_count(small, 'stream')} with too little to be worth it yet; --all cleans these too.")
+        parts.append(f"{count(small, 'stream')} with too little to be worth it yet; --all cleans these too.")
     return " ".join(parts)
 
 
@@ -285,10 +286,10 @@ def _forgotten(forgotten: "Forgotten") -> list[str]:
     gone, kept = forgotten.purged_tombstones, forgotten.kept_tombstones
     parts = []
     if gone:
-        parts.append(f"{_count(gone, 'deletion')} in {_count(forgotten.purged_streams, 'stream')} forgotten.")
+        parts.append(f"{count(gone, 'deletion')} in {count(forgotten.purged_streams, 'stream')} forgotten.")
     if kept:
-        where = _count(forgotten.kept_streams, "stream")
-        parts.append(f"{_count(kept, 'deletion')} in {where} remembered still; `sealwire-relay holds` says why.")
+        where = count(forgotten.kept_streams, "stream")
+        parts.append(f"{count(kept, 'deletion')} in {where} remembered still; `sealwire-relay holds` says why.")
     return parts
 
 
@@ -323,16 +324,12 @@ def holds_command(as_json: bool, **options: Any) -> None:
 def _held(held: "Held") -> str:
     """Why a stream's tombstones are there, in words."""
     name = f"stream {held.stream} of vault {held.vault}"
-    lines = [f"{name}: {_count(held.tombstones, 'deletion')}, from seq {held.oldest} on; {held.why}."]
+    lines = [f"{name}: {count(held.tombstones, 'deletion')}, from seq {held.oldest} on; {held.why}."]
     lines += [
         f"  device {holder.device} (member {holder.author}), heard from last {holder.seen}: {holder.why}."
         for holder in held.holders
     ]
     return "\n".join(lines)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _say(line: str) -> None:

@@ -19,6 +19,7 @@ from sealwire_protocol.messages import Pushed, StreamState, Wanted
 from sealwire_relay.fanout import Fanout
 from sealwire_relay.metrics import Metrics
 from sealwire_relay.store.interface import Store, StoreError
+from sealwire_relay.words import count
 
 SUMMARY_SECONDS: Final = 10.0
 """How long what is noticed is gathered before it is told: a device gives back in many pushes what it holds."""
@@ -149,13 +150,14 @@ def _members(links: tuple[bytes, ...]) -> set[DeviceKey]:
 
 def _told(vault: VaultId, loss: Loss) -> str:
     upto = ", ".join(f"{stream.hex()} up to {seq}" for stream, seq in sorted(loss.upto.items())) or "none told"
+    have = "has" if loss.unheard == 1 else "have"
     waited = (
-        f"{loss.unheard} of its members have not been heard of since, and may hold more of it"
+        f"{loss.unheard} of its members {have} not been heard of since, and may hold more of it"
         if loss.unheard
         else "all of its members have been heard of since"
     )
+    returned = f"{count(loss.returned, 'record')} came back from {count(len(loss.givers), 'device')}"
     return (
         f"Vault {vault.hex()} has lost history that devices know (streams and lost seqs: {upto}); the database was set "
-        f"back. {loss.returned} records came back from {len(loss.givers)} devices, {loss.conflicts} conflicted with "
-        f"what was written since; {waited}."
+        f"back. {returned}, {loss.conflicts:,} conflicted with what was written since; {waited}."
     )

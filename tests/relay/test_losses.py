@@ -68,8 +68,8 @@ async def test_what_devices_know_and_give_back_is_told_and_who_was_not_heard_of(
             await carl.subscribe(vault, NOTES)
         await noticed.tell()
         line = told(caplog)[-1]
-        assert "4 records came back from 1 devices, 1 conflicted" in line, "what is told again is counted once"
-        assert "1 of its members have not been heard of since" in line
+        assert "4 records came back from 1 device, 1 conflicted" in line, "what is told again is counted once"
+        assert "1 of its members has not been heard of since" in line
         assert relay.counted("returned_records_total") == 4
         assert [relay.counted("refused_returns_total", reason=why) for why in ("conflict", "superseded")] == [1, 1]
         async with await Device.open(relay.port, DORA) as dora:

@@ -18,6 +18,7 @@ from sealwire_relay.store.interface import SchemaError, StoreError
 from sealwire_relay.store.migrate import Phase, apply_between, latest
 from sealwire_relay.store.queries import QUERIES
 from sealwire_relay.store.rows import signed, term_of
+from sealwire_relay.words import count
 
 LOCK_SECONDS_MAX: Final = 10
 """To wait for whoever uses the tables otherwise: a psql that was forgotten is named, and not waited for."""
@@ -233,10 +234,8 @@ async def _contents(connection: Connection, tables: tuple[Table, ...]) -> Conten
 def _in_words(held: Contents | None) -> str:
     if held is None:
         return "a part of a relay's tables"
-    return (
-        f"{held.vaults:,} vaults in {held.streams:,} streams, whose heads add up to {held.heads:,}, under term "
-        f"{held.term}"
-    )
+    vaults, streams = count(held.vaults, "vault"), count(held.streams, "stream")
+    return f"{vaults} in {streams}, whose heads add up to {held.heads:,}, under term {held.term}"
 
 
 def _names(tables: tuple[Table, ...]) -> str:
