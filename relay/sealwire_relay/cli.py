@@ -322,13 +322,15 @@ def holds_command(as_json: bool, **options: Any) -> None:
 
 
 def _held(held: "Held") -> str:
-    """Why a stream's tombstones are there, in words."""
-    name = f"stream {held.stream} of vault {held.vault}"
-    lines = [f"{name}: {count(held.tombstones, 'deletion')}, from seq {held.oldest} on; {held.why}."]
-    lines += [
-        f"  device {holder.device} (member {holder.author}), heard from last {holder.seen}: {holder.why}."
-        for holder in held.holders
+    """Why a stream's tombstones are there, in words: a line for each thing."""
+    lines = [
+        f"stream {held.stream} of vault {held.vault}",
+        f"  {count(held.tombstones, 'deletion')}, from seq {held.oldest} on",
+        f"  {held.why}",
     ]
+    for holder in held.holders:
+        lines += [f"  device {holder.device} (member {holder.author})", f"    heard from last {holder.seen}"]
+        lines += [f"    {clause}" for clause in holder.why.split("; ")]
     return "\n".join(lines)
 
 
