@@ -56,6 +56,7 @@ class Terms:
         doubts = self._doubts
         term = await self._store.open_term()
         self._settled = doubts
+        _log.info("Term %d begins: this relay has opened it.", term.number)
         self._adopt(term)
         return term
 
@@ -70,6 +71,7 @@ class Terms:
         if term.number <= self._term.number:
             _log.warning("the database shows term %d where %d was known: history was lost", *_numbers(term, self._term))
             return await self._open()
+        _log.info("Term %d has begun: another relay has opened it.", term.number)
         self._adopt(term)
         return term
 

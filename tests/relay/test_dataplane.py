@@ -1,6 +1,7 @@
 """The data plane as devices see it: push, verdict, delivery; repeats, refusals, restarts, two processes."""
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,7 +28,9 @@ from sealwire_protocol.messages import (
     Subscribed,
     Wanted,
 )
+from sealwire_relay.metrics import Metrics
 from sealwire_relay.store.memory import MemoryDatabase
+from sealwire_relay.terms import Terms
 from tests.support.aio import asyncio_test
 from tests.support.device import Device, Identity, add_link, genesis, group, record, replace_link, stream_id
 from tests.support.relay import Relay, TroubledStore, memory_store, running
@@ -331,6 +334,21 @@ async def test_a_device_that_changes_between_two_processes_is_not_told_of_gaps_t
             assert (await elsewhere.push(vault, 2, group(TODOS, record()))).outcome is Outcome.DONE
             assert (await elsewhere.push(vault, 3, group(TODOS, record()))).outcome is Outcome.DONE
             assert (await anna.push(vault, 4, group(TODOS, record()))).outcome is Outcome.DONE
+
+
+@asyncio_test
+async def test_the_log_says_which_term_began_and_who_began_it(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "sealwire.terms")
+    store = await memory_store()
+    first, second = (Terms(store, Metrics(), lambda term: None) for _ in range(2))
+    await first.open()
+    await second.open()
+    await first.refresh()
+    assert [record.getMessage() for record in caplog.records if record.name == "sealwire.terms"] == [
+        "Term 1 begins: this relay has opened it.",
+        "Term 2 begins: this relay has opened it.",
+        "Term 2 has begun: another relay has opened it.",
+    ]
 
 
 @asyncio_test
