@@ -19,7 +19,7 @@ from sealwire_protocol.relay_session import Listener, RelayState
 from sealwire_relay.frames import binary_frame
 from sealwire_relay.metrics import Metrics
 from sealwire_relay.peer import Peer
-from sealwire_relay.store.interface import Page, Store, StoredSegment, StoreError
+from sealwire_relay.store.interface import Page, Store, StoreDownError, StoredSegment, StoreError
 
 PAGE_BYTES_MAX: Final = 1_048_576
 """Segment bytes of one catch-up read: large enough that the query's cost vanishes, small enough to take turns."""
@@ -29,6 +29,13 @@ NEVER: Final = -1
 
 RETRY_SECONDS: Final = 1.0
 """Pause before a catch-up read is tried again after the database failed it."""
+
+REST_SECONDS_MAX: Final = 300.0
+"""Longest pause before a stream is read again that the database refuses to read: a damaged page is mended by people,
+and whoever mended it does not wait longer for the devices."""
+
+RESTING_SKIPPED_MAX: Final = 16
+"""Resting streams of one connection that are passed over to find another: each costs a look at all that lag."""
 
 _log = logging.getLogger("sealwire.fanout")
 
@@ -73,6 +80,8 @@ class Fanout:
         self._listeners: dict[Name, dict[Listener, Peer]] = {}
         self._by_peer: dict[Peer, dict[Name, Listener]] = {}
         self._heads: dict[Name, int] = {}
+        self._rests: dict[Name, float] = {}
+        self._resting: set[Name] = set()
         self._queue: deque[Peer] = deque()
         self._queued: set[Peer] = set()
         self._wake = asyncio.Event()
@@ -125,6 +134,7 @@ class Fanout:
         if not others:
             del self._listeners[name]
             self._heads.pop(name, None)
+            self._rests.pop(name, None)
 
     def lagging(self) -> int:
         """Subscriptions to existing streams that are behind the head."""
@@ -208,9 +218,41 @@ class Fanout:
         if peer.session.state is RelayState.READY:
             self.pump(peer)
 
+    def _next(self, peer: Peer) -> Listener | None:
+        """The stream that is read next; those that rest are passed over. None: none, or none before they are rested."""
+        if peer.session.state is not RelayState.READY:
+            return None
+        for _ in range(RESTING_SKIPPED_MAX):
+            listener = peer.session.lagging()
+            if listener is None or (listener.vault, listener.stream) not in self._resting:
+                return listener
+        return None
+
+    def _rest(self, name: Name, after: int, error: StoreError) -> None:
+        """The database refuses to read this stream, and may read others: ask it ever more rarely."""
+        pause = min(self._rests.get(name, RETRY_SECONDS / 2) * 2, REST_SECONDS_MAX)
+        self._rests[name] = pause
+        self._resting.add(name)
+        vault, stream = name
+        _log.error(
+            "Stream %s of vault %s cannot be read after seq %d, so devices that are behind wait; it is tried again "
+            "in %g seconds: %s",
+            stream.hex(),
+            vault.hex(),
+            after,
+            pause,
+            error,
+        )
+        self._metrics.store_errors.inc()
+        asyncio.get_running_loop().call_later(pause, self._rested, name)
+
+    def _rested(self, name: Name) -> None:
+        self._resting.discard(name)
+        for peer in self._listeners.get(name, {}).values():
+            self.pump(peer)
+
     async def _serve(self, peer: Peer) -> None:
-        session = peer.session
-        listener = session.lagging() if session.state is RelayState.READY else None
+        session, listener = peer.session, self._next(peer)
         if listener is None:
             self._queued.discard(peer)
             return
@@ -220,7 +262,17 @@ class Fanout:
             self._queued.discard(peer)
             peer.handle(PageRead(vault, stream, (), known))
             return
-        page = await self._store.read(vault, stream, after, min(PAGE_BYTES_MAX, session.credit))
+        try:
+            page = await self._store.read(vault, stream, after, min(PAGE_BYTES_MAX, session.credit))
+        except StoreDownError:
+            raise
+        except StoreError as error:
+            self._queued.discard(peer)
+            if name in self._listeners and name not in self._resting:
+                self._rest(name, after, error)
+            self.pump(peer)
+            return
+        self._rests.pop(name, None)
         self._queued.discard(peer)
         if session.listeners.get(name) is not listener or listener.cursor != after or listener.live:
             # It subscribed again meanwhile, or left: this page is not what it waits for.

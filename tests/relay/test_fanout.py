@@ -6,12 +6,12 @@ import random
 import pytest
 
 from sealwire_protocol import codec
-from sealwire_protocol.ids import NO_TERM, Position, Term, VaultId
+from sealwire_protocol.ids import NO_TERM, Position, StreamId, Term, VaultId
 from sealwire_protocol.limits import CREDIT_BYTES_MIN, DELIVER_HEAD_BYTES_MAX, SEGMENT_BYTES_MAX
 from sealwire_protocol.messages import Ack, Deliver
 from sealwire_protocol.segment import encode_segment
 from sealwire_relay.fanout import deliver_frames
-from sealwire_relay.store.interface import Page, StoreDownError, StoredSegment
+from sealwire_relay.store.interface import Page, StoreDownError, StoredSegment, StoreError
 from tests.support.aio import asyncio_test
 from tests.support.device import Device, Identity, group, record, stream_id
 from tests.support.relay import Mishap, Relay, TroubledStore, memory_store, running, turns_until
@@ -241,6 +241,38 @@ async def test_a_read_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch)
             await bert.has(TODOS, 3)
             assert store.calls.count("read") == 3
             assert relay.counted("store_errors_total") == 2
+
+
+@asyncio_test
+async def test_a_stream_that_cannot_be_read_is_named_asked_for_ever_more_rarely_and_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("sealwire_relay.fanout.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("sealwire_relay.fanout.REST_SECONDS_MAX", 0.04)
+    store = await memory_store()
+    read, failures, mended = store.read, 0, 5
+
+    async def damaged(vault: VaultId, stream: StreamId, after: int, bytes_max: int) -> Page | None:
+        nonlocal failures
+        if stream == TODOS and failures < mended:
+            failures += 1
+            raise StoreError("The database refused a statement (invalid page in block 7)")
+        return await read(vault, stream, after, bytes_max)
+
+    monkeypatch.setattr(store, "read", damaged)
+    async with running(store, read_pages_max=1) as relay:
+        anna, vault = await filled(relay, 3, units=1)
+        await anna.push(vault, 4, group(NOTES, record()))
+        async with anna, await Device.open(relay.port, BERT) as bert:
+            await bert.subscribe(vault, TODOS)
+            await bert.subscribe(vault, NOTES)
+            await bert.has(NOTES, 1)
+            await bert.has(TODOS, 3)
+            lines = [record.getMessage() for record in caplog.records if record.name == "sealwire.fanout"]
+            assert len(lines) == 5
+            assert lines[0].startswith(f"Stream {TODOS.hex()} of vault {vault.hex()} cannot be read after seq 0")
+            assert "in 0.01 seconds" in lines[0]
+            assert "in 0.04 seconds: The database refused a statement (invalid page in block 7)" in lines[-1]
 
 
 @asyncio_test
