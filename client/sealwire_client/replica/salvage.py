@@ -71,15 +71,16 @@ NUMBERS_LEFT_OUT: Final = 1_048_576
 DOUBT: Final = "this device's replica was damaged, and what it sent last could not all be read"
 
 _SAID: Final = {
-    "_vault": "vaults",
-    "_edit": "edits that were not sent",
-    "_batch": "batches without a verdict",
-    "_sent": "sent writes",
-    "_stuck": "stuck writes",
-    "_counted": "counters",
-    "_collection": "collections",
-    "_link": "membership links",
+    "_vault": ("vault", "vaults"),
+    "_edit": ("edit that was not sent", "edits that were not sent"),
+    "_batch": ("batch without a verdict", "batches without a verdict"),
+    "_sent": ("sent write", "sent writes"),
+    "_stuck": ("stuck write", "stuck writes"),
+    "_counted": ("counter", "counters"),
+    "_collection": ("collection", "collections"),
+    "_link": ("membership link", "membership links"),
 }
+"""What a row of a table is called, and what several are."""
 
 _log = logging.getLogger("sealwire.replica")
 
@@ -97,9 +98,10 @@ class Salvaged(NamedTuple):
     """Names of the vaults in which this device takes new keys before it sends anything new."""
 
     def __str__(self) -> str:
-        saved = ", ".join(f"{self.saved[table]} {said}" for table, said in _SAID.items() if self.saved.get(table))
+        numbers = {table: self.saved.get(table, 0) for table in _SAID}
+        saved = ", ".join(f"{number} {_SAID[table][number > 1]}" for table, number in numbers.items() if number)
         told = f"the replica was damaged and has been made anew; saved: {saved or 'nothing'}"
-        lost = [said for table, said in _SAID.items() if table in self.unread]
+        lost = [said for table, (_, said) in _SAID.items() if table in self.unread]
         if lost:
             told += f"; not all could be read of: {', '.join(lost)}"
         if not self.saved.get("_vault"):

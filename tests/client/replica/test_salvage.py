@@ -383,3 +383,9 @@ def test_refills_whose_batches_could_not_be_read_are_compared_and_given_back_aga
         assert a.shown() == {f"key {n}": "lost" for n in range(1, 4)}
         assert Relay(START, ()).settle(a).refills == 3
         assert a.places() == (0, 3, 0, 0)
+
+
+def test_what_was_saved_is_said_as_one_or_as_several() -> None:
+    salvaged = Salvaged(Path("damaged"), {"_vault": 1, "_edit": 1, "_batch": 2, "_sent": 0}, ("_edit",), ())
+    assert "saved: 1 vault, 1 edit that was not sent, 2 batches without a verdict; not all" in str(salvaged)
+    assert "could be read of: edits that were not sent;" in str(salvaged)
