@@ -11,7 +11,8 @@ from sealwire_client.replica.reconciling import Reconciling
 from sealwire_client.replica.refills import Refills
 from sealwire_protocol import client_session, history
 from sealwire_protocol.client_session import CLIENT_MESSAGES, ClientSession, ClientState
-from sealwire_protocol.messages import Deliver
+from sealwire_protocol.messages import Deliver, Push
+from sealwire_protocol.relay_session import RELAY_MESSAGES, RelaySession, RelayState
 from sealwire_relay import purging, view
 from sealwire_relay.dataplane import DataPlane
 from sealwire_relay.store import memory
@@ -29,6 +30,15 @@ def _any_term(stack: ExitStack) -> None:
         ("if message.term != listening.term or message.prev", "if message.prev"),
     )
     stack.enter_context(mock.patch.dict(CLIENT_MESSAGES, {(ClientState.READY, Deliver): changed}))
+
+
+def _any_push(stack: ExitStack) -> None:
+    changed = rewritten(
+        vars(RelaySession)["_push"],
+        ("if term is None or message.batch > self._refused_from.get(message.vault, message.batch):", "if False:"),
+        ("if message.term != term:", "if False:"),
+    )
+    stack.enter_context(mock.patch.dict(RELAY_MESSAGES, {(RelayState.READY, Push): changed}))
 
 
 _OFTEN_REFILLED: Final = ("if not is_lost(one.line[0], state):", "if False:")
@@ -141,7 +151,7 @@ HISTORY_BUGS: Final[dict[str, Bug]] = {
         change(Draft, "_judge", ("if push.batch != last + 1 and in_this_term:", "if push.batch != last + 1:")),
     ),
     "queue_goes_on": Bug(
-        "pushes of an older term are carried out (R16)",
-        change(Draft, "_judge", ("if push.term != self.term:", "if False:")),
+        "pushes of an older term, or that follow a refused one, are carried out (R16)",
+        all_of(change(Draft, "_judge", ("if push.term != self.term:", "if False:")), _any_push),
     ),
 }

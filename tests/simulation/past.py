@@ -71,7 +71,7 @@ class Past:
         """Deleted entries that may be brought back by who came too late to learn that they were."""
         self.era = 0
         self.commit, self.purge = trio.Event(), trio.Event()
-        """The next commit, and the next swap that is to purge something: set when it happens, and made anew."""
+        """The next commit, and the next swap that is to purge something: set when it begins, and made anew."""
         self._clock, self._failed = clock, failed
         self._awake_since: dict[tuple[Name, Author], float] = {}
         self._written_in: dict[tuple[Name, Term], int] = {}
@@ -79,8 +79,6 @@ class Past:
 
     def committed(self, write: VaultWrite) -> None:
         """A write was carried out."""
-        self.commit.set()
-        self.commit = trio.Event()
         for stream in write.streams:
             if stream.segments:
                 name = write.vault, stream.stream
@@ -98,6 +96,11 @@ class Past:
             _, seen = log.acks.get(author, (START, -math.inf))
             if self._clock() - seen >= CUTOFF_SECONDS:
                 self._awake_since[(ack.vault, ack.stream), author] = self._clock()
+
+    def begins_to_commit(self) -> None:
+        """A relay is about to write something."""
+        self.commit.set()
+        self.commit = trio.Event()
 
     def begins_to_purge(self) -> None:
         """Tombstones have been looked for up to the head, and are to go now."""

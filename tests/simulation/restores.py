@@ -29,8 +29,13 @@ STRANGER_CHANCE: Final = 0.5
 """How often a device is away from before a snapshot on until that is restored: it writes without knowledge of what was
 lost, and often before it is given back."""
 
+SLOW_CHANCE: Final = 0.5
+SLOW_SECONDS_MAX: Final = 6.0
+"""How long before a restore the network is slow, half of the time: then much is on its way, to the relay and back."""
+
 COMMIT_SECONDS_MAX: Final = 20.0
-"""How long a restore waits, half of the time, for a commit: its outcome is then on its way, and what follows queued."""
+"""How long a restore waits, half of the time, for a commit to begin: it strikes before it, within it, or when the
+outcome is on its way, and what follows is queued or on its way as well."""
 
 AWAY_SECONDS_MAX: Final = 90.0
 """How long a device is away that finds the relay's new writes far beyond its own cursor when it returns."""
@@ -54,10 +59,14 @@ class Restores:
             await self._world.agenda.rest(random.uniform(0, LOST_SECONDS_MAX))
             while not self._host_knows_all_links():
                 await self._world.agenda.rest(1)
+            if random.random() < SLOW_CHANCE:
+                for device in self._world.devices:
+                    device.slow_down()
+                await self._world.agenda.rest(random.uniform(0, SLOW_SECONDS_MAX))
             if random.random() < 0.5:
                 with trio.move_on_after(COMMIT_SECONDS_MAX):
                     await self._world.past.commit.wait()
-                await self._world.agenda.rest(random.randrange(COMMIT_GRAINS_MAX) * GRAIN_SECONDS)
+                await self._world.agenda.rest(random.randrange(2 * COMMIT_GRAINS_MAX) * GRAIN_SECONDS)
             self._restore(snapshots[-1] if random.random() < 0.7 else random.choice(snapshots), stranger)
 
     def _stranger(self) -> "SimDevice | None":

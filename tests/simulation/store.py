@@ -159,6 +159,7 @@ class FaultyStore(MemoryStore):
 
     async def append(self, writes: Sequence[VaultWrite]) -> list[bool]:
         """As the store's, with what can go wrong before and after the commit."""
+        self._past.begins_to_commit()
         await self._wait()
         if self._armed.strikes("relays", faults.RELAY_CRASH_BEFORE):
             self._process.crash()
