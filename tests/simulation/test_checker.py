@@ -173,6 +173,24 @@ def test_a_position_that_names_two_records_is_found() -> None:
     assert "names one record for ever" in told[0]
 
 
+def test_a_snapshot_of_a_history_that_was_ended_takes_away_all_that_came_after_the_two_parted() -> None:
+    past = Past(lambda: 0.0, lambda told: None)
+    vault, numbers = VaultId(bytes(16)), iter(range(1, 9))
+
+    def commit(head: int, body: bytes) -> None:
+        write = StreamWrite(STREAM, head, head + 1, 1, (StoredSegment(head, head + 1, body),))
+        past.committed(VaultWrite(vault, Term(next(numbers), b"name of "), 1, (write,), ()))
+
+    commit(0, b"both")
+    before = past.snapshot()
+    commit(1, b"one")
+    one = past.snapshot()
+    past.restore(before)
+    commit(1, b"other")
+    past.restore(one)
+    assert [[segment.body for segment in ended.segments] for ended in past.ended] == [[b"one"], [b"other"]]
+
+
 # --- guarded streams
 
 

@@ -8,7 +8,7 @@ import pytest
 from tests.simulation import faults
 from tests.simulation.bugs import BUGS, planted
 from tests.simulation.faults import FAULTS_MIN
-from tests.simulation.planting import rewritten
+from tests.simulation.planting import CALLS, rewritten
 from tests.simulation.runner import SEEDS_MAX, hunted
 from tests.simulation.seed import simulate
 from tests.simulation.world import DEVICES
@@ -18,7 +18,16 @@ DEVICES_MIN: Final = 5
 BUGS_MIN: Final = 10
 
 SOON: Final = 40
-SOON_FOUND: Final = ("term_of_a_process", "forgotten_at_once", "lost_dropped", "since_overwritten", "gaps_refused")
+SOON_FOUND: Final = (
+    "term_of_a_process",
+    "cursor_ignored",
+    "forgotten_at_once",
+    "retention_ignored",
+    "acks_ignored",
+    "lost_dropped",
+    "links_lost",
+    "gaps_refused",
+)
 """Of the bugs in how a history is shortened, lost and given back, those that are found within so many seeds."""
 
 
@@ -63,6 +72,17 @@ def test_bugs_in_what_becomes_of_lost_history_are_found() -> None:
     """Those that show in the first runs."""
     found = {name: result.violation for name, result in hunted(SOON_FOUND, SOON)}
     assert found.keys() == set(SOON_FOUND), found
+
+
+def _told() -> str:
+    return "as it was"
+
+
+def test_it_is_known_whether_what_was_planted_is_ever_reached() -> None:
+    with planted("links_skipped"):
+        assert dict(CALLS) == {"MemberLog.present": 0}
+    assert rewritten(_told, ("as it was", "changed"))() == "changed"  # type: ignore[arg-type]
+    assert CALLS["_told"] == 1
 
 
 def test_a_bug_whose_place_is_gone_is_told() -> None:
