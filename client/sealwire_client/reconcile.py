@@ -34,9 +34,10 @@ from sealwire_client.replica import (
     Settled,
     Unopened,
 )
+from sealwire_client.replica.positions import is_known
 from sealwire_client.stream import StreamSync
 from sealwire_protocol.errors import FaultCode, RemoteFault
-from sealwire_protocol.ids import NO_TERM, START, Author, Position, StreamId
+from sealwire_protocol.ids import NO_TERM, START, Author, Position, StreamId, Term
 from sealwire_protocol.limits import FETCH_RECORDS_MAX, VERSION_TOP_MAX, Limits
 from sealwire_protocol.messages import NO_REQUEST, Fetch, Fetched, Item, Prefix, Ranges, Reconcile, Records, Summary
 from sealwire_protocol.reconcile import ROOT, Comparison, Difference, Gathering, Range, Tree, unpack_item
@@ -173,7 +174,7 @@ class Reconciler:
         (ranges,) = first
         session = self._link.session
         present = (session and session.term_of(self._held.id)) or NO_TERM
-        pinned = _pinned(stream, ranges)._replace(present=present)
+        pinned = _pinned(stream, ranges)._replace(present=NO_TERM if _set_back(stream, cursor, present) else present)
         try:
             if await self._writer.run(lambda replica: replica.reconciling.reaches_beyond(stream.collection, pinned)):
                 await self._close(tree)
@@ -336,6 +337,13 @@ def _pinned(stream: StreamSync, ranges: Ranges) -> Pinned:
         raise RemoteFault("the relay told a history of a stream that cannot be")
     head = stream.told_head if stream.told_terms == terms else until or pin.seq
     return Pinned(pin, terms, max([head, pin.seq, *starts]), ranges.floor, ranges.top, ranges.cleaned_to)
+
+
+def _set_back(stream: StreamSync, cursor: Position, present: Term) -> bool:
+    """Whether the relay's database was set back beneath its present term, which it notices when it is to write: the
+    device stands further in that term than it was told. So what it holds of it is lost, and not from after the pin."""
+    known = is_known(cursor, stream.told_terms, stream.told_head)
+    return stream.lost is not None and cursor.term == present and not known
 
 
 def _differing(difference: Difference) -> Differing:

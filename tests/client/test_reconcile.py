@@ -3,7 +3,9 @@
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 
+import pytest
 import trio
 import trio.testing
 
@@ -11,10 +13,11 @@ from sealwire_client.device import Device
 from sealwire_client.sending import explained
 from sealwire_client.testing import MemoryLog, MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
+from sealwire_client.testing.relay import _Connection
 from sealwire_protocol.errors import Action, FaultCode
-from sealwire_protocol.ids import MEMBERSHIP
+from sealwire_protocol.ids import MEMBERSHIP, DeviceKey
 from sealwire_protocol.limits import CREDIT_BYTES_MIN, FETCH_RECORDS_MAX, Limits
-from sealwire_protocol.messages import Deliver, Done, Fault, Message, Ranges, Records
+from sealwire_protocol.messages import Deliver, Done, Fault, Message, Push, Ranges, Records
 from tests.client.guarded import Account, Card, Seat, agree, seated, shown, table
 from tests.client.party import (
     Note,
@@ -99,6 +102,46 @@ async def test_new_writes_that_pass_the_old_cursors_hide_nothing_from_who_return
             b = await returned(other)
             await in_step([a, b])
             assert b.dump() == {**before, **{f"new{number}": "new" for number in range(20)}}
+
+
+def set_back_beneath(relay: MemoryRelay, backup: MemoryLog) -> None:
+    """Set the database back while the relay goes on under its term, until it notices that when it is to write."""
+    do = relay.do
+    relay.cut()
+    relay.log = deepcopy(backup)
+
+    def notice(connection: _Connection, device: DeviceKey, message: Message) -> None:
+        if isinstance(message, Push):
+            relay.do = do  # type: ignore[method-assign]
+            relay.new_term()
+        do(connection, device, message)
+
+    relay.do = notice  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("written", [0, 5], ids=["before the term wrote anything", "in its midst"])
+def test_a_relay_that_has_not_noticed_yet_that_it_was_set_back_gets_everything_back(
+    open_device: OpenDevice, memory_relay: MemoryRelay, written: int
+) -> None:
+    @virtual
+    async def once() -> None:
+        async with party(open_device, 1) as [a]:
+            await put_many(a, "kept", 5)
+            await a.vault.synced()
+            memory_relay.restart()
+            await put_many(a, "of the term", written)
+            await a.vault.synced()
+            backup = memory_relay.backup()
+            await put_many(a, "lost", 5)
+            await a.vault.synced()
+            set_back_beneath(memory_relay, backup)
+            await a.notes.put("later", Note("goes on"))
+            await a.vault.synced()
+            async with open_device("newcomer") as device:
+                await in_step([a, await joined(device, a.vault)])
+            assert len(a.dump()) == written + 11
+
+    once()
 
 
 @virtual
