@@ -57,8 +57,6 @@ class Restores:
                 self._world.hold(stranger)
             snapshots.append(self._world.past.snapshot())
             await self._world.agenda.rest(random.uniform(0, LOST_SECONDS_MAX))
-            while not self._host_knows_all_links():
-                await self._world.agenda.rest(1)
             if random.random() < SLOW_CHANCE:
                 for device in self._world.devices:
                     device.slow_down()
@@ -67,6 +65,8 @@ class Restores:
                 with trio.move_on_after(COMMIT_SECONDS_MAX):
                     await self._world.past.commit.wait()
                 await self._world.agenda.rest(random.randrange(2 * COMMIT_GRAINS_MAX) * GRAIN_SECONDS)
+            while not self._host_knows_all_links():
+                await self._world.agenda.rest(1)
             self._restore(snapshots[-1] if random.random() < 0.7 else random.choice(snapshots), stranger)
 
     def _stranger(self) -> "SimDevice | None":
