@@ -23,9 +23,7 @@ SOON_FOUND: Final = (
     "cursor_ignored",
     "forgotten_at_once",
     "retention_ignored",
-    "acks_ignored",
     "lost_dropped",
-    "links_lost",
     "gaps_refused",
 )
 """Of the bugs in how a history is shortened, lost and given back, those that are found within so many seeds."""
