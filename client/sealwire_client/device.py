@@ -54,6 +54,11 @@ ASK_AGAIN_SECONDS: Final = 30.0
 """A joiner that hears nothing asks again so often: so it learns that the invite has expired meanwhile."""
 
 
+READ_ATTEMPTS_MAX: Final = 3
+READ_AGAIN_SECONDS: Final = 1.0
+"""A joiner that was let in asks for the log so often, and after so long. What is still refused then is lost."""
+
+
 class NoRelayError(ValueError):
     """A vault needs to know its relay."""
 
@@ -423,11 +428,15 @@ class _LogReader:
         return None if self._refused else self._links
 
     async def read_until(self, seq: int) -> list[bytes]:
-        """The log at least up to a link."""
-        self._refused = False
-        self.online()
-        await self._wait(lambda: len(self._links) >= seq)
-        return self._links
+        """The log at least up to a link, by which this device is a member. Raises InviteError if that was lost."""
+        for _ in range(READ_ATTEMPTS_MAX):  # the first refusal may be of a time before that link
+            self._refused = False
+            self.online()
+            await self._wait(lambda: self._refused or len(self._links) >= seq)
+            if len(self._links) >= seq:
+                return self._links
+            await trio.sleep(READ_AGAIN_SECONDS)
+        raise InviteError("the relay has lost that this device was let in; ask for a new invite")
 
     async def _wait(self, reached: Callable[[], bool]) -> None:
         while not reached():

@@ -22,6 +22,8 @@ class MemberLog:
         self.membership = membership
         self.at: Position = START
         self.told: int | None = None
+        self.appending = trio.Lock()
+        """Held by whoever asks for a link: two at once would both be of the same place."""
         self._vault, self._writer = vault, writer
         self._taking = trio.Lock()
 

@@ -16,6 +16,7 @@ from sealwire_client.encoding import schema_of
 from sealwire_client.identity import DeviceIdentity
 from sealwire_client.invites import Invite, InviteError
 from sealwire_client.link import Link, RelayRefusedError
+from sealwire_client.nursery import open_nursery
 from sealwire_client.policies import Policy, counter
 from sealwire_client.replica import Change, Column, HeldVault, Reader, Replica, ReplicaMisuse, Rows, Runner, SqlValue
 from sealwire_client.replica import Collection as Held
@@ -339,14 +340,28 @@ class PendingInvite:
                 sealed = invites.seal_answer(self._invite, self._identity, request.device, approved)
                 await self._link.request(AnswerJoin(NO_REQUEST, self._invite.mailbox, sealed))
                 return NewMember(request.device, request.name)
-            head = sync.membership.head
-            raw = keyring.add_device_link(
-                self._identity, sync.membership, sync.keys, request.device, request.box_key, self._role, request.name
-            )
+            async with sync.members.appending:
+                await self._append(request)
+        raise InviteError("other devices keep changing the vault's members; try again")
+
+    async def _append(self, request: invites.Request) -> None:
+        """Ask for the next link, until there is one, whosever it is. It is not asked for any longer then: a relay that
+        is set back afterwards would take it in the place of the one that is known."""
+        sync, head = self._sync, self._sync.membership.head
+        if sync.membership.by_device(request.device) is not None:
+            return
+        raw = keyring.add_device_link(
+            self._identity, sync.membership, sync.keys, request.device, request.box_key, self._role, request.name
+        )
+
+        async def ask() -> None:
             try:
                 await self._link.request(AppendLink(NO_REQUEST, sync.held.id, raw))
             except RelayRefusedError as error:
                 if error.fault.code is not FaultCode.LINK_CONFLICT:
                     raise
+
+        async with open_nursery() as asking:
+            asking.start_soon(ask)
             await sync.grown_beyond(head)
-        raise InviteError("other devices keep changing the vault's members; try again")
+            asking.cancel_scope.cancel()

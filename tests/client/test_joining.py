@@ -1,5 +1,7 @@
 """Bringing devices together: the invite, its mailbox, the approval; each wherever a connection breaks."""
 
+from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,12 @@ from sealwire_client.invites import InviteError
 from sealwire_client.link import RelayRefusedError
 from sealwire_client.testing import MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
+from sealwire_client.testing.relay import _Connection
 from sealwire_client.transport import InsecureOriginError
 from sealwire_client.vault import LOOK_AGAIN_SECONDS, InviteExpiredError, NewMember, Vault
+from sealwire_protocol.ids import DeviceKey
 from sealwire_protocol.membership import Role
-from sealwire_protocol.messages import Joined, Joining, Message
+from sealwire_protocol.messages import AnswerJoin, AppendLink, Done, Joined, Joining, Message
 from tests.client.late import late_writer
 from tests.client.party import Note, cut_off, founded, in_step, joined, notes_of, party, returned
 from tests.support.virtual import virtual
@@ -177,6 +181,87 @@ async def test_two_admins_who_approve_at_once_both_succeed(open_device: OpenDevi
             await a.vault.known()
             assert (await a.vault.status()).members == 4
         assert len(memory_relay.log.vaults[a.vault.id].links) == 4
+
+
+@virtual
+async def test_a_device_asks_for_one_link_at_a_time(open_device: OpenDevice, memory_relay: MemoryRelay) -> None:
+    """A relay that is set back would take the second one in the place of the first."""
+    asked: list[bytes] = []
+    do = memory_relay.do
+
+    def swallow(connection: _Connection, device: DeviceKey, message: Message) -> None:
+        if isinstance(message, AppendLink):
+            asked.append(message.link)
+        else:
+            do(connection, device, message)
+
+    async with open_device("a") as first, open_device("b") as second, open_device("c") as third:
+        a = await founded(first)
+        one, two = await a.vault.invite(), await a.vault.invite()
+        memory_relay.do = swallow  # type: ignore[method-assign]
+        async with trio.open_nursery() as nursery:
+            for invite, device in ((one, second), (two, third)):
+                nursery.start_soon(invite.joined)
+                nursery.start_soon(device.join, invite.link)
+            await trio.sleep(10)
+            assert len(set(asked)) == 1
+            memory_relay.do = do  # type: ignore[method-assign]
+            memory_relay.cut()
+
+
+@virtual
+async def test_a_link_that_is_known_to_stand_is_asked_for_no_longer(
+    open_device: OpenDevice, memory_relay: MemoryRelay
+) -> None:
+    async with open_device("a") as first, open_device("b") as second:
+        a = await founded(first)
+        await a.vault.synced()
+        invite = await a.vault.invite()
+        do, lost = memory_relay.do, list[int]()
+
+        def note(connection: _Connection, device: DeviceKey, message: Message) -> None:
+            if isinstance(message, AppendLink):
+                lost.append(message.request)
+            do(connection, device, message)
+
+        def alter(message: Message) -> Sequence[Message]:
+            return [] if isinstance(message, Done) and message.request in lost else [message]
+
+        memory_relay.do, memory_relay.alter = note, alter  # type: ignore[method-assign]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(invite.joined)
+            await second.join(invite.link)
+        memory_relay.cut()
+        await a.vault.synced()
+        await trio.sleep(10)
+        assert len(lost) == 1
+
+
+@virtual
+async def test_a_joiner_learns_that_the_relay_has_lost_that_it_was_let_in(
+    open_device: OpenDevice, memory_relay: MemoryRelay
+) -> None:
+    async with open_device("a") as first, open_device("b") as second:
+        a = await founded(first)
+        await a.vault.synced()
+        invite, backup, do = await a.vault.invite(), memory_relay.backup(), memory_relay.do
+        asked: list[bytes] = []
+
+        def lose(connection: _Connection, device: DeviceKey, message: Message) -> None:
+            if isinstance(message, AppendLink):
+                asked.append(message.link)
+                if len(asked) > 1:
+                    return  # it is not given back, for now
+            do(connection, device, message)
+            if isinstance(message, AnswerJoin):
+                memory_relay.log = deepcopy(backup)
+                memory_relay.new_term()
+
+        memory_relay.do = lose  # type: ignore[method-assign]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(invite.joined)
+            with pytest.raises(InviteError, match="ask for a new invite"):
+                await second.join(invite.link)
 
 
 @virtual

@@ -16,7 +16,7 @@ from sealwire_protocol.errors import Action, FaultCode, Outcome
 from sealwire_protocol.events import Refuse
 from sealwire_protocol.ids import MEMBERSHIP, DeviceKey, Position, StreamId
 from sealwire_protocol.limits import ACK_DELAY_SECONDS, PUSH_WINDOW, PUSHES_PER_SESSION_MAX
-from sealwire_protocol.messages import Ack, CreateStream, Deliver, Message, Pushed
+from sealwire_protocol.messages import NO_REQUEST, Ack, CreateStream, Deliver, Fault, Message, Pushed
 from tests.client.cutting import cut_everywhere
 from tests.client.late import late_writer
 from tests.client.party import (
@@ -504,3 +504,16 @@ async def test_many_busy_vaults_share_what_one_connection_takes(
             for guest in guests:
                 await guest.vault.synced()
         assert memory_relay.dialled == 1
+
+
+@virtual
+async def test_how_streams_stand_is_not_known_any_more_after_a_fault(open_device: OpenDevice) -> None:
+    """The relay may have lost them: what is sent to one that is not there counts as a mistake."""
+    async with party(open_device, 1) as [a]:
+        await a.vault.synced()
+        sync = a.vault._sync
+        assert all(stream.told for stream in sync.streams)
+        sync.fault(Fault(NO_REQUEST, a.vault.id, FaultCode.INTERNAL, Action.RETRY, 1_000, "later"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert not any(stream.told for stream in sync.streams)
+        assert sync._creating.missing([a.notes.held.stream]) == {a.notes.held.stream}
