@@ -87,7 +87,8 @@ class Listening:
         if message.term != self._term:
             self._term = message.term
             for stream in self._streams.values():
-                stream.won, stream.told = 0, False  # of the others it is still to be told
+                stream.won = 0
+                stream.void()
         for state in message.streams:
             if state.stream == MEMBERSHIP:
                 self._members.told = state.head

@@ -94,6 +94,14 @@ class StreamSync:
         """True if edits may be sealed: the stream is there, and all of it was applied (R2)."""
         return self.exists and self.caught_up and not self.refused
 
+    def void(self) -> None:
+        """What the relay has told of how the stream stands does not count any more: it may have lost it since. Of one
+        that is to be reconciled it does not tell again; that one is created, in case it is gone."""
+        if self.lost is None:
+            self.told = False
+        else:
+            self.exists = False
+
     def refuse_kind(self, kind: StreamKind) -> str:
         """The relay has this collection as another kind of stream. Returns why nothing is sent of it."""
         name, here = self.collection.name, self.collection.kind.name.lower()

@@ -513,7 +513,7 @@ class VaultSync:
 
     async def _take_fault(self, message: Fault) -> None:
         for stream in self._streams.values():
-            stream.told = False  # the relay tells anew how they stand, and may have lost them
+            stream.void()
         self.progress.passing = message.message
         self.refused = message.action is Action.STOP
         if message.code is FaultCode.NO_SUCH_VAULT and not await self._present_links(0):

@@ -517,3 +517,16 @@ async def test_how_streams_stand_is_not_known_any_more_after_a_fault(open_device
         await trio.testing.wait_all_tasks_blocked()
         assert not any(stream.told for stream in sync.streams)
         assert sync._creating.missing([a.notes.held.stream]) == {a.notes.held.stream}
+
+
+@virtual
+async def test_a_collection_that_is_to_be_reconciled_is_so_after_a_fault_too(open_device: OpenDevice) -> None:
+    """The relay does not tell again how it stands."""
+    async with party(open_device, 1) as [a]:
+        await a.notes.put("x", Note("here"))
+        await a.vault.synced()
+        sync = a.vault._sync
+        sync.history_lost(a.notes.held.stream, "as if")
+        sync.fault(Fault(NO_REQUEST, a.vault.id, FaultCode.INTERNAL, Action.RETRY, 1_000, "later"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert not any(stream.lost for stream in sync.streams)
