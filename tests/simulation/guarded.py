@@ -71,6 +71,8 @@ class Merges:
     def check(self) -> None:
         """Every record says what its author's edits say and leaves the rest; no mark is lost in the end."""
         held: dict[str, Card | None] = {}
+        # A mark that was lost may come by another device, and have been taken out, before its author's own record comes.
+        stood: dict[str, set[str]] = defaultdict(set)
         said: dict[str, set[Card | None]] = defaultdict(lambda: {Card()})
         for record in self._checker.ended.lost.get(self._stream, ()):
             said[record.key].add(_card(record.value))
@@ -78,6 +80,7 @@ class Merges:
             if (self._stream, record.rank) in self._checker.history.returned:
                 held[record.key] = _card(record.value)
                 said[record.key].add(held[record.key])
+                stood[record.key] |= _marks(held[record.key])
                 continue
             seal = self._sealed_by[self._stream, record.rank]
             made = self._edits.get((seal.device, seal.place), [])
@@ -88,11 +91,12 @@ class Merges:
             outlived = {None} if edits else set[Card | None]()  # merged from nothing, as after a delete
             edits += [stood_for[n] for n in sorted(stood_for)]
             now = _card(record.value)
-            why = _unexplained(held.get(record.key), now, edits, said[record.key] | outlived)
+            why = _unexplained(held.get(record.key), now, edits, said[record.key] | outlived, stood[record.key])
             if why is not None:
                 raise Violation(f"merging loses nothing: {seal.device}'s {record.key} at {record.seq} {why}")
             held[record.key] = now
             said[record.key].add(now)
+            stood[record.key] |= _marks(now)
         winners = self._checker.winners.items()
         self._every_mark_is_there({key: _card(one.value) for (stream, key), one in winners if stream == self._stream})
 
@@ -129,9 +133,11 @@ def _removed(edit: Edit) -> frozenset[str]:
     return _marks(_card(edit.before)) - _marks(_card(edit.value))
 
 
-def _unexplained(before: Card | None, now: Card | None, edits: list[Edit], said: set[Card | None]) -> str | None:
+def _unexplained(
+    before: Card | None, now: Card | None, edits: list[Edit], said: set[Card | None], stood: set[str]
+) -> str | None:
     """Why a record does not follow from the one before it and its author's edits; None: it does. `said`: all that the
-    log said of the key before."""
+    log said of the key before, `stood`: marks that were in it before and are not lost."""
     if not edits:
         return "follows from no edit"
     removed = frozenset().union(*(_removed(edit) for edit in edits))
@@ -143,7 +149,7 @@ def _unexplained(before: Card | None, now: Card | None, edits: list[Edit], said:
         return "deletes what was put after the delete" if put_back else None
     deletes = [place for place, edit in enumerate(edits) if edit.value is None]
     since = edits[deletes[-1] + 1 :] if deletes else edits
-    missing = frozenset().union(*(_added(edit) for edit in since if edit.certain)) - removed - _marks(now)
+    missing = frozenset().union(*(_added(edit) for edit in since if edit.certain)) - removed - stood - _marks(now)
     if missing:
         return f"lacks what its author put in: {min(missing)}"
     for field in FIELDS:
