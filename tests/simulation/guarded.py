@@ -71,7 +71,7 @@ class Merges:
     def check(self) -> None:
         """Every record says what its author's edits say and leaves the rest; no mark is lost in the end."""
         held: dict[str, Card | None] = {}
-        # A mark that was lost may come by another device, and have been taken out, before its author's own record comes.
+        # A lost mark may come by another device, and have been taken out, before its author puts it in again.
         stood: dict[str, set[str]] = defaultdict(set)
         said: dict[str, set[Card | None]] = defaultdict(lambda: {Card()})
         for record in self._checker.ended.lost.get(self._stream, ()):
