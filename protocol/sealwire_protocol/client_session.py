@@ -79,15 +79,27 @@ class _Listening:
 
     `whole_from` is that of `Beside`, `whole` what it is worth now. `answered`: the greatest seq of each term at which a
     write was answered; `to_check` are those that were answered when SUBSCRIBE was sent, so that SUBSCRIBED knows them.
+    `voided`: a FAULT has said that it must be subscribed to again, and it is not yet.
     """
 
-    __slots__ = ("answered", "awaiting", "in_vain", "position", "served", "term", "to_check", "whole", "whole_from")
+    __slots__ = (
+        "answered",
+        "awaiting",
+        "in_vain",
+        "position",
+        "served",
+        "term",
+        "to_check",
+        "voided",
+        "whole",
+        "whole_from",
+    )
 
     def __init__(self, wanted: Wanted, beside: Beside) -> None:
         self.position = wanted.cursor
         self.served = wanted.served
         self.term: Term | None = None
-        self.awaiting = True
+        self.awaiting, self.voided = True, False
         self.in_vain = self.whole = 0
         self.whole_from = beside.whole_from
         self.answered: dict[Term, int] = {}
@@ -288,7 +300,7 @@ class ClientSession:
             if lost is not None:
                 effects.append(self._lose(message.vault, state.stream, lost))
                 continue
-            listening.awaiting = False
+            listening.awaiting = listening.voided = False
             listening.term = newest_term(state)
             for position in listening.to_check:
                 if position.seq <= at.seq:
@@ -297,7 +309,7 @@ class ClientSession:
             if at.seq == 0:
                 listening.whole_from = Position(listening.term, state.floor)
             listening.whole = whole_from(state, listening.whole_from)
-        if not any(x.awaiting for (vault, _), x in self._streams.items() if vault == message.vault):
+        if not any(x.awaiting or x.voided for (vault, _), x in self._streams.items() if vault == message.vault):
             self._again_at.pop(message.vault, None)
         return effects
 
@@ -427,6 +439,8 @@ class ClientSession:
         self._voided[vault] = self._voided.get(vault, 0) + known
         if message.action is Action.RESUBSCRIBE and known and self._voided[vault] <= limits.RESUBSCRIBES_AT_ONCE_MAX:
             return effects + self._subscribe_again(vault)
+        for (of, _), listening in self._streams.items():
+            listening.voided = listening.voided or of == vault
         self._again_at[vault] = event.now + max(message.retry_ms / 1000, limits.RESUBSCRIBE_SECONDS_MIN)
         return effects
 

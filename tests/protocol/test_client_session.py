@@ -491,6 +491,21 @@ def test_a_refused_subscription_is_repeated_but_never_at_once() -> None:
         assert sent(session.handle(Ticked(11.0))) == [Subscribe(VAULT, (wants(),))]
 
 
+def test_a_new_subscription_does_not_call_off_that_a_voided_one_is_to_be_repeated() -> None:
+    """One that was reconciled meanwhile is listened to again while the others wait for their time."""
+    session = client_in(S.READY)
+    session.handle(Listen(VAULT, (wants(STREAM),)))
+    receive(session, subscribed(stream_state()))
+    for code in (FaultCode.OVERLOADED, FaultCode.TERM_CHANGED):
+        receive(session, fault(code, Action.RETRY), now=10.0)
+        session.handle(Listen(VAULT, (wants(OTHER),)))
+        receive(session, subscribed(stream_state(OTHER)))
+        assert deadline(session) == 11.0
+        assert [message.streams for message in sent(session.handle(Ticked(11.0)))] == [(wants(STREAM), wants(OTHER))]
+        receive(session, subscribed(stream_state(STREAM), stream_state(OTHER)))
+        assert deadline(session) is None
+
+
 def test_the_answer_for_one_stream_does_not_call_off_the_repeat_for_another() -> None:
     session = client_in(S.READY)
     session.handle(Listen(VAULT, (wants(STREAM),)))
