@@ -170,6 +170,8 @@ class World:
         until = self._away_until[device.name] = max(
             self._away_until.get(device.name, 0.0), self.agenda.current_time() + seconds
         )
+        if math.isinf(until):
+            return  # it is held, and will be let go
         await trio.sleep_until(on_grid(until))
         if waits_for_purge:
             with trio.move_on_after(waits_for_purge):
