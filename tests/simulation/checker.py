@@ -222,9 +222,9 @@ class Checker:
         """What a restore took away is in the log again, unless something greater is; and what was deleted stays so.
 
         Of an entry that is guarded, and of which somebody wrote a version without knowledge of the one that was lost:
-        see `guarded`.
+        see `guarded`. A strict write that nobody knew to be made is what its author is told of it in the end.
         """
-        conflicts = self.conflicts
+        conflicts, withdrawn = self.conflicts, self.withdrawn
         greatest: dict[Key, bytes] = {}
         for stream, log in self.logs.items():
             for record in log:
@@ -233,7 +233,8 @@ class Checker:
         for stream, lost in self.ended.lost.items():
             for record in lost:
                 place = stream, record.key
-                if place not in conflicts and record.rank > greatest.get(place, b""):
+                given_up = place in conflicts or (stream, record.rank) in withdrawn
+                if not given_up and record.rank > greatest.get(place, b""):
                     raise Violation(f"what a restore takes comes back: {record.key} of {record.seq} is lost")
         for place, highest in greatest.items():
             held = self.winners.get(place)
@@ -246,6 +247,18 @@ class Checker:
         sealed_by = self.sealed_by
         refused = [(r.stream, r.rank) for r in self.history.refused if r.refill and r.reason is not Refusal.SUPERSEDED]
         return {sealed_by[name].place for name in refused if name in sealed_by}
+
+    @property
+    def withdrawn(self) -> set[Name]:
+        """Strict writes that a restore took before any device heard of them, also their authors: these have sent them
+        again, and were told that they are not made, for what they replace was lost too."""
+        acked = {(ack.stream, rank) for ack in self.history.acks for _, rank in ack.records}
+        refused = {
+            (each.stream, each.rank)
+            for each in self.history.refused
+            if self.names[each.stream] == ACCOUNTS and not each.refill and each.eras[0] < each.eras[1]
+        }
+        return refused - acked - self.history.received
 
     def no_conflict_with_itself(self) -> None:
         """What a device seals later of a key has the greater rank."""

@@ -123,6 +123,8 @@ class History:
         self.conditions: dict[Name, Condition] = {}
         self.returned: dict[Name, set[tuple[str, int]]] = defaultdict(set)
         """Records that devices have given back after a loss, and the batches in which they did."""
+        self.received: set[Name] = set()
+        """Records that a device has been delivered, or has fetched, also if it died over it."""
         self.merged: list[Edit] = []
         """Lost entries of a device that became part of the edit `n`, because another write came before they were given
         back. Not certain: what others have taken out of them since is to stay out."""

@@ -110,11 +110,11 @@ def test_an_atomic_batch_of_which_a_part_is_logged_is_found() -> None:
 # --- after a restore
 
 
-def restored(history: History, *log: Logged, lost: Logged, **ended: Any) -> Checker:
+def restored(history: History, *log: Logged, lost: Logged, name: str = NOTES, **ended: Any) -> Checker:
     """A log that stands after a restore that took one record away."""
     history.restores = 1
     known = Ended({STREAM: [lost]}, **ended)
-    return Checker(history, {STREAM: list(log)}, {STREAM: NOTES}, known)
+    return Checker(history, {STREAM: list(log)}, {STREAM: name}, known)
 
 
 def test_a_record_that_a_restore_took_and_nobody_gave_back_is_found() -> None:
@@ -123,6 +123,29 @@ def test_a_record_that_a_restore_took_and_nobody_gave_back_is_found() -> None:
     restored(History(), Logged(1, "k", rank(2), b"v"), lost=lost).nothing_held_is_lost()
     with pytest.raises(Violation, match="what a restore takes comes back"):
         restored(History(), Logged(1, "k", rank(1), b"old"), lost=lost).nothing_held_is_lost()
+
+
+def test_a_strict_write_that_nobody_heard_of_before_a_restore_may_be_refused_when_it_is_sent_again() -> None:
+    lost, name = Logged(2, "k", rank(2), b"v"), (STREAM, rank(2))
+    withdrawn = Refused("a", STREAM, rank(2), Refusal.CONFLICT, 0, b"", eras=(0, 1))
+
+    def check(*refused: Refused, acked: bool = False, received: bool = False, of: str = ACCOUNTS) -> None:
+        history = History()
+        history.refused += refused
+        history.acks += [Ack("a", STREAM, ((2, rank(2)),), 1)] if acked else []
+        history.received |= {name} if received else set()
+        restored(history, Logged(1, "k", rank(1), b"old"), lost=lost, name=of).nothing_held_is_lost()
+
+    def found(*refused: Refused, **known: Any) -> None:
+        with pytest.raises(Violation, match="what a restore takes comes back"):
+            check(*refused, **known)
+
+    check(withdrawn)
+    found()
+    found(withdrawn, acked=True)
+    found(withdrawn, received=True)
+    found(withdrawn, of=CARDS)
+    found(withdrawn._replace(eras=(1, 1)))
 
 
 def test_a_delete_that_a_restore_took_and_nobody_gave_back_is_found() -> None:

@@ -5,14 +5,14 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-from sealwire_client.replica import ALONE, Delivery, GapError, Replica, SealedGroup, Taken, TakenEdit
+from sealwire_client.replica import ALONE, Delivery, GapError, Incoming, Replica, SealedGroup, Taken, TakenEdit
 from sealwire_client.replica import Collection as Held
 from sealwire_client.replica import Edit as HeldEdit
 from sealwire_client.replica.edits import REFILLED
 from sealwire_client.replica.outbox import Outbox
 from sealwire_client.replica.positions import Positions
 from sealwire_client.replica.refills import Refills
-from sealwire_client.replica.sent import Refusing
+from sealwire_client.replica.sent import Refusing, Sent
 from sealwire_client.sync import VaultSync
 from sealwire_protocol.ids import StreamId
 from sealwire_protocol.messages import ATOMIC, StreamKind
@@ -93,6 +93,7 @@ def _writing_watched(world: World) -> Iterator[None]:
 def _log_watched(world: World) -> Iterator[None]:
     """What is delivered, what is lost, and what refills are merged into."""
     begin, lose, merge, history = Positions.begin, VaultSync.history_lost, Refills._edit, world.history
+    recognise = Sent.recognise
 
     def watch_begin(self: Positions, collection: int, delivery: Delivery) -> int | None:
         try:
@@ -101,6 +102,10 @@ def _log_watched(world: World) -> Iterator[None]:
             assert world.current is not None
             history.fail(f"a relay leaves no gaps: {world.current.name}: {error}")
             raise
+
+    def watch_records(self: Sent, collection: Held, term: int, records: Sequence[Incoming]) -> Sequence[Incoming]:
+        history.received |= {(collection.stream, record.rank) for record in records}
+        return recognise(self, collection, term, records)
 
     def watch_merge(self: Refills, write: Refusing) -> bool:
         device, key = world.current, write.edit.key
@@ -126,6 +131,7 @@ def _log_watched(world: World) -> Iterator[None]:
         mock.patch.object(VaultSync, "history_lost", watch_loss),
         mock.patch.object(Refills, "_edit", watch_merge),
         mock.patch.object(Positions, "begin", watch_begin),
+        mock.patch.object(Sent, "recognise", watch_records),
     ):
         yield
 
