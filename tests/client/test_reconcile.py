@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from sealwire_client.device import Device
-from sealwire_client.sending import explained
+from sealwire_client.sending import ConflictError, explained
 from sealwire_client.testing import MemoryLog, MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
 from sealwire_client.testing.relay import _Connection
@@ -26,6 +26,7 @@ from tests.client.party import (
     joined,
     party,
     put_many,
+    records,
     returned,
     stream_of,
 )
@@ -422,6 +423,32 @@ async def test_a_transfer_is_given_back_whole(open_device: OpenDevice, memory_re
         assert [account for _, account in sorted(b.accounts.items())] == [Account(40), Account(60)]
 
 
+@virtual
+async def test_a_transfer_that_was_made_and_lost_before_anybody_heard_of_it_is_told_not_to_be_made(
+    open_device: OpenDevice, memory_relay: MemoryRelay
+) -> None:
+    async with table(open_device, 1) as (a,):
+        await a.accounts.put("a", Account(50))
+        backup = memory_relay.backup()
+        await a.accounts.put_many({"a": Account(40), "b": Account(10)})
+        memory_relay.delay = 0.1
+        memory_relay.lose_answers(1)
+
+        async def transfer() -> None:
+            with pytest.raises(ConflictError):
+                await a.accounts.put_many({"a": Account(0), "b": Account(50)})
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(transfer)
+            await trio.sleep(0.11)
+            assert records(memory_relay, a.vault) == 5
+            memory_relay.restore(backup)
+        await agree([a])
+        assert dict(a.accounts.items()) == {"a": Account(40), "b": Account(10)}
+        assert await a.vault.stuck() == []
+        await a.accounts.put_many({"a": Account(0), "b": Account(50)})
+
+
 # --- deletions that the relay has forgotten
 
 
@@ -456,6 +483,35 @@ async def test_who_was_away_for_too_long_brings_its_edits_and_no_deleted_entry(
                 assert b.notes.get("kept0") is None
         assert any(isinstance(message, Ranges) for message in sent)
         assert sum(len(message.records) for message in sent if isinstance(message, Records)) <= 1
+
+
+@virtual
+async def test_a_deletion_that_another_device_gave_back_is_forgotten_by_all_at_once(
+    open_device: OpenDevice, memory_relay: MemoryRelay
+) -> None:
+    """Else those who had it before the loss would not take what comes back of the entry later, as all others do."""
+    async with party(open_device, 3) as [a, b, c]:
+        await put_many(a, "kept", 5)
+        await in_step([a, b, c])
+        backup = memory_relay.backup()
+        await put_many(b, "kept", 1)
+        await in_step([a, b, c])
+    async with open_device("device 0") as first:
+        a = await returned(first)
+        async with open_device("device 1") as second:
+            b = await returned(second)
+            await a.notes.delete("kept0")
+            await in_step([a, b])
+        memory_relay.restore(backup)
+        await in_step([a])
+        async with open_device("device 1") as second:
+            b = await returned(second)
+            await in_step([a, b])
+            memory_relay.purge()
+            await a.notes.put("later", Note("more"))
+            await in_step([a, b])
+            async with open_device("device 2") as third:
+                await in_step([a, b, await returned(third)])
 
 
 @virtual
