@@ -35,12 +35,13 @@ from sealwire_client.replica import (
     Unopened,
 )
 from sealwire_client.replica.positions import is_known
+from sealwire_client.replica.reconciling import UNPLACED, Placed, altered
 from sealwire_client.stream import StreamSync
 from sealwire_protocol.errors import FaultCode, RemoteFault
 from sealwire_protocol.ids import NO_TERM, START, Author, Position, StreamId, Term
 from sealwire_protocol.limits import FETCH_RECORDS_MAX, VERSION_TOP_MAX, Limits
 from sealwire_protocol.messages import NO_REQUEST, Fetch, Fetched, Item, Prefix, Ranges, Reconcile, Records, Summary
-from sealwire_protocol.reconcile import ROOT, Comparison, Difference, Gathering, Range, Tree, unpack_item
+from sealwire_protocol.reconcile import ROOT, Comparison, Difference, Gathering, Range, Tree, pack_item, unpack_item
 from sealwire_protocol.segment import Rank, read_record
 
 GATHERED_AT_ONCE: Final = 4_000
@@ -77,6 +78,7 @@ class Compared(NamedTuple):
     cursor: Position
     pinned: Pinned
     differing: list[Difference]
+    placed: list[Placed]
     mine: Summary
     theirs: Summary
     ranges: list[Range]
@@ -180,7 +182,7 @@ class Reconciler:
                 await self._close(tree)
                 cursor, tree = await self._tree(stream, pinned)
             found = await self._descend(stream, ranges, tree)
-            return Compared(cursor, pinned, found.differing, tree.total, ranges.total, found.ranges)
+            return Compared(cursor, pinned, *_told_apart(found.differing), tree.total, ranges.total, found.ranges)
         finally:
             await self._close(tree)
 
@@ -201,11 +203,13 @@ class Reconciler:
         gathering = Gathering()
         tag_of, collection = sealing.tagger(self._keys.stream(stream.collection.stream)), stream.collection
 
+        told = _told(stream) if stream.lost is not None else None
+
         def begin(replica: Replica) -> Position:
             return replica.positions.standing(collection.number).cursor
 
         def gather(replica: Replica, after: int) -> int | None:
-            found = replica.reconciling.gather(collection, after, GATHERED_AT_ONCE, tag_of, pinned)
+            found = replica.reconciling.gather(collection, after, GATHERED_AT_ONCE, tag_of, pinned, told)
             gathering.add(found.items)
             return found.last
 
@@ -252,7 +256,9 @@ class Reconciler:
     # --- what the relay has
 
     async def _settle(self, stream: StreamSync, compared: Compared, limits: Limits) -> Settled | None:
-        cursor, pinned, differences = compared[:3]
+        cursor, pinned, differences, placed = compared[:4]
+        if any(not 0 < one.seq <= pinned.pin.seq for one in placed):
+            raise RemoteFault("the relay told places of records at which none can be")
         wanted = sorted((d.theirs for d in differences if d.theirs is not None), key=lambda item: item.seq)
         if any(one.seq >= after.seq for one, after in pairwise(wanted)) or not _within(wanted, pinned.pin):
             raise RemoteFault("the relay told places of records at which none can be")
@@ -271,6 +277,7 @@ class Reconciler:
                         _parts(stream, file),
                         reseal,
                         room,
+                        placed,
                     )
                 )
         return settled
@@ -337,6 +344,28 @@ def _pinned(stream: StreamSync, ranges: Ranges) -> Pinned:
         raise RemoteFault("the relay told a history of a stream that cannot be")
     head = stream.told_head if stream.told_terms == terms else until or pin.seq
     return Pinned(pin, terms, max([head, pin.seq, *starts]), ranges.floor, ranges.top, ranges.cleaned_to)
+
+
+def _told(stream: StreamSync) -> Pinned:
+    """What the relay told of a stream when it was subscribed to last."""
+    terms, head = stream.told_terms, stream.told_head
+    return Pinned(Position(terms[-1].term if terms else NO_TERM, head), terms, head, 0, 0, 0)
+
+
+def _told_apart(found: Sequence[Difference]) -> tuple[list[Difference], list[Placed]]:
+    """What differs, and what was only to be placed."""
+    differing, placed = list[Difference](), list[Placed]()
+    for difference in found:
+        mine = None if difference.mine is None else unpack_item(difference.mine)
+        if mine is None or not mine.flags & UNPLACED:
+            differing.append(difference)
+            continue
+        mine = mine._replace(rank=altered(mine.rank), flags=mine.flags & ~UNPLACED)
+        if difference.theirs is not None and difference.theirs.rank == mine.rank:
+            placed.append(Placed(mine.seq, mine.rank, difference.theirs.seq))
+        else:
+            differing.append(difference._replace(mine=pack_item(*mine)))
+    return differing, placed
 
 
 def _set_back(stream: StreamSync, cursor: Position, present: Term) -> bool:

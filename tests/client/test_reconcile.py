@@ -504,6 +504,8 @@ async def test_a_deletion_that_another_device_gave_back_is_forgotten_by_all_at_o
             await in_step([a, b])
         memory_relay.restore(backup)
         await in_step([a])
+        await put_many(a, "more", 3)
+        await in_step([a])
         async with open_device("device 1") as second:
             b = await returned(second)
             await in_step([a, b])

@@ -21,10 +21,14 @@ from sealwire_client.replica.refills import Refill
 from sealwire_client.replica.values import Live
 from sealwire_protocol.ids import NO_TERM, START, TAG_BYTES, Position, Term, TermStart
 from sealwire_protocol.messages import StreamKind
-from sealwire_protocol.segment import SEQ_LAST
+from sealwire_protocol.segment import SEQ_LAST, TOMBSTONE
 
 SET_ASIDE: Final = 1 << 63
 """Places from here on are of records that could not be opened, plus their ids; those below are rows of entries."""
+
+UNPLACED: Final = 0x80
+"""A flag of an item that the device gathers: a tombstone that stands in a history which the relay has lost. It must be
+learned where the relay has it, or it would outlive that one. So its rank is altered, and differs from the relay's."""
 
 SEALED_AT_ONCE: Final = 500
 """Lost entries that are read and sealed before the next ones: bounds the memory."""
@@ -51,6 +55,14 @@ class Differing(NamedTuple):
     place: int | None
     mine: bytes | None
     theirs: bytes | None
+
+
+class Placed(NamedTuple):
+    """A tombstone that both sides have: the device's place and rank, and the seq at which the relay has it."""
+
+    place: int
+    rank: bytes
+    seq: int
 
 
 class Lost(NamedTuple):
@@ -93,25 +105,38 @@ class Reconciling:
         self._outbox, self._forgetting = outbox, forgetting
 
     def gather(
-        self, collection: Collection, after: int, count: int, tag_of: TagOf, pinned: Pinned | None = None
+        self,
+        collection: Collection,
+        after: int,
+        count: int,
+        tag_of: TagOf,
+        pinned: Pinned | None = None,
+        told: Pinned | None = None,
     ) -> Gathered:
         """What the device holds of the log, claims of its own apart, from the first place above `after` (-1 at first).
 
-        `pinned`: records that stand beyond it, in a history that the relay knows, take no part.
+        `pinned`: records that stand beyond it, in a history that the relay knows, take no part. `told`: what the relay
+        has told of the stream, if that is to be reconciled: tombstones that it has lost are `UNPLACED`.
         """
         with self._database.transaction():
-            if pinned is not None:
-                self._know(pinned)
+            known = pinned or told
+            if known is not None:
+                self._know(known)
             if after >= SET_ASIDE:
                 return self._gather_set_aside(collection, after, count, pinned)
-            beyond = f" AND NOT (_seq > ? AND NOT {_GONE.format('')})" if pinned is not None else ""
+            gone = _GONE.format("")
+            beyond = f" AND NOT (_seq > ? AND NOT {gone})" if pinned is not None else ""
+            flags = "_flags" if told is None else f"iif(_flags & {TOMBSTONE} AND {gone}, _flags | {UNPLACED}, _flags)"
             rows = self._database.connection.execute(
-                f"SELECT key, _rank, rowid, _flags FROM {collection.table.name}"
+                f"SELECT key, _rank, rowid, {flags} FROM {collection.table.name}"
                 f" WHERE rowid > ? AND _rank IS NOT NULL{beyond} ORDER BY rowid LIMIT ?",
                 (after, pinned.pin.seq, count) if pinned is not None else (after, count),
             ).fetchall()
             pack = _PLACE.pack
-            items = [tag_of(key) + rank + pack(place, flags) for key, rank, place, flags in rows]
+            items = [
+                tag_of(key) + (altered(rank) if flags & UNPLACED else rank) + pack(place, flags)
+                for key, rank, place, flags in rows
+            ]
             return Gathered(items, rows[-1][2] if len(rows) == count else SET_ASIDE)
 
     def _gather_set_aside(self, collection: Collection, after: int, count: int, pinned: Pinned | None) -> Gathered:
@@ -147,6 +172,7 @@ class Reconciling:
         records: Iterable[Part],
         reseal: Reseal,
         room: Room,
+        placed: Sequence[Placed] = (),
     ) -> Settled | None:
         """Make both sides one, in one transaction (R13). `records` are the relay's of all `differing` tags that it has
         any of, opened, in any order. None, and nothing done, if the replica has changed since it was gathered, when it
@@ -167,6 +193,7 @@ class Reconciling:
             taken, greatest = self._take(collection, pinned, records)
             dropped = self._drop(table)
             self._settle_set_aside(collection, pinned)
+            self._place(table, pinned, placed)
             self._move(table, pinned)
             self._positions.stand_at(number, pinned)
             self._positions.raise_version(number, greatest)
@@ -395,12 +422,25 @@ class Reconciling:
             (self._positions.term_id(pinned.pin.term), pinned.pin.seq, number),
         )
 
+    def _place(self, table: Table, pinned: Pinned, placed: Sequence[Placed]) -> None:
+        """Let tombstones that agree stand where the relay has them: so both are dropped at once (R11)."""
+        term = self._positions.term_id(pinned.pin.term)
+        self._database.connection.executemany(
+            f"UPDATE {table.name} SET _term = ?, _seq = ? WHERE rowid = ? AND _rank = ? AND {_GONE.format('')}",
+            [(term, seq, place, rank) for place, rank, seq in placed],
+        )
+
     def _move(self, table: Table, pinned: Pinned) -> None:
         """Let entries that agree stand at the pin, if the relay does not know the position where they stood."""
         self._database.connection.execute(
             f"UPDATE {table.name} SET _term = ?, _seq = ? WHERE _rank IS NOT NULL AND {_GONE.format('')}",
             (self._positions.term_id(pinned.pin.term), pinned.pin.seq),
         )
+
+
+def altered(rank: bytes) -> bytes:
+    """A rank that is no other record's; altered again, it is what it was."""
+    return rank[:-1] + bytes((rank[-1] ^ 1,))
 
 
 def _ends(pinned: Pinned) -> dict[Term, int]:
