@@ -363,11 +363,11 @@ class Sent:
             self._entries.show(collection, [Edit(key, row, found[1], bool(found[2]))])
 
     def claimed(self, collection: int, key: str) -> bool:
-        """True if this device has anything of the key that is not in the log; but a stuck strict write, which shows
-        nothing, is none."""
+        """True if this device has anything of the key that is not in the log; but a strict write, sent or stuck, is
+        none: it shows nothing."""
         found = self._database.connection.execute(
             "SELECT EXISTS (SELECT 1 FROM _edit WHERE collection = ?1 AND key = ?2)"
-            " OR EXISTS (SELECT 1 FROM _sent WHERE collection = ?1 AND key = ?2)"
+            f" OR EXISTS (SELECT 1 FROM _sent WHERE collection = ?1 AND key = ?2 AND n <> {STRICT})"
             f" OR EXISTS (SELECT 1 FROM _stuck WHERE collection = ?1 AND key = ?2 AND n <> {STRICT})",
             (collection, key),
         )

@@ -192,6 +192,25 @@ def test_a_strict_write_that_was_answered_and_is_lost_is_shown_from_then_on(guar
     assert a.confirmed("x") == 1
 
 
+def test_a_strict_write_on_its_way_hides_nothing_of_what_comes_back(guarded: Todos) -> None:
+    a = guarded
+    a.deliver(0, record(1, "x", "x", 1))
+    a.edit("x", "mine")
+    strict = a.send()
+    connection, table = a.replica.database.connection, a.todos.table
+    connection.execute("UPDATE _sent SET n = -1")
+    connection.execute(f"UPDATE {table.name} SET title = 'x', _local = 0")
+    connection.execute(f"DELETE FROM {table.shadow}")
+    assert Relay(START, ()).settle(a).refills == 1
+    a.answer(2, first=1, count=1, term=T2)
+    a.replica.positions.told(a.todos.number, (TermStart(T2, 0),), 1, 0)
+    a.deliver(0, record(1, "x", "x", 1), term=T2)
+    assert a.confirmed("x") == 1
+    a.answer(strict, refused=[conflict(0, 2)])
+    a.deliver(1, record(2, "x", "theirs", 9), term=T2)
+    assert a.shown() == {"x": "theirs"}
+
+
 def test_a_lost_entry_that_beat_an_answered_write_is_shown_and_comes_back_as_it_was(tmp_path: Path) -> None:
     with opened(tmp_path) as a:
         a.edit("x", "mine")
