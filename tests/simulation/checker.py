@@ -222,9 +222,10 @@ class Checker:
         """What a restore took away is in the log again, unless something greater is; and what was deleted stays so.
 
         Of an entry that is guarded, and of which somebody wrote a version without knowledge of the one that was lost:
-        see `guarded`. A strict write that nobody knew to be made is what its author is told of it in the end.
+        see `guarded`. A strict write that nobody knew to be made is what its author is told of it in the end. Of a
+        deletion that was forgotten before an older backup came back, nobody knows any more.
         """
-        conflicts, withdrawn = self.conflicts, self.withdrawn
+        conflicts, withdrawn, forgotten = self.conflicts, self.withdrawn, self._forgotten()
         greatest: dict[Key, bytes] = {}
         for stream, log in self.logs.items():
             for record in log:
@@ -234,12 +235,23 @@ class Checker:
             for record in lost:
                 place = stream, record.key
                 given_up = place in conflicts or (stream, record.rank) in withdrawn
+                given_up = given_up or record.rank <= forgotten.get(place, b"")
                 if not given_up and record.rank > greatest.get(place, b""):
                     raise Violation(f"what a restore takes comes back: {record.key} of {record.seq} is lost")
         for place, highest in greatest.items():
             held = self.winners.get(place)
             if held is not None and held.rank < highest and place not in self.ended.late:
                 raise Violation(f"what was deleted stays deleted: {place[1]} is back, from {held.seq}")
+
+    def _forgotten(self) -> dict[Key, bytes]:
+        """The greatest deletion that was lost, of each key of which deletions were forgotten."""
+        greatest: dict[Key, bytes] = {}
+        for stream, lost in self.ended.lost.items():
+            for record in lost:
+                place = stream, record.key
+                if record.value is None and place in self.ended.late:
+                    greatest[place] = max(record.rank, greatest.get(place, b""))
+        return greatest
 
     @property
     def conflicts(self) -> set[Key]:
