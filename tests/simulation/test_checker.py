@@ -156,9 +156,9 @@ def test_a_delete_that_a_restore_took_and_nobody_gave_back_is_found() -> None:
 
 def test_a_delete_that_was_forgotten_before_an_older_backup_came_back_is_missed_no_more() -> None:
     deleted, place = Logged(2, "k", rank(2), None), (STREAM, "k")
+    written = deleted._replace(value=b"new")
     restored(History(), Logged(1, "k", rank(1), b"old"), lost=deleted, late={place}).nothing_held_is_lost()
     with pytest.raises(Violation, match="what a restore takes comes back"):
-        written = deleted._replace(value=b"new")
         restored(History(), Logged(1, "k", rank(1), b"old"), lost=written, late={place}).nothing_held_is_lost()
 
 
