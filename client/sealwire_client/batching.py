@@ -146,7 +146,7 @@ class Batcher:
         """An edit brought together with what the log says, or why that cannot be."""
         if said.newer:
             return edit, NEEDS_NEWER_APP
-        if edit.refused is not None and encode_condition(said.condition) == edit.refused:
+        if edit.refused is not None and said.replaced == edit.refused:
             return edit, CANNOT_READ_WINNER
         if said.value == edit.base:
             return edit, ""

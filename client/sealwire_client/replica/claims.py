@@ -1,17 +1,19 @@
 """What the log says of a key, and what the app is shown of it: the two sides of a three-way merge."""
 
 from collections.abc import Sequence
+from struct import Struct
 from typing import Final, NamedTuple
 
 from sealwire_client.replica.database import Database
 from sealwire_client.replica.entries import Collection
 from sealwire_client.replica.reading import Seen
 from sealwire_client.replica.values import Live
-from sealwire_protocol.conditions import NOTHING, Condition, Names
+from sealwire_protocol.conditions import NOTHING, Condition, Names, encode_condition
 
 KEYS_AT_ONCE: Final = 500
 """Keys named in one statement."""
 
+_PLACE: Final = Struct(">QQ")
 _VERSION: Final = slice(0, 8)
 _SALT: Final = slice(14, 22)
 """Where a packed rank holds its version and its salt."""
@@ -28,11 +30,13 @@ NOT_THERE: Final = Shown(None)
 
 
 class Said(NamedTuple):
-    """What the log says of a key, as far as it was applied here: the rank that won (None: nothing yet), its value."""
+    """What the log says of a key, as far as it was applied here: the rank that won (None: nothing yet), its value, and
+    where it stands: the term's number in this replica, and the seq."""
 
     rank: bytes | None
     value: bytes | None
     newer: bool
+    place: tuple[int, int] | None = None
 
     @property
     def condition(self) -> Condition:
@@ -41,6 +45,17 @@ class Said(NamedTuple):
             return NOTHING
         names = Names.TOMBSTONE if self.value is None else Names.ENTRY
         return Condition(names, int.from_bytes(self.rank[_VERSION], "big"), self.rank[_SALT])
+
+    @property
+    def replaced(self) -> bytes:
+        """Names what a write would replace, together with where it stands."""
+        return replaced(encode_condition(self.condition), self.place)
+
+
+def replaced(condition: bytes, place: tuple[int, int] | None) -> bytes:
+    """What a sealed write replaces, to be remembered should it be refused. The very record that is lost and given back
+    stands elsewhere then: what was refused while it was gone may be tried again."""
+    return condition if place is None else condition + _PLACE.pack(*place)
 
 
 class Claims:
@@ -61,12 +76,12 @@ class Claims:
         """What the log says of a key, whatever claims this device has."""
         table = collection.table
         found = self._database.connection.execute(
-            f"SELECT _local, _rank FROM {table.name} WHERE key = ?", (key,)
+            f"SELECT _local, _rank, _term, _seq FROM {table.name} WHERE key = ?", (key,)
         ).fetchone()
         if found is None or found[1] is None:
             return Said(None, None, False)
         value, newer = self._value(collection, table.shadow if found[0] else table.name, key)
-        return Said(found[1], value, newer)
+        return Said(found[1], value, newer, (found[2], found[3]))
 
     def has_newer(self, collection: Collection) -> bool:
         """True if a value of the collection needs a newer app to be read."""

@@ -32,8 +32,8 @@ class TakenEdit(NamedTuple):
     """An edit to be sealed, or a strict write. `value` None: a tombstone.
 
     `n` names this very edit of the key, `since` the first one that it took the place of; `raw`: the row alone would not
-    encode to this value. Of guarded collections: `base` is the value before it, `refused` the condition under which it
-    was refused last.
+    encode to this value. Of guarded collections: `base` is the value before it, `refused` what it was
+    to replace when it was refused last, see `claims.replaced`.
     """
 
     n: int

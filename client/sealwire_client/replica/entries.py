@@ -380,6 +380,13 @@ class Entries:
         found = self._database.connection.execute(f"SELECT _rank FROM {table.name} WHERE key = ?", (key,)).fetchone()
         return found[0] if found else None
 
+    def place_of(self, table: Table, key: str) -> tuple[int, int] | None:
+        """Where the log says it: the term's number in this replica, and the seq; None if it says nothing."""
+        found = self._database.connection.execute(
+            f"SELECT _term, _seq FROM {table.name} WHERE key = ? AND _rank IS NOT NULL", (key,)
+        ).fetchone()
+        return (found[0], found[1]) if found else None
+
     def newer(self, table: Table, keys: Iterable[str]) -> list[str]:
         """Those of these keys whose value needs a newer app. Costs next to nothing while no value of the table does."""
         execute = self._database.connection.execute

@@ -150,7 +150,6 @@ class Outbox:
         if outcome is Outcome.DONE:
             named = {(r.group, r.place): r for r in refused}
             committed = self.sent.commit(vault, number, appended, named)
-            self.refills.told(vault, number)
             winners = self._winners(vault, number, named)
             decided = self.refills.decide(self.sent.withdraw(vault, number, named), named)
         elif outcome in SEAL_AGAIN or outcome is Outcome.STALE_NUMBER:

@@ -134,15 +134,6 @@ class Refills:
         ).fetchone()
         return bool(found[0] & REFILL)
 
-    def told(self, vault: int, number: int) -> None:
-        """A batch was judged. What stands below the edits of its keys is another record now, though it may be the one
-        under which they were refused before: they may be tried again."""
-        self._database.connection.execute(
-            "UPDATE _edit AS e SET refused = NULL WHERE refused IS NOT NULL AND EXISTS (SELECT 1 FROM _sent AS s"
-            " WHERE s.vault = ? AND s.batch = ? AND s.collection = e.collection AND s.key = e.key)",
-            (vault, number),
-        )
-
     def decide(self, writes: Sequence[Refusing], refused: Mapping[tuple[int, int], Refused]) -> Decided:
         """Let refills go that were withdrawn because the relay does not take them. Superseded ones show what the log
         says. Where a write came first whose author knew nothing of them, they are merged with it, or, if their

@@ -139,8 +139,8 @@ MIGRATIONS: Final = (
     """
     -- Of each key one edit that stands alone (tx 0) may wait, and one of each transaction (tx: the n of its first).
     -- base: the value as the user saw it before the first edit that waits (guarded collections alone; NULL: absent).
-    -- refused: the condition under which the relay refused this edit last. since: the n of the first edit that this one
-    -- took the place of (NULL: of none).
+    -- refused: what this edit was to replace when it was refused last, and where that stood. since: the n of the first
+    -- edit that this one took the place of (NULL: of none).
     CREATE TABLE _edit_2 (
         n           INTEGER PRIMARY KEY AUTOINCREMENT,
         vault       INTEGER NOT NULL REFERENCES _vault,
@@ -163,7 +163,7 @@ MIGRATIONS: Final = (
     CREATE INDEX _edit_together ON _edit (tx) WHERE tx > 0;
 
     -- What an edit was, so that it can be an edit again (n 0: not known; -1: it was none, but a strict write).
-    -- condition: what it replaces in a guarded stream.
+    -- condition: what it replaces in a guarded stream, and where that stands.
     ALTER TABLE _sent ADD COLUMN n INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE _sent ADD COLUMN tx INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE _sent ADD COLUMN since INTEGER;

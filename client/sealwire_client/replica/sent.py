@@ -4,6 +4,7 @@ from collections.abc import Collection as Container
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
+from sealwire_client.replica.claims import replaced
 from sealwire_client.replica.database import Database
 from sealwire_client.replica.edits import REFILLED, STRICT, Taken, TakenEdit, TakenGroup
 from sealwire_client.replica.entries import Change, Collection, Edit, Entries, Incoming
@@ -104,14 +105,18 @@ class Sent:
                 sealed.records,
             ),
         )
-        conditions: Sequence[bytes | None] = sealed.conditions or (None,) * len(group.edits)
+        replaces: Sequence[bytes | None] = (None,) * len(group.edits)
+        if sealed.conditions:
+            table = self._entries.stored_table(group.collection)
+            places = [self._entries.place_of(table, edit.key) for edit in group.edits]
+            replaces = [replaced(*each) for each in zip(sealed.conditions, places, strict=True)]
         connection.executemany(
             "INSERT INTO _sent"
             " (vault, batch, place, at, collection, n, key, value, raw, tx, since, base, rank, key_id, flags,"
             " condition) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
-                (taken.vault, taken.number, place, at, group.collection, *edit[:-1], *seal, condition)
-                for at, (edit, seal, condition) in enumerate(zip(group.edits, sealed.seals, conditions, strict=True))
+                (taken.vault, taken.number, place, at, group.collection, *edit[:-1], *seal, each)
+                for at, (edit, seal, each) in enumerate(zip(group.edits, sealed.seals, replaces, strict=True))
             ],
         )
         connection.executemany("DELETE FROM _edit WHERE n = ?", [(edit.n,) for edit in group.edits])

@@ -24,7 +24,7 @@ from sealwire_client.replica import (
     Taken,
 )
 from sealwire_client.replica.outbox import Answered
-from sealwire_protocol.conditions import NOTHING, encode_condition
+from sealwire_protocol.conditions import encode_condition
 from sealwire_protocol.errors import Outcome
 from sealwire_protocol.ids import Author, StreamId, Term, VaultId
 from sealwire_protocol.messages import Appended, Refused, StreamKind
@@ -138,7 +138,8 @@ class Todos:
     def store(self, taken: Taken) -> bool:
         group = taken.groups[0]
         guarded = self.todos.kind is StreamKind.GUARDED
-        conditions = [encode_condition(NOTHING)] * len(group.edits) if guarded else ()
+        said = [self.replica.claims.said(self.todos, edit.key) for edit in group.edits]
+        conditions = [encode_condition(each.condition) for each in said] if guarded else ()
         seals = [
             (Rank(group.first_version + at, 0, ME, b"saltsalt").pack(), b"key1", 0) for at in range(len(group.edits))
         ]

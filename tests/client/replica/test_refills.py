@@ -102,15 +102,49 @@ def test_superseded_records_fail_no_atomic_refill(guarded: Todos) -> None:
     assert a.places() == (0, 0, 1, 0)
 
 
-def test_a_write_refused_over_a_lost_entry_is_tried_again_when_that_is_back(guarded: Todos) -> None:
+def is_hopeless(a: Todos, key: str) -> bool:
+    """Whether the edit of a key was refused over what the log says of it now."""
+    execute = a.replica.database.connection.execute
+    (refused,) = execute("SELECT refused FROM _edit WHERE key = ?", (key,)).fetchone()
+    return bool(refused == a.replica.claims.said(a.todos, key).replaced)
+
+
+def test_a_write_that_is_refused_over_what_the_log_says_is_not_tried_again(guarded: Todos) -> None:
     a = guarded
-    a.deliver(0, record(1, "x", "lost", 1))
+    a.deliver(0, record(1, "x", "there", 1))
+    a.edit("x", "mine")
+    a.answer(a.send(), refused=[conflict(0, 2)])
+    assert is_hopeless(a, "x")
+    a.deliver(1, last=2)
+    assert is_hopeless(a, "x")
+
+
+@pytest.mark.parametrize("delivered", ["before both verdicts", "between them", "after both"])
+@pytest.mark.parametrize("by", ["this device", "another"])
+def test_a_write_refused_over_a_lost_entry_is_tried_again_when_that_is_back(
+    guarded: Todos, delivered: str, by: str
+) -> None:
+    a, lost = guarded, record(1, "x", "lost", 1)
+    a.deliver(0, lost)
     a.edit("x", "mine")
     a.send()
     assert Relay(START, ()).settle(a).refills == 1
+
+    def deliver(when: str) -> None:
+        if when == delivered:
+            a.deliver(0, lost, term=T2)
+
+    deliver("before both verdicts")
     a.answer(1, refused=[conflict(0, 0)])
-    a.answer(2, first=1, count=1, term=T2)
-    assert a.replica.database.connection.execute("SELECT refused FROM _edit").fetchall() == [(None,)]
+    deliver("between them")
+    if by == "this device":
+        a.answer(2, first=1, count=1, term=T2)
+    else:
+        a.answer(2, refused=[superseded(0, 1)])
+    deliver("after both")
+    assert a.shown() == {"x": "mine"}
+    assert a.replica.claims.said(a.todos, "x").rank == lost.rank
+    assert not is_hopeless(a, "x")
 
 
 def test_a_write_refused_over_a_lost_entry_is_tried_again_when_another_device_has_given_that_back(
