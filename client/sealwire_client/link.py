@@ -401,6 +401,7 @@ class Conversation:
         self._transport, self._identity, self._link = transport, identity, link
         self.session = ClientSession(identity.device_key, origin, os.urandom(NONCE_BYTES), AGENT)
         self._out: deque[bytes] = deque()
+        self._midway = False
         self._applies: deque[Apply] = deque()
         self._out_ready, self._apply_ready, self._clock_moved = trio.Event(), trio.Event(), trio.Event()
         self._watched = math.inf
@@ -434,8 +435,10 @@ class Conversation:
 
     async def _say_last(self) -> None:
         """Send the ACK that is due soon: without it the relay takes a device that is open for a moment at a time, as a
-        command is, for one that never gets what it was sent. It is bounded, and not cut short by cancellation."""
-        if self.session.state is not ClientState.READY:
+        command is, for one that never gets what it was sent. It is bounded, and not cut short by cancellation.
+
+        Nothing follows a message that was cut short: a batch may be lost, and those after it must not be taken."""
+        if self.session.state is not ClientState.READY or self._midway:
             return
         self.handle(Ticked(trio.current_time() + ACK_DELAY_SECONDS))
         with trio.move_on_after(LAST_WORDS_SECONDS_MAX, shield=True), suppress(TransportError):
@@ -495,7 +498,9 @@ class Conversation:
     async def _write(self) -> None:
         while True:
             while self._out:
+                self._midway = True
                 await self._transport.send(self._out.popleft())
+                self._midway = False
             self._out_ready = trio.Event()
             await self._out_ready.wait()
 

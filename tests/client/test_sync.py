@@ -16,7 +16,7 @@ from sealwire_protocol.errors import Action, FaultCode, Outcome
 from sealwire_protocol.events import Refuse
 from sealwire_protocol.ids import MEMBERSHIP, DeviceKey, Position, StreamId
 from sealwire_protocol.limits import ACK_DELAY_SECONDS, PUSH_WINDOW, PUSHES_PER_SESSION_MAX
-from sealwire_protocol.messages import NO_REQUEST, Ack, CreateStream, Deliver, Fault, Message, Pushed
+from sealwire_protocol.messages import NO_REQUEST, Ack, CreateStream, Deliver, Fault, Message, Push, Pushed
 from tests.client.cutting import cut_everywhere
 from tests.client.late import late_writer
 from tests.client.party import (
@@ -504,6 +504,37 @@ async def test_many_busy_vaults_share_what_one_connection_takes(
             for guest in guests:
                 await guest.vault.synced()
         assert memory_relay.dialled == 1
+
+
+@virtual
+async def test_nothing_follows_a_message_that_was_cut_short_by_the_end(
+    open_device: OpenDevice, memory_relay: MemoryRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches that the relay takes while the one before them is lost leave that one without a verdict for ever."""
+    sent: list[int] = []
+    send = Wire.send
+
+    async def stall(wire: Wire, data: bytes) -> None:
+        message = codec.decode(data)
+        if isinstance(message, Push):
+            sent.append(message.batch)
+            await trio.sleep(60)
+        await send(wire, data)
+
+    async with party(open_device, 1) as (a,):
+        await a.vault.synced()
+        memory_relay.restart()
+        monkeypatch.setattr(Wire, "send", stall)
+        for number in range(3):
+            await a.notes.put(f"x{number}", Note("mine"))
+            await trio.testing.wait_all_tasks_blocked()
+        await trio.sleep(10)
+    assert len(sent) == 1
+    monkeypatch.setattr(Wire, "send", send)
+    async with party(open_device, 1) as (a,):
+        await in_step([a])
+        assert len(a.notes) == 3
+        assert (await a.vault.status()).last_error is None
 
 
 @virtual
