@@ -524,6 +524,7 @@ async def test_nothing_follows_a_message_that_was_cut_short_by_the_end(
     async with party(open_device, 1) as (a,):
         await a.vault.synced()
         memory_relay.restart()
+        await trio.sleep(60)
         monkeypatch.setattr(Wire, "send", stall)
         for number in range(3):
             await a.notes.put(f"x{number}", Note("mine"))
