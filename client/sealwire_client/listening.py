@@ -51,14 +51,12 @@ class Listening:
         ]
 
         def standings(replica: Replica) -> list[tuple[Wanted, Beside]]:
-            found = [
-                (name, replica.positions.standing(number), replica.outbox.sent.answered_at(number))
-                for name, number in numbers
-            ]
-            return [
-                (Wanted(name, standing.cursor, standing.served), Beside(standing.whole_from, answered))
-                for name, standing, answered in found
-            ]
+            found = []
+            for name, number in numbers:
+                standing, dropped = replica.positions.standing(number), replica.positions.dropped_to(number)
+                beside = Beside(standing.whole_from, replica.outbox.sent.answered_at(number), dropped)
+                found.append((Wanted(name, standing.cursor, standing.served), beside))
+            return found
 
         wanted = await self._writer.run(standings) if numbers else []
         for each, _ in wanted:

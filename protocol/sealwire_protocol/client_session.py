@@ -85,6 +85,7 @@ class _Listening:
     __slots__ = (
         "answered",
         "awaiting",
+        "dropped",
         "in_vain",
         "position",
         "served",
@@ -101,7 +102,7 @@ class _Listening:
         self.term: Term | None = None
         self.awaiting, self.voided = True, False
         self.in_vain = self.whole = 0
-        self.whole_from = beside.whole_from
+        self.whole_from, self.dropped = beside.whole_from, beside.dropped
         self.answered: dict[Term, int] = {}
         for position in beside.answered:
             self.answer(position)
@@ -295,7 +296,7 @@ class ClientSession:
             listening = self._streams.get((message.vault, state.stream))
             if listening is None:
                 continue
-            at, beside = listening.position, (listening.whole_from, listening.to_check)
+            at, beside = listening.position, (listening.whole_from, listening.to_check, listening.dropped)
             lost = why_history_is_lost(state, at, listening.served, *beside)
             if lost is not None:
                 effects.append(self._lose(message.vault, state.stream, lost))
@@ -309,6 +310,7 @@ class ClientSession:
             if at.seq == 0:
                 listening.whole_from = Position(listening.term, state.floor)
             listening.whole = whole_from(state, listening.whole_from)
+            listening.dropped = max(listening.dropped, state.floor)
         if not any(x.awaiting or x.voided for (vault, _), x in self._streams.items() if vault == message.vault):
             self._again_at.pop(message.vault, None)
         return effects
@@ -344,6 +346,7 @@ class ClientSession:
         listening.position = Position(message.term, message.last)
         listening.passed(listening.position)
         listening.served = max(listening.served, Position(message.term, message.cleaned_to), key=_by_number)
+        listening.dropped = max(listening.dropped, message.floor)
         return [Apply(message, size)]
 
     def _find_again(self, message: Deliver, listening: _Listening, now: float) -> list[ClientEffect]:

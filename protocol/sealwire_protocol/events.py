@@ -69,11 +69,13 @@ class Beside(NamedTuple):
     """What a replica knows of a stream beside its positions, for the checks that R10 and R12 ask for.
 
     `whole_from`: the floor when it was last empty or reconciled, under the term of that time. `answered`: where writes
-    of this device stand that are answered and not delivered yet; the greatest of each term is enough.
+    of this device stand that are answered and not delivered yet; the greatest of each term is enough. `dropped`: the
+    floor up to which tombstones were dropped since then.
     """
 
     whole_from: Position = START
     answered: tuple[Position, ...] = ()
+    dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,11 +57,13 @@ def why_history_is_lost(
     served: Position,
     whole: Position = START,
     answered: Iterable[Position] = (),
+    dropped: int = 0,
 ) -> str | None:
     """R9, R10 and R12: None if the replica may simply go on, else what is wrong, in words.
 
     `whole`: the floor when the replica was last empty or reconciled; `answered`: where writes of this device stand that
-    were answered. An empty replica stands at 0 in every term.
+    were answered; `dropped`: the floor up to which it has dropped tombstones since. An empty replica stands at 0 in
+    every term.
     """
     told = (("stands at", cursor), ("was served a log cleaned to", served))
     for name, position in (*told, *(("had a write confirmed at", position) for position in answered)):
@@ -71,4 +73,7 @@ def why_history_is_lost(
         if end is None:
             return f"this device {name} {position.seq} of a history that the relay does not know"
         return f"this device {name} {position.seq}, but that history ends at {end} on the relay"
-    return why_incomplete(state.floor, cursor.seq, whole_from(state, whole))
+    known = whole_from(state, whole)
+    if cursor.seq and state.floor < max(dropped, known):
+        return f"the relay knows deletions again that this device has forgotten, up to {max(dropped, known)}"
+    return why_incomplete(state.floor, cursor.seq, known)

@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 from sealwire_client.device import Device
+from sealwire_client.findings import Verdict
 from sealwire_client.sending import ConflictError, explained
 from sealwire_client.testing import MemoryLog, MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
@@ -514,6 +515,34 @@ async def test_a_deletion_that_another_device_gave_back_is_forgotten_by_all_at_o
             await in_step([a, b])
             async with open_device("device 2") as third:
                 await in_step([a, b, await returned(third)])
+
+
+@virtual
+async def test_deletions_that_a_backup_brings_back_are_known_again_to_who_had_forgotten_them(
+    open_device: OpenDevice, memory_relay: MemoryRelay
+) -> None:
+    """One forgets while it listens, one came when they were forgotten already, one was not there."""
+    async with party(open_device) as guests:
+        a, _ = guests
+        await put_many(a, "kept", 5)
+        await a.notes.delete("kept0")
+        await in_step(guests)
+    async with open_device("device 0") as device:
+        a = await returned(device)
+        await in_step([a])
+        backup = memory_relay.backup()
+        memory_relay.purge()
+        memory_relay.cut()
+        await in_step([a])
+        async with open_device("newcomer") as third:
+            c = await joined(third, a.vault)
+            await in_step([a, c])
+            memory_relay.restore(backup)
+            async with open_device("device 1") as other:
+                guests = [a, await returned(other), c]
+                await in_step(guests)
+                for guest in guests:
+                    assert (await guest.device.examine()).verdict is Verdict.IN_SYNC
 
 
 @virtual

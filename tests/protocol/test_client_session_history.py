@@ -122,7 +122,22 @@ def test_the_floor_it_was_whole_from_is_void_when_that_history_is_lost() -> None
     session = listening(stream_state(head=20, terms=WRITTEN, floor=12), beside=Beside(Position(T1, 12)))
     receive(session, deliver(0, 5, floor=12))
     terms = (TermStart(T1, 0), TermStart(T2, 11))
-    assert "up to 6" in (resubscribed(session, 20, terms, floor=6) or "")
+    assert "forgotten deletions up to 13" in (resubscribed(session, 20, terms, floor=13) or "")
+
+
+def test_a_floor_that_is_lower_than_one_that_was_told_is_noticed() -> None:
+    for floor, noticed in ((12, False), (11, True)):
+        session = listening(stream_state(head=20, terms=WRITTEN, floor=12), beside=Beside(Position(T1, 12)))
+        receive(session, deliver(0, 5, floor=12))
+        assert ("knows deletions again" in (resubscribed(session, 20, WRITTEN, floor=floor) or "")) is noticed
+    for floor, noticed in ((3, False), (2, True)):
+        session = listening(stream_state(head=20, terms=WRITTEN), beside=Beside())
+        receive(session, deliver(0, 5, floor=3))
+        assert ("knows deletions again" in (resubscribed(session, 20, WRITTEN, floor=floor) or "")) is noticed
+    session = client_in(ClientState.READY)
+    session.handle(Listen(VAULT, (wanted(cursor=Position(T1, 5)),), (Beside(dropped=4),)))
+    why = lost(receive(session, subscribed(stream_state(head=20, terms=WRITTEN, floor=3))))
+    assert "up to 4" in (why or "")
 
 
 # --- answered writes (R12)

@@ -63,10 +63,8 @@ def test_an_empty_replica_misses_no_deletion() -> None:
         (START, False),
         (Position(T1, 19), False),
         (Position(T1, 20), True),
-        (Position(T1, 30), True),
         (Position(T1, 31), False),  # beyond the end of its term: void
-        (Position(T3, 50), True),
-        (Position(UNKNOWN, 50), False),
+        (Position(UNKNOWN, 20), False),
     ],
 )
 def test_the_floor_when_it_was_last_empty_or_reconciled_counts_as_long_as_its_history_is_known(
@@ -74,7 +72,29 @@ def test_the_floor_when_it_was_last_empty_or_reconciled_counts_as_long_as_its_hi
 ) -> None:
     state = STATE._replace(floor=20)
     assert (why_history_is_lost(state, Position(T1, 5), START, whole) is None) == complete
-    assert why_history_is_lost(STATE, Position(T1, 5), START, whole) is None
+    state = STATE._replace(floor=40, terms=(TermStart(T1, 0), TermStart(T3, 30)))
+    assert why_history_is_lost(state, Position(T3, 35), START, Position(T3, 40)) is None
+
+
+@pytest.mark.parametrize(
+    ("cursor", "whole", "dropped", "floor", "again"),
+    [
+        (Position(T3, 40), START, 20, 20, False),
+        (Position(T3, 40), START, 20, 21, False),
+        (Position(T3, 40), START, 20, 19, True),
+        (Position(T3, 40), Position(T1, 20), 0, 20, False),
+        (Position(T3, 40), Position(T1, 20), 0, 19, True),
+        (Position(T3, 40), Position(UNKNOWN, 20), 0, 19, False),
+        (START, Position(T1, 20), 20, 0, False),
+    ],
+)
+def test_a_floor_that_has_come_down_means_that_the_relay_knows_deletions_again(
+    cursor: Position, whole: Position, dropped: int, floor: int, again: bool
+) -> None:
+    """It was set back to before it forgot them."""
+    why = why_history_is_lost(STATE._replace(floor=floor), cursor, START, whole, (), dropped)
+    assert ("knows deletions again" in (why or "")) is again
+    assert (why is None) is not again
 
 
 @pytest.mark.parametrize(

@@ -212,6 +212,11 @@ class Positions:
         )
         return bool(found.fetchone()[0])
 
+    def dropped_to(self, collection: int) -> int:
+        """The floor up to which tombstones were dropped since the replica was last reconciled; 0: none were."""
+        found = self._database.connection.execute("SELECT dropped_to FROM _collection WHERE id = ?", (collection,))
+        return int(found.fetchone()[0])
+
     def forgot(self, collection: int, floor: int) -> None:
         """Tombstones up to a floor were dropped, in the caller's transaction."""
         self._database.connection.execute("UPDATE _collection SET dropped_to = ? WHERE id = ?", (floor, collection))
