@@ -549,14 +549,20 @@ class VaultSync:
     # --- reconciling
 
     async def _next_lost(self, put_off: Container[StreamId]) -> StreamSync:
-        """Wait for a collection whose history is not the relay's. A device on its way to new keys goes there first."""
+        """Wait for a collection whose history is not the relay's. A device on its way to new keys goes there first, and
+        one that gives back what stands together hears first what became of that."""
 
         def lost() -> list[StreamSync]:
             return [x for name, x in self._streams.items() if x.is_lost and name not in put_off and not self._enrols]
 
         await trio.lowlevel.checkpoint()
-        await self.until(lambda _: bool(lost()))
-        return lost()[0]
+        while True:
+            moved = self._moved  # before the look: what happens during it must not be missed
+            for stream in lost():
+                number = stream.collection.number
+                if not await self._writer.run(_together_await_verdict, number) and stream.is_lost:
+                    return stream
+            await moved.wait()
 
     def _reconciled(self, stream: StreamSync, settled: Settled) -> None:
         """Listen to it again, and give back what the relay has lost of it."""
@@ -571,3 +577,7 @@ class VaultSync:
         """Let everyone look again who waits for something to happen."""
         self._moved.set()
         self._moved = trio.Event()
+
+
+def _together_await_verdict(replica: Replica, collection: int) -> bool:
+    return replica.outbox.refills.together_await_verdict(collection)

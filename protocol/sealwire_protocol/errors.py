@@ -89,7 +89,8 @@ class Outcome(IntEnum):
     NOT_A_WRITER = 2
     """The device may not write here (a reader, or removed)."""
     SEAL_AGAIN = 3
-    """A version was at or below `purged`: seal again above it, under a new number."""
+    """A version was at or below `purged`: seal again above it, under a new number. Of a refill: the relay has lost that
+    with which it was compared; compare again."""
     CLONED = 4
     """The number was used before with other contents: two devices share one identity."""
     STALE_NUMBER = 5

@@ -9,7 +9,8 @@ A group of a refill says in the place of conditions where the device held each r
     positions:  for each record: term varint, seq varint
 
 `before` is the place, counted from 1, of the term that was written in the stream before this one, which began after seq
-`start`. Both are 0 where the relay knows the term, or the device does not know. A position's term is a place too.
+`start`. Where the relay knows the term, or the device does not know, `before` is 0, and `start` is 0 too, save for one
+term at most: up to that seq of it the device had compared itself with the relay. A position's term is a place too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import Final, NamedTuple
 
 from sealwire_protocol.errors import DecodeError
 from sealwire_protocol.fields import POSITION, TERM, VARINT, ListOf, Row
-from sealwire_protocol.ids import Position, Term
+from sealwire_protocol.ids import START, Position, Term
 from sealwire_protocol.limits import LOST_TERMS_MAX
 
 Line = tuple[Position, ...]
@@ -79,17 +80,22 @@ def decode_line(data: bytes) -> Line:
     return Line(line)
 
 
-def encode_held(held: Sequence[Position], terms: Mapping[Term, LostTerm]) -> bytes:
-    """Where the records of a group were held, in no more than LOST_TERMS_MAX terms. Of `terms`, those that led there
-    are told, the nearest first, as far as there is room."""
+def encode_held(held: Sequence[Position], terms: Mapping[Term, LostTerm], compared: Position = START) -> bytes:
+    """Where the records of a group were held, in less than LOST_TERMS_MAX terms. Of `terms`, those that led there are
+    told, the nearest first, as far as there is room. `compared`: see `compared_at`; its term is none of `terms`."""
     told = list(dict.fromkeys(position.term for position in held))
+    if compared.seq and compared.term not in told:
+        told.append(compared.term)
     for term in told:
         before = terms[term].before if term in terms else None
         if before is not None and before not in told and len(told) < LOST_TERMS_MAX:
             told.append(before)
     places = {term: place for place, term in enumerate(told, 1)}
     out = bytearray()
-    _TERMS.write(out, tuple(_Told(term, *_before(terms.get(term), places)) for term in told))
+    rows = [_Told(term, *_before(terms.get(term), places)) for term in told]
+    if compared.seq:
+        rows[told.index(compared.term)] = _Told(compared.term, 0, compared.seq)
+    _TERMS.write(out, tuple(rows))
     for position in held:
         VARINT.write(out, places[position.term])
         VARINT.write(out, position.seq)
@@ -109,6 +115,8 @@ def decode_held(data: bytes, count: int) -> list[Line]:
             raise DecodeError("the terms of a refill are told twice, or name one that is not told")
         if before:
             terms[term] = LostTerm(told[before - 1].term, start)
+    if len(_compared(told)) > 1:
+        raise DecodeError("a group of a refill says twice where the device had compared itself with the relay")
     lines: list[Line] = []
     while at < len(data) and len(lines) < count:
         place, at = VARINT.read(data, at)
@@ -119,3 +127,14 @@ def decode_held(data: bytes, count: int) -> list[Line]:
     if at != len(data) or len(lines) != count:
         raise DecodeError("a group of a refill does not have one position for each record")
     return lines
+
+
+def compared_at(data: bytes) -> Position:
+    """Where the device had compared itself with the relay when it made this group: what is not in it, of all that the
+    device held, the relay had there. START: it does not matter. `data` is as `decode_held` reads it."""
+    told, _ = _TERMS.read(data, 0)
+    return next(iter(_compared(told)), START)
+
+
+def _compared(told: Sequence[_Told]) -> list[Position]:
+    return [Position(term, start) for term, before, start in told if start and not before]

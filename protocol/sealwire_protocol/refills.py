@@ -14,7 +14,7 @@ from sealwire_protocol.conditions import Current, Judged
 from sealwire_protocol.errors import DecodeError
 from sealwire_protocol.history import is_lost, loss_before
 from sealwire_protocol.ids import Tag
-from sealwire_protocol.lines import Line, decode_held, is_of_one_line
+from sealwire_protocol.lines import Line, compared_at, decode_held, is_of_one_line
 from sealwire_protocol.messages import StreamKind, StreamState
 from sealwire_protocol.segment import TOMBSTONE, Survey, read_record
 
@@ -68,6 +68,12 @@ def read_returned(held: bytes, records: bytes, count: int) -> list[Returned]:
     if len({one.tag for one in returned}) < count:
         raise DecodeError("a group of a refill has two records of one tag")
     return returned
+
+
+def is_outdated(held: bytes, state: StreamState) -> bool:
+    """True if the relay has lost more since the device compared itself with it: what is given back stood together with
+    records that are not given back, because the relay had them then, and has them no more. `held` as above."""
+    return is_lost(compared_at(held), state)
 
 
 def judge_returned(

@@ -27,7 +27,7 @@ from sealwire_protocol.messages import (
     StreamKind,
     StreamState,
 )
-from sealwire_protocol.refills import Returned, judge_returned, read_returned, survey_refill
+from sealwire_protocol.refills import Returned, is_outdated, judge_returned, read_returned, survey_refill
 from sealwire_protocol.relay_session import term_changed
 from sealwire_protocol.segment import Survey, survey
 from sealwire_relay.store.interface import (
@@ -276,12 +276,16 @@ class Draft:
         return Outcome.SEAL_AGAIN if found.lowest <= head.purged else Outcome.DONE
 
     def _of_refill(self, taken: Taken, index: int, found: Survey) -> Outcome:
-        """Whether a group may be in a refill: of any author of the log, and any epoch that there was (R14)."""
+        """Whether a group may be in a refill: of any author of the log, and any epoch that there was, by a comparison
+        with a history that still stands (R14)."""
         if index not in taken.returned or found.author > self._states[MEMBERSHIP].head:
             return Outcome.MALFORMED
         state = self.view.state
         known = found.epoch < state.epoch or (found.epoch, found.key_id) == state
-        return Outcome.DONE if known else Outcome.MALFORMED
+        if not known:
+            return Outcome.MALFORMED
+        group = taken.admitted.push.groups[index]
+        return Outcome.SEAL_AGAIN if is_outdated(group.conditions, self._states[group.stream]) else Outcome.DONE
 
     def _append(self, taken: Taken) -> tuple[tuple[Appended, ...], tuple[Refused, ...]]:
         admitted, judged = taken.admitted, self._judge_groups(taken)

@@ -1,6 +1,7 @@
 """A comparison that is disturbed: broken connections, stale pins, an old relay, other work meanwhile (R13)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import pytest
 import trio
@@ -9,8 +10,11 @@ import trio.testing
 from sealwire_client.reconcile import AGAIN_SECONDS
 from sealwire_client.testing import MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
+from sealwire_client.testing.relay import _Connection
 from sealwire_protocol.errors import Action, FaultCode
-from sealwire_protocol.messages import Fault, Message, Ranges
+from sealwire_protocol.ids import DeviceKey
+from sealwire_protocol.messages import ATOMIC, REFILL, Fault, Message, Push, Ranges
+from tests.client.guarded import Account, agree, seated, table
 from tests.client.party import Note, comes, founded, in_step, notes_of, party, put_many, returned, told
 from tests.support.virtual import virtual
 
@@ -174,3 +178,72 @@ async def test_a_write_to_a_stream_that_was_lost_is_sent_again_before_its_collec
         await guest.vault.synced()
         assert {key: note.text for key, note in other.items()} == {"x": "known", "y": "sent"}
         assert (await guest.vault.status()).stuck == 0
+
+
+# --- another loss meanwhile
+
+
+@contextmanager
+def never_arriving(relay: MemoryRelay) -> Iterator[list[Push]]:
+    """What devices push in the block: none of it arrives."""
+    do, pushed = relay.do, list[Push]()
+
+    def swallow(connection: _Connection, device: DeviceKey, message: Message) -> None:
+        if isinstance(message, Push):
+            pushed.append(message)
+        else:
+            do(connection, device, message)
+
+    relay.do = swallow  # type: ignore[method-assign]
+    try:
+        yield pushed
+    finally:
+        relay.do = do  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_what_stands_together_is_given_back_upon_nothing_less_than_what_it_was_compared_with(
+    open_device: OpenDevice, memory_relay: MemoryRelay, slow: bool
+) -> None:
+    """Of two transfers one device gives back the first, and another is about to give back what that lacks of the
+    second. Then the relay loses the first one again."""
+
+    @virtual
+    async def once() -> None:
+        async with table(open_device) as seats:
+            await seats[0].accounts.put_many({name: Account(50) for name in "abc"})
+            await agree(seats)
+            backup = memory_relay.backup()
+            await seats[1].accounts.put_many({"a": Account(40), "c": Account(60)})
+            await agree(seats)
+        async with open_device("device 1") as device:
+            b = await seated(await returned(device))
+            await agree([b])
+            await b.accounts.put_many({"a": Account(30), "b": Account(60)})
+        memory_relay.restore(backup)
+        async with open_device("device 0") as device:
+            await agree([await seated(await returned(device))])
+        with never_arriving(memory_relay) as pushed:
+            async with open_device("device 1") as device:
+                await seated(await returned(device))
+                await trio.testing.wait_all_tasks_blocked(0.1)
+            assert [push.flags for push in pushed] == [REFILL | ATOMIC]
+        memory_relay.restore(backup)
+        async with open_device("device 1") as device:
+            if slow:
+                with never_arriving(memory_relay) as pushed:
+                    b = await seated(await returned(device))
+                    await trio.testing.wait_all_tasks_blocked(0.1)
+                assert len(pushed) == 1, "no other one is made before this one is judged"
+                memory_relay.cut()
+            else:
+                b = await seated(await returned(device))
+            await agree([b])
+            balances = {"a": Account(30), "b": Account(60), "c": Account(60)}
+            assert dict(b.accounts.items()) == balances
+            assert await b.vault.stuck() == []
+            async with open_device("device 0") as other:
+                await agree([await seated(await returned(other)), b])
+                assert dict(b.accounts.items()) == balances
+
+    once()

@@ -25,7 +25,7 @@ from sealwire_protocol.conditions import (
 from sealwire_protocol.errors import DecodeError, Outcome, Refusal
 from sealwire_protocol.ids import Author, KeyId, Position, Tag, Term, VaultId
 from sealwire_protocol.limits import WINNERS_BYTES_MAX
-from sealwire_protocol.lines import LostTerm, decode_held, encode_held, line_of
+from sealwire_protocol.lines import LostTerm, compared_at, decode_held, encode_held, line_of
 from sealwire_protocol.messages import Pushed, Refused
 from sealwire_protocol.segment import TOMBSTONE, Record, encode_record, encode_segment
 from tests.protocol.strategies import exactly, sized
@@ -71,7 +71,9 @@ def test_positions_of_the_vectors_are_read(given: dict[str, Any]) -> None:
     terms = {term(found): LostTerm(term(before), start) for found, before, start in given["before"]}
     lines = [tuple(map(position, line)) for line in given["lines"]]
     assert decode_held(bytes.fromhex(given["hex"]), len(rows)) == lines == [line_of(row, terms) for row in rows]
-    assert encode_held(rows, terms).hex() == given["hex"]
+    compared = position(given["compared"])
+    assert encode_held(rows, terms, compared).hex() == given["hex"]
+    assert compared_at(bytes.fromhex(given["hex"])) == compared
 
 
 @pytest.mark.parametrize("given", json.loads(generate_conditions())["invalid_held"], ids=lambda given: given["case"])

@@ -255,13 +255,16 @@ INVALID: Final[tuple[tuple[str, int, bytes], ...]] = (
 )
 
 
-VALID_HELD: Final[tuple[tuple[tuple[Position, ...], dict[Term, LostTerm]], ...]] = (
-    ((Position(TERM, 1),), {}),
-    ((Position(OLD, 128), Position(Term(WIDE, run(0xA0, 8)), WIDE), START), {}),
+VALID_HELD: Final[tuple[tuple[tuple[Position, ...], dict[Term, LostTerm], Position], ...]] = (
+    ((Position(TERM, 1),), {}, START),
+    ((Position(OLD, 128), Position(Term(WIDE, run(0xA0, 8)), WIDE), START), {}, START),
     (
         (Position(TERM, 9), Position(TERM, 5), Position(OLD, 3), Position(TERM, 700)),
         {TERM: LostTerm(OLD, 6), OLD: LostTerm(Term(1, run(0xC0, 8)), 4)},
+        START,
     ),
+    ((Position(TERM, 9),), {TERM: LostTerm(OLD, 6)}, Position(OLD, 6)),
+    ((Position(TERM, 9),), {TERM: LostTerm(OLD, 6)}, Position(Term(9, run(0xC0, 8)), 130)),
 )
 
 _A_TERM: Final = b"\7" + run(0xB0, 8)
@@ -279,6 +282,7 @@ INVALID_HELD: Final[tuple[tuple[str, int, bytes], ...]] = (
     ("in the place 0", 1, b"\1" + _A_TERM + b"\0\0\0\1"),
     ("after a term that is not told", 1, b"\1" + _A_TERM + b"\2\1\1\5"),
     ("a term told twice", 1, b"\2" + (_A_TERM + b"\1\1") * 2 + b"\1\5"),
+    ("compared twice", 1, b"\2" + _A_TERM + b"\0\1" + b"\6" + run(0xB0, 8) + b"\0\1\1\5"),
     ("more terms than there may be", 1, b"\x81\2" + _A_TERM + b"\0\0"),
 )
 
@@ -294,10 +298,11 @@ def generate_conditions() -> str:
         {
             "positions": to_json(held),
             "before": to_json(tuple((term, *how) for term, how in terms.items())),
+            "compared": to_json(compared),
             "lines": to_json(tuple(line_of(position, terms) for position in held)),
-            "hex": encode_held(held, terms).hex(),
+            "hex": encode_held(held, terms, compared).hex(),
         }
-        for held, terms in VALID_HELD
+        for held, terms, compared in VALID_HELD
     ]
     invalid_held = [{"case": case, "count": count, "hex": data.hex()} for case, count, data in INVALID_HELD]
     file = {

@@ -438,6 +438,19 @@ def test_r14_what_no_device_can_have_held_is_not_taken_in(wrong: Group) -> None:
     assert not any(stream.segments for stream in write.streams)
 
 
+def test_r14_what_was_found_missing_in_a_history_that_is_lost_too_is_to_be_compared_again() -> None:
+    draft = Draft(VAULT, view(head=20), TERM)
+    good = returned(NOTES, (LOST, record()), compared=KEPT)
+    verdict = decide(draft, refilled(1, good, returned(TODOS, (LOST, record()), compared=LOST), flags=ATOMIC))
+    assert verdict == Pushed(VAULT, 1, Outcome.SEAL_AGAIN, (), ())
+    write = draft.write()
+    assert write is not None
+    assert not any(stream.segments for stream in write.streams)
+    verdict = decide(draft, refilled(2, good, flags=ATOMIC))
+    assert isinstance(verdict, Pushed)
+    assert verdict.outcome is Outcome.DONE
+
+
 def test_r14_a_stream_by_whose_history_a_refill_was_judged_is_a_condition_though_nothing_is_appended() -> None:
     for stream in (TODOS, ACCOUNTS):
         draft = Draft(VAULT, view(head=20), TERM)

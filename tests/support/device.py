@@ -163,9 +163,9 @@ def guarded(stream: StreamId, *writes: tuple[Condition, Record]) -> Group:
     return Group(stream, conditions, encode_segment(record for _, record in writes))
 
 
-def returned(stream: StreamId, *lost: tuple[Position, Record]) -> Group:
+def returned(stream: StreamId, *lost: tuple[Position, Record], compared: Position = START) -> Group:
     """One stream's part of a refill: each record with the position at which it was held."""
-    held = encode_held([position for position, _ in lost], {})
+    held = encode_held([position for position, _ in lost], {}, compared)
     return Group(stream, held, encode_segment(record for _, record in lost))
 
 

@@ -295,7 +295,7 @@ class Reconciling:
                 again = Lost(refill.key, refill.value, refill.rank, refill.key_id, refill.flags)
                 yield refill._replace(record=reseal(again))
 
-        count = self._outbox.refills.store(collection.number, refills(), lost_terms, *room)
+        count = self._outbox.refills.store(collection.number, refills(), lost_terms, pinned.pin, *room)
         chosen = "SELECT place FROM temp._lost"
         hidden = f"SELECT key FROM {table.name} WHERE rowid IN ({chosen})"
         execute(f"DELETE FROM {table.shadow} WHERE key IN ({hidden})")

@@ -15,7 +15,7 @@ from sealwire_client.replica.entries import Change, Entries
 from sealwire_client.replica.positions import Positions
 from sealwire_client.replica.sent import Refusing, Sent
 from sealwire_protocol.errors import Outcome, Refusal
-from sealwire_protocol.ids import Position, StreamId, Term
+from sealwire_protocol.ids import START, Position, StreamId, Term
 from sealwire_protocol.limits import LOST_TERMS_MAX
 from sealwire_protocol.lines import LostTerm, decode_line, encode_held, encode_line
 from sealwire_protocol.messages import ATOMIC, REFILL, Refused, StreamKind
@@ -67,11 +67,13 @@ class Refills:
         collection: int,
         refills: Iterable[Refill],
         lost: Mapping[Term, LostTerm],
+        pin: Position,
         records_max: int,
         bytes_max: int,
     ) -> int:
         """Store lost records of one collection, each of another key, in as many batches as they need. Returns how many
-        they are. Those of a strict collection are given back together or not at all, as far as they fit into one.
+        they are. Those of a strict collection are given back together or not at all, as far as they fit into one, and
+        only upon what the relay had at the `pin`, where they were found to be all that it lacks.
 
         `lost`: how the terms that the relay does not know came about."""
         execute = self._database.connection.execute
@@ -84,7 +86,7 @@ class Refills:
         stored = size = 0
 
         def flush() -> None:
-            held = encode_held([refill.held for refill in batch], lost)
+            held = encode_held([refill.held for refill in batch], lost, pin if flags & ATOMIC else START)
             self._store(vault, stream, collection, flags, batch, held)
             batch.clear()
             terms.clear()
@@ -133,6 +135,16 @@ class Refills:
             "SELECT flags FROM _batch WHERE vault = ? AND number = ?", (vault, number)
         ).fetchone()
         return bool(found[0] & REFILL)
+
+    def together_await_verdict(self, collection: int) -> bool:
+        """True if refills that are made together or not at all have no verdict yet. Only with it is known what else of
+        their collection has to be given back with them, should the relay have lost more since."""
+        found = self._database.connection.execute(
+            "SELECT EXISTS (SELECT 1 FROM _sent AS s JOIN _batch AS b ON b.vault = s.vault AND b.number = s.batch"
+            " WHERE s.collection = ?1 AND b.flags & ?2 = ?2)",
+            (collection, REFILL | ATOMIC),
+        )
+        return bool(found.fetchone()[0])
 
     def decide(self, writes: Sequence[Refusing], refused: Mapping[tuple[int, int], Refused]) -> Decided:
         """Let refills go that were withdrawn because the relay does not take them. Superseded ones show what the log

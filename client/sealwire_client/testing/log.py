@@ -54,7 +54,7 @@ from sealwire_protocol.messages import (
     Subscribe,
     Subscribed,
 )
-from sealwire_protocol.refills import judge_returned, read_returned, survey_refill
+from sealwire_protocol.refills import is_outdated, judge_returned, read_returned, survey_refill
 from sealwire_protocol.relay_session import term_changed
 from sealwire_protocol.segment import TOMBSTONE, Placed, Survey, encode_record, read_segment, survey
 
@@ -357,6 +357,8 @@ class MemoryLog:
                 returned = _returned(kept, stream, group, found)
                 if returned is None:
                     return Outcome.MALFORMED, {}
+                if is_outdated(group.conditions, stream.state(group.stream)):
+                    return Outcome.SEAL_AGAIN, {}
                 judged[index] = returned
                 continue
             if (stream.kind is StreamKind.GUARDED) is not bool(group.conditions) or found.author != member.author:
