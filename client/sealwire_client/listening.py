@@ -92,6 +92,8 @@ class Listening:
                 self._members.told = state.head
         for state, stream in told:
             stream.exists = state.kind is not StreamKind.ABSENT
+            if stream.exists and not stream.misfit:
+                stream.refused = False  # it could not be made, and somebody has
             stream.told_terms, stream.told_head = state.terms, state.head
             # It may be told from a view of the log that is older than a verdict which came before.
             stream.top, stream.head = state.top, max(state.head, stream.won, stream.cursor)

@@ -96,7 +96,9 @@ class StreamSync:
 
     def void(self) -> None:
         """What the relay has told of how the stream stands does not count any more: it may have lost it since. Of one
-        that is to be reconciled it does not tell again; that one is created, in case it is gone."""
+        that is to be reconciled it does not tell again; that one is created, in case it is gone. What was refused for
+        the relay's sake is tried again."""
+        self.refused = bool(self.misfit)
         if self.lost is None:
             self.told = False
         else:

@@ -545,9 +545,11 @@ async def test_how_streams_stand_is_not_known_any_more_after_a_fault(open_device
         await a.vault.synced()
         sync = a.vault._sync
         assert all(stream.told for stream in sync.streams)
+        for stream in sync.streams:
+            stream.refused = True  # as if it could not be created just now
         sync.fault(Fault(NO_REQUEST, a.vault.id, FaultCode.INTERNAL, Action.RETRY, 1_000, "later"))
         await trio.testing.wait_all_tasks_blocked()
-        assert not any(stream.told for stream in sync.streams)
+        assert not any(stream.told or stream.refused for stream in sync.streams)
         assert sync._creating.missing([a.notes.held.stream]) == {a.notes.held.stream}
 
 
