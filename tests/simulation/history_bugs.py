@@ -90,8 +90,8 @@ HISTORY_BUGS: Final[dict[str, Bug]] = {
             Replica,
             "apply",
             (
-                "number, head = collection.number, delivery.floor_head",
-                "number, head, delivery = collection.number, delivery.last, delivery._replace(floor=delivery.last)",
+                "number = collection.number",
+                "number, delivery = collection.number, delivery._replace(floor=delivery.last)",
             ),
         ),
     ),

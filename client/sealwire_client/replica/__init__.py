@@ -105,10 +105,11 @@ class Replica:
         """Apply the records of a DELIVER and move the cursor, in one transaction.
 
         `records` in the order of their seqs; those at or below the cursor are skipped. A repeat does nothing.
-        Tombstones that the relay has purged are dropped at the point where it says so (R11).
-        `changes_max`: 0 if nobody watches. Raises GapError if the delivery begins after the cursor.
+        Tombstones that the relay has purged are dropped before: of their keys, the log that the records were read from
+        has only what was written since (R11). `changes_max`: 0 if nobody watches. Raises GapError if the delivery
+        begins after the cursor.
         """
-        number, head = collection.number, delivery.floor_head
+        number = collection.number
         with self.database.transaction():
             cursor = self.positions.begin(number, delivery)
             if cursor is None:
@@ -118,17 +119,8 @@ class Replica:
             if cursor > delivery.prev:
                 records = [record for record in records if record.seq > cursor]
                 unopened = [record for record in unopened if record.seq > cursor]
-            if not self.positions.forgets(number, delivery.floor) or delivery.last < head:
-                return self._apply(collection, delivery, records, unopened, changes_max)
-            before, moved = ([r for r in records if r.seq <= head], [r for r in unopened if r.seq <= head]), []
-            if cursor < head:
-                moved.append(self._apply(collection, delivery._replace(last=head), *before, changes_max))
             self.forgetting.forget(collection.table, delivery.floor)
-            if head < delivery.last:
-                after = [r for r in records if r.seq > head], [r for r in unopened if r.seq > head]
-                moved.append(self._apply(collection, delivery, *after, changes_max))
-            named = [applied.changes for applied in moved]
-            return Applied(True, None if None in named else tuple(change for part in named for change in part or ()))
+            return self._apply(collection, delivery, records, unopened, changes_max)
 
     def _apply(
         self,

@@ -1,7 +1,8 @@
 """Tombstones that the relay has purged: a replica drops them too, at the point of the log where it is told to (R11).
 
-That point is the head at which the relay purged them: all that could have lost against them lies before it, and what
-comes after it need not win over them.
+When the relay purged them, nothing of their keys was left in its log. So whatever it delivers with the word of that
+need not win over them. What is told at SUBSCRIBED counts once the cursor is where the head was then: until then
+something may come that was read before.
 """
 
 from typing import Final
