@@ -16,8 +16,10 @@ from typing import Final
 
 import trio
 
+from sealwire_client.cipher import Secret
 from sealwire_client.encoding import schema_of
 from sealwire_client.replica import Collection, Delivery, Edit, Incoming, Reader, Replica, Row, SealedGroup, Writer
+from sealwire_client.sealing import Stream, summer
 from sealwire_protocol.errors import Outcome
 from sealwire_protocol.ids import Author, StreamId, Term, VaultId
 from sealwire_protocol.messages import Appended, StreamKind
@@ -52,7 +54,12 @@ SCHEMA: Final = schema_of(Character)
 def open_collection(replica: Replica) -> Collection:
     """The one collection of the benchmark."""
     vault = replica.vaults.add(VaultId(bytes(16)), "bench", "wss://relay.example.org", Author(1))
-    return replica.entries.open(vault.number, "characters", STREAM, StreamKind.OPEN, "latest", SCHEMA.columns, SCHEMA)
+    with replica.transaction():
+        opened = replica.entries.open(
+            vault.number, "characters", STREAM, StreamKind.OPEN, "latest", SCHEMA.columns, SCHEMA
+        )
+        replica.keep_sum(opened, summer(Stream(vault.id, STREAM, Secret(bytes(32)))), ())
+    return opened
 
 
 async def catch_up(folder: Path, entries: list[tuple[str, Row]]) -> dict[str, float]:

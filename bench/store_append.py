@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from sealwire_protocol.conditions import Current
 from sealwire_protocol.ids import Author, DeviceKey, KeyId, StreamId, Tag, Term, VaultId
-from sealwire_protocol.membership import Role
+from sealwire_protocol.links import Role
 from sealwire_protocol.messages import StreamKind
 from sealwire_relay.embedded import EmbeddedPostgres
 from sealwire_relay.store.interface import (
@@ -34,20 +34,21 @@ from sealwire_relay.store.interface import (
     KeptOutcome,
     MemberState,
     NewLink,
-    StoredSegment,
     StreamWrite,
     VaultState,
     VaultWrite,
 )
 from sealwire_relay.store.migrate import Phase, migrate
 from sealwire_relay.store.postgres import PostgresStore
+from sealwire_relay.store.segments import StoredSegment
 
 RECORD_BYTES = 101
 LARGE = 1_000
 VAULTS = 64
 KEYS = 10_000
 PAGE_BYTES = 1_048_576
-STREAM, EPOCH, AUTHOR = StreamId(b"\x80" * 8), 1, Author(1)
+STREAM, EPOCH = StreamId(b"\x80" * 8), 1
+MEMBER = MemberState(Author(1), DeviceKey(b"\x80" * 32), Role.ADMIN)
 
 
 class Pusher:
@@ -72,7 +73,7 @@ class Pusher:
         outcome = KeptOutcome(self.batch, os.urandom(32), os.urandom(60))
         guards = tuple((tag, Current(last, os.urandom(8), False, last)) for tag in tags)
         stream = StreamWrite(STREAM, head, last, last, (segment,), guards)
-        return VaultWrite(self.vault, self.term, EPOCH, (stream,), (BatchWrite(AUTHOR, self.batch - 1, outcome),))
+        return VaultWrite(self.vault, self.term, EPOCH, (stream,), (BatchWrite(MEMBER, self.batch - 1, outcome),))
 
 
 class Figures(NamedTuple):
@@ -84,8 +85,8 @@ class Figures(NamedTuple):
 
 async def pusher(store: PostgresStore, term: Term, kind: StreamKind = StreamKind.OPEN) -> Pusher:
     """A new vault with one member and one stream."""
-    vault, device = VaultId(os.urandom(16)), DeviceKey(os.urandom(32))
-    link = NewLink(1, b"genesis", MemberState(AUTHOR, device, Role.ADMIN))
+    vault = VaultId(os.urandom(16))
+    link = NewLink(1, b"genesis", MEMBER)
     await store.create_vault(vault, VaultState(EPOCH, KeyId(b"key1")), link, term)
     await store.create_stream(vault, STREAM, kind)
     return Pusher(vault, term, kind)

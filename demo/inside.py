@@ -13,7 +13,8 @@ from demo.leaks import Found, Needles, search
 from sealwire_client import cipher, keyring, keystore
 from sealwire_client.device import KEYSTORE_NAME
 from sealwire_protocol.ids import MEMBERSHIP
-from sealwire_protocol.membership import Membership, decode_links
+from sealwire_protocol.links import decode_links
+from sealwire_protocol.membership import Membership
 from sealwire_protocol.segment import Record, encode_record, read_segment
 
 QUERY_S_MAX: Final = 60.0
@@ -50,7 +51,9 @@ class Log:
     gaps: int
     """Places where the segments of a stream do not join."""
     tags: int
-    """Different entries."""
+    """Different entries of the stream that has most of them."""
+    beside: int
+    """Those of others: what devices state, signed, of what they hold."""
     sample: bytes
     """One record as it is stored."""
     sample_record: Record
@@ -99,7 +102,7 @@ def log(folder: Path) -> Log:
         return rows
 
     records = repeated = gaps = 0
-    ranks: dict[bytes, set[bytes]] = {}
+    ranks: dict[tuple[Any, int], dict[bytes, set[bytes]]] = {}
     sample: Record | None = None
     reached: dict[tuple[Any, int], int] = {}
     for vault, stream, prev, last, body in _with_database(folder, look):
@@ -107,13 +110,14 @@ def log(folder: Path) -> Log:
         reached[vault, stream] = last
         for _, record in read_segment(body, prev):
             records += 1
-            known = ranks.setdefault(record.tag, set())
+            known = ranks.setdefault((vault, stream), {}).setdefault(record.tag, set())
             rank = record.rank.pack()
             repeated += rank in known
             known.add(rank)
             sample = sample or record
     assert sample is not None, "the relay has no record"
-    return Log(records, repeated, gaps, len(ranks), encode_record(sample), sample)
+    *others, most = sorted(len(tags) for tags in ranks.values())
+    return Log(records, repeated, gaps, most, sum(others), encode_record(sample), sample)
 
 
 def secrets(folder: Path, devices: dict[str, Path]) -> dict[str, bytes]:

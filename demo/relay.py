@@ -26,12 +26,13 @@ none of them can be lent its port."""
 
 
 class Relay:
-    """One relay on one folder and one port."""
+    """One relay on one folder and one port. `options`: further ones of `up`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         self.folder = folder / "relay"
         self.log = folder / "relay.log"
         self.port = _free_port()
+        self._options = options
         self._process: subprocess.Popen[bytes] | None = None
         self._expected_end = False
 
@@ -43,8 +44,8 @@ class Relay:
     async def start(self) -> float:
         """Start it, and wait until devices are served; returns the seconds that took. Raises StoryError."""
         began = time.perf_counter()
-        ports = ["--port", str(self.port), "--control-port", "0"]
-        process = spawn("sealwire_relay", "up", "--folder", str(self.folder), *ports, "--json", log=self.log)
+        options = ["--port", str(self.port), "--control-port", "0", *self._options]
+        process = spawn("sealwire_relay", "up", "--folder", str(self.folder), *options, "--json", log=self.log)
         assert process.stdout is not None
         self._process, self._expected_end = process, False
         ready: dict[str, Any] = {}
@@ -72,7 +73,13 @@ class Relay:
     def kill(self) -> list[int]:
         """Kill -9 the relay, its Postgres and every process of that, at one moment; their ids, all dead."""
         self._expected_end = True
-        return [] if self._process is None else kill_tree(self._process)
+        if self._process is None:
+            return []
+        dead = kill_tree(self._process)
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        return dead
 
     def abandon(self) -> None:
         """Kill, and remove what a killed relay leaves outside of its folder."""

@@ -318,7 +318,8 @@ class Story:
         )
         figures.duplicated = log.repeated + max(0, log.tags - len(self.ledger.keys()))
         tell.fact(
-            f"{log.records:,} records of {log.tags:,} entries: {figures.duplicated} twice, {log.gaps} gaps",
+            f"{log.records:,} records of {log.tags:,} entries (and {log.beside} of what devices state of them):"
+            f" {figures.duplicated} twice, {log.gaps} gaps",
             good=not figures.duplicated and not log.gaps,
         )
         if log.gaps:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import List, NoReturn  # noqa: UP035 - has to run on a Python that is too old
+from typing import Dict, List, Mapping, NoReturn, Tuple  # noqa: UP035 - has to run on a Python that is too old
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
@@ -24,6 +24,14 @@ PACKAGES = ("protocol", "relay", "client")
 PYTHON_FLOOR = (3, 11)
 STEP_LIMIT_S = 900
 """A step that takes longer has lost its network: the largest one downloads some 60 MB."""
+AUTHORITIES = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Arch, Alpine, Gentoo, NixOS
+    "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora, RHEL
+    "/etc/ssl/ca-bundle.pem",  # openSUSE
+)
+"""Where a Linux keeps the certificate authorities that it trusts, a company's own among them."""
+UNTRUSTED = (b"CERTIFICATE_VERIFY_FAILED", b"invalid peer certificate")
+"""What pip and uv say of a registry whose certificate nobody vouches for."""
 FLAVOURS = {"run": ("uv.txt", "run.txt"), "dev": ("uv.txt", "run.txt", "dev.txt")}
 
 
@@ -131,12 +139,27 @@ def version_of_uv() -> str:
     return f"uv=={answer.stdout.decode().split()[1]} "
 
 
+def certificates(environment: Mapping[str, str], authorities: Tuple[str, ...] = AUTHORITIES) -> Dict[str, str]:  # noqa: UP006
+    """What pip and uv are told so that both trust whom this machine trusts; what is set already counts.
+
+    Left alone, uv and an older pip trust a list of their own, and nobody behind a company's proxy gets past that.
+    On a machine without a list they are left alone. SSL_CERT_FILE, which only uv reads by itself, is for both.
+    """
+    bundle = next((path for path in authorities if os.path.isfile(path) and os.path.getsize(path)), None)
+    told = {"UV_SYSTEM_CERTS": "1"} if bundle else {}
+    # Not PIP_CERT: that would outdo `cert` in a pip.conf.
+    pip_trusts = environment.get("SSL_CERT_FILE") or environment.get("CURL_CA_BUNDLE") or bundle
+    if pip_trusts:
+        told["REQUESTS_CA_BUNDLE"] = pip_trusts
+    return {name: value for name, value in told.items() if not environment.get(name)}
+
+
 def run(what: str, command: List[str], missing: str) -> None:  # noqa: UP006
     """Run one step with one line of progress; when it fails, give up with its last line and `missing`."""
     sys.stderr.write(f"set-up: {what} ... ")
     sys.stderr.flush()
     start_s = time.monotonic()
-    environment = dict(os.environ, UV_PYTHON_DOWNLOADS="never", UV_NO_PROGRESS="1")
+    environment = dict(os.environ, UV_PYTHON_DOWNLOADS="never", UV_NO_PROGRESS="1", **certificates(os.environ))
     for name in ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "UV_SYSTEM_PYTHON", "UV_PROJECT_ENVIRONMENT"):
         environment.pop(name, None)
     try:
@@ -158,10 +181,20 @@ def run(what: str, command: List[str], missing: str) -> None:  # noqa: UP006
             log.write(" ".join(command).encode() + b"\n" + output + b"\n")
     if failed:
         sys.stderr.write("failed\n")
-        said = [line.strip() for line in output.decode(errors="replace").splitlines() if line.strip()]
         more = f" (all of it in {LOG})" if LOG.exists() else ""
-        give_up(f"Could not set up {what} ({missing}?): {said[-1] if said else 'no output'}{more}")
+        give_up(f"Could not set up {what}{why(output, missing)}{more}")
     sys.stderr.write(f"{time.monotonic() - start_s:.1f} s\n")
+
+
+def why(output: bytes, missing: str) -> str:
+    """Why a step failed: `missing` and its last line, but that of an untrusted certificate tells nobody what to do."""
+    if any(words in output for words in UNTRUSTED):
+        return (
+            ": the package registry shows a certificate that this machine does not trust, as a company's proxy does; "
+            "run this again with SSL_CERT_FILE=FILE, where FILE has your network's authorities in PEM"
+        )
+    said = [line.strip() for line in output.decode(errors="replace").splitlines() if line.strip()]
+    return f" ({missing}?): {said[-1] if said else 'no output'}"
 
 
 def give_up(sentence: str) -> NoReturn:

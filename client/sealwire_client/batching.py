@@ -8,7 +8,7 @@ read them; the relay only compares (R5).
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-from sealwire_client import sealing
+from sealwire_client import sealing, signing
 from sealwire_client.keyring import VaultKeys
 from sealwire_client.merging import MergeError, Resolve
 from sealwire_client.replica import (
@@ -24,6 +24,7 @@ from sealwire_client.replica import (
     Taken,
     TakenEdit,
     TakenGroup,
+    is_same_write,
     sealed_bytes,
 )
 from sealwire_client.stream import StreamSync
@@ -33,7 +34,10 @@ from sealwire_protocol.messages import ATOMIC, StreamKind
 from sealwire_protocol.segment import TOMBSTONE
 
 NEEDS_NEWER_APP: Final = "the entry holds a value that needs a newer app; update this one, then retry"
-CANNOT_READ_WINNER: Final = "the relay says that another write came first, and has none that this device can read"
+CANNOT_READ_WINNER: Final = (
+    "the relay says that another write came first, and has none that this device can read: the relay is at fault, or a"
+    " member has sent what cannot be opened"
+)
 NOT_MERGED_ANY_MORE: Final = (
     "it was made while the collection merged edits, another device's came first, and the collection is strict now"
 )
@@ -67,6 +71,10 @@ class StuckError(Exception):
     """Strict writes were not sent, because what their app was shown is a stuck write, which the log does not say."""
 
 
+class DisputedError(Exception):
+    """Strict writes were not sent, because devices hold different histories of the vault."""
+
+
 class Batcher:
     """Seals the batches of one vault."""
 
@@ -85,7 +93,12 @@ class Batcher:
                 ready = [group for group in groups if group is not None]
                 if len(ready) < len(groups):
                     continue  # what is left of them
-                if exceeds([edit for group, _ in ready for edit in group.edits], records_max, bytes_max):
+                sizes = [
+                    sealed_bytes(edit.key, edit.value, self._streams[group.stream].collection.signed)
+                    for group, _ in ready
+                    for edit in group.edits
+                ]
+                if exceeds(sizes, records_max, bytes_max):
                     if taken.flags & ATOMIC:
                         replica.outbox.aside.put_edit(taken.groups[0].edits[0].n, TOO_LARGE_FOR_RELAY)
                     continue  # the values have grown: fewer fit
@@ -104,10 +117,12 @@ class Batcher:
             )
             for place, edit in enumerate(group.edits)
         ]
-        sealed = self._streams[group.stream].sealer.seal_many(drafts)
-        key_id = self._keys.current.key_id
-        seals = [(record.rank, key_id, draft.flags) for record, draft in zip(sealed, drafts, strict=True)]
-        return SealedGroup(conditions, b"".join([record.encoded for record in sealed]), seals)
+        stream, key_id = self._streams[group.stream], self._keys.current.key_id
+        signed = None if stream.signer is None else stream.signer.signed(drafts)
+        sealed = stream.sealer.seal_many(signed or drafts)
+        seals = [(record.rank, key_id, draft.flags) for record, draft in zip(sealed, signed or drafts, strict=True)]
+        proofs = [signing.parted(draft.value)[0] for draft in signed or ()]
+        return SealedGroup(conditions, b"".join([record.encoded for record in sealed]), seals, proofs)
 
     # --- merging
 
@@ -180,8 +195,11 @@ class Batcher:
     def strict(self, replica: Replica, writes: Sequence[StrictWrite], tops: dict[int, int]) -> StoredBatch | None:
         """Seal and store strict writes as one atomic batch. None if edits of their keys must be sent before.
 
-        Raises OvertakenError, StuckError, NeedsNewerAppError, ValueTooLargeError; nothing was stored then.
+        Raises DisputedError, OvertakenError, StuckError, NeedsNewerAppError, ValueTooLargeError; nothing was stored
+        then.
         """
+        if replica.disputes.of_vault(self._vault):
+            raise DisputedError
         edits = replica.outbox.edits
         if any(edits.is_claimed(write.collection.number, write.key) for write in writes):
             return None
@@ -210,13 +228,14 @@ class Batcher:
             raise StuckError(f"{write.key!a} in {collection.name} is stuck: retry or discard that write first")
         if said.newer:
             raise NeedsNewerAppError(write.key, collection.name)
-        # What was shown and was not in the log yet is there now, under a rank that nobody could know.
-        same = said.value == replica.claims.seen(collection, seen) if seen.local else said.rank == seen.rank
-        if not same:
+        # What was shown and was not in the log yet is there now, under a rank that nobody could know. Of what was there
+        # the rank has changed, if it was sealed anew; the value has not.
+        same_write = seen.local or is_same_write(said.rank, seen.rank)
+        if not same_write or said.value != replica.claims.seen(collection, seen):
             raise OvertakenError
         if value is not None and said.value is not None:
             carried = collection.values.carry(value, said.value)
-            sealing.check_fits(write.key, carried)
+            sealing.check_fits(write.key, carried, collection.signed)
             value, raw = carried, raw or carried != value
         return TakenEdit(STRICT, write.key, value, raw)
 
@@ -227,14 +246,12 @@ def _resolved(stream: StreamSync, resolve: Resolve, edit: TakenEdit, theirs: byt
         value = resolve(edit.base, edit.value, theirs)
         raw = value is not None and stream.collection.read(value)[1] is not None
         if value is not None:
-            sealing.check_fits(edit.key, value)
+            sealing.check_fits(edit.key, value, stream.collection.signed)
     except (MergeError, sealing.ValueTooLargeError) as error:
         return edit, str(error)
     return edit._replace(value=value, raw=raw, base=theirs), ""
 
 
-def exceeds(edits: Sequence[TakenEdit | StrictWrite], records_max: int, bytes_max: int) -> bool:
-    """True if these are more than one push may hold. A single one always may."""
-    if len(edits) == 1:
-        return False
-    return len(edits) > records_max or sum(sealed_bytes(edit.key, edit.value) for edit in edits) > bytes_max
+def exceeds(sizes: Sequence[int], records_max: int, bytes_max: int) -> bool:
+    """True if records of these sizes are more than one push may hold. A single one always may."""
+    return len(sizes) > 1 and (len(sizes) > records_max or sum(sizes) > bytes_max)

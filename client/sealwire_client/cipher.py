@@ -27,10 +27,10 @@ BOX_OVERHEAD_BYTES: Final = KEY_BYTES + MAC_BYTES
 PASSPHRASE_SALT_BYTES: Final = 16
 
 Seal = Callable[[bytes, bytes, bytes], bytes]
-"""(plaintext, associated data, 12-byte nonce) -> ciphertext and MAC, under one key."""
+"""(12-byte nonce, plaintext, associated data) -> ciphertext and MAC, under one key. Another nonce size: ValueError."""
 
-Open = Callable[[bytes, bytes, bytes], bytes | None]
-"""(ciphertext and MAC, associated data, 12-byte nonce) -> plaintext, or None if it is not authentic."""
+Open = Callable[[bytes, bytes, bytes], bytes]
+"""(12-byte nonce, ciphertext and MAC, associated data) -> plaintext, under one key. Another nonce size: ValueError."""
 
 Random = Callable[[int], bytes]
 """So many bytes that nobody can predict; `os.urandom` outside of tests."""
@@ -38,6 +38,16 @@ Random = Callable[[int], bytes]
 
 class CipherError(Exception):
     """Something sealed does not open: another key, another context, or damaged bytes."""
+
+
+class Opening(NamedTuple):
+    """How what was sealed under one key is opened. `open` raises `refused` if it is not authentic, or cut off.
+
+    Each cipher has an error of its own: to turn it into another, a record at a time, costs a fortieth of opening it.
+    """
+
+    open: Open
+    refused: type[Exception]
 
 
 class Secret:
@@ -87,6 +97,14 @@ class Purpose(Enum):
     MAILBOX_REQUEST = b"sw mailbox req 1"
     MAILBOX_ANSWER = b"sw mailbox ans 1"
     INVITE_CHECKSUM = b"sw invite sum 1"
+    CODE_COMMITMENT = b"sw code commit 1"
+    SHORT_CODE = b"sw short code 1"
+    HEAD_WORDS = b"sw head words 1"
+    RECOVERY_SEED = b"sw recovery sd 1"
+    EPOCH_ONCE = b"sw epoch once 1"
+    EPOCH_SHARE = b"sw epoch share 1"
+    EPOCH_WRAP = b"sw epoch wrap 1"
+    SUM = b"sw sum 1"
 
 
 def keyed_state(key: Secret, purpose: Purpose, size: int, data: bytes = b"") -> "hashlib.blake2b":
@@ -109,8 +127,10 @@ def derive(key: Secret, purpose: Purpose, data: bytes = b"") -> Secret:
     return Secret(keyed_hash(key, purpose, data))
 
 
-# Records. The binding's wrapper costs more than the cipher, so where its inner library has the shape that we
-# know, it is called directly, with one output buffer per object. Such an object serves one thread at a time.
+# Records: three ways to the same bytes, tried in this order. `cryptography`, where the extra `fast` is installed: it
+# does not let go of the interpreter for every record, and is quicker with large ones. Else the binding's inner library,
+# called directly if it has the shape that we know, with one output buffer per object: the binding's wrapper costs
+# more than the cipher. Else the wrapper. What these give serves one thread at a time.
 
 _SEALER_SHAPE: Final = (
     "int(*)(unsigned char *, unsigned long long *, unsigned char *, unsigned long long, unsigned char *,"
@@ -136,14 +156,35 @@ def _native() -> tuple[Any, Any] | None:
     return (ffi, lib) if (sealer, opener) == (_SEALER_SHAPE, _OPENER_SHAPE) else None
 
 
+def _fast() -> tuple[Any, type[Exception]] | None:
+    """`cryptography`'s cipher and its error for what is not authentic, if it is there and its OpenSSL can do it."""
+    try:
+        # Not when this module is loaded: it takes some 30 ms, and most commands open no record.
+        aead: Any = importlib.import_module("cryptography.hazmat.primitives.ciphers.aead")
+        errors: Any = importlib.import_module("cryptography.exceptions")
+    except ImportError:
+        return None
+    try:
+        aead.ChaCha20Poly1305(bytes(KEY_BYTES))
+    except errors.UnsupportedAlgorithm:
+        return None
+    return aead.ChaCha20Poly1305, errors.InvalidTag
+
+
 def record_seal(key: Secret) -> Seal:
     """A function that seals records under `key`. It serves one thread at a time."""
+    _check_key(key)
+    if (fast := _fast()) is not None:
+        return _fast_seal(key, *fast)
     native = _native()
     return _plain_seal(key) if native is None else _native_seal(key, *native)
 
 
-def record_open(key: Secret) -> Open:
-    """A function that opens records sealed under `key`. It serves one thread at a time."""
+def record_open(key: Secret) -> Opening:
+    """How records sealed under `key` are opened. It serves one thread at a time."""
+    _check_key(key)
+    if (fast := _fast()) is not None:
+        return _fast_open(key, *fast)
     native = _native()
     return _plain_open(key) if native is None else _native_open(key, *native)
 
@@ -153,40 +194,53 @@ def _check_key(key: Secret) -> None:
         raise CipherError(f"a key has {KEY_BYTES} bytes, not {len(key)}")
 
 
+def _check_nonce(nonce: bytes) -> None:
+    if len(nonce) != NONCE_BYTES:
+        raise ValueError(f"a nonce has {NONCE_BYTES} bytes, not {len(nonce)}")
+
+
+def _fast_seal(key: Secret, aead: Any, _: type[Exception]) -> Seal:
+    seal: Seal = aead(key.reveal()).encrypt
+    return seal
+
+
+def _fast_open(key: Secret, aead: Any, not_authentic: type[Exception]) -> Opening:
+    return Opening(aead(key.reveal()).decrypt, not_authentic)
+
+
 def _plain_seal(key: Secret) -> Seal:
-    _check_key(key)
     encrypt = bindings.crypto_aead_chacha20poly1305_ietf_encrypt
 
-    def seal(plaintext: bytes, context: bytes, nonce: bytes) -> bytes:
+    def seal(nonce: bytes, plaintext: bytes, context: bytes) -> bytes:
+        _check_nonce(nonce)
         return encrypt(plaintext, context, nonce, key.reveal())
 
     return seal
 
 
-def _plain_open(key: Secret) -> Open:
-    _check_key(key)
+def _plain_open(key: Secret) -> Opening:
     decrypt = bindings.crypto_aead_chacha20poly1305_ietf_decrypt
 
-    def open_(sealed: bytes, context: bytes, nonce: bytes) -> bytes | None:
-        if len(sealed) < MAC_BYTES:
-            return None
-        try:
-            return decrypt(sealed, context, nonce, key.reveal())
-        except CryptoError:
-            return None
+    def open_(nonce: bytes, sealed: bytes, context: bytes) -> bytes:
+        _check_nonce(nonce)
+        if len(sealed) >= MAC_BYTES:
+            try:
+                return decrypt(sealed, context, nonce, key.reveal())
+            except CryptoError:
+                pass  # a frame of the wrapper's hangs on it, which holds the key
+        raise CryptoError("a record is not authentic")
 
-    return open_
+    return Opening(open_, CryptoError)
 
 
 def _native_seal(key: Secret, ffi: Any, lib: Any) -> Seal:
-    _check_key(key)
     encrypt, null = lib.crypto_aead_chacha20poly1305_ietf_encrypt, ffi.NULL
     held = ffi.new("unsigned char[]", key.reveal())
     room = _ROOM_BYTES
     out = ffi.new("unsigned char[]", room)
     view = ffi.buffer(out)
 
-    def seal(plaintext: bytes, context: bytes, nonce: bytes) -> bytes:
+    def seal(nonce: bytes, plaintext: bytes, context: bytes) -> bytes:
         nonlocal room, out, view
         size = len(plaintext)
         if size + MAC_BYTES > room:
@@ -194,7 +248,7 @@ def _native_seal(key: Secret, ffi: Any, lib: Any) -> Seal:
             out = ffi.new("unsigned char[]", room)
             view = ffi.buffer(out)
         if len(nonce) != NONCE_BYTES:
-            raise CipherError(f"a nonce has {NONCE_BYTES} bytes, not {len(nonce)}")
+            _check_nonce(nonce)
         encrypt(out, null, plaintext, size, context, len(context), null, nonce, held)
         sealed: bytes = view[: size + MAC_BYTES]
         return sealed
@@ -202,15 +256,14 @@ def _native_seal(key: Secret, ffi: Any, lib: Any) -> Seal:
     return seal
 
 
-def _native_open(key: Secret, ffi: Any, lib: Any) -> Open:
-    _check_key(key)
+def _native_open(key: Secret, ffi: Any, lib: Any) -> Opening:
     decrypt, null = lib.crypto_aead_chacha20poly1305_ietf_decrypt, ffi.NULL
     held = ffi.new("unsigned char[]", key.reveal())
     room = _ROOM_BYTES
     out = ffi.new("unsigned char[]", room)
     view = ffi.buffer(out)
 
-    def open_(sealed: bytes, context: bytes, nonce: bytes) -> bytes | None:
+    def open_(nonce: bytes, sealed: bytes, context: bytes) -> bytes:
         nonlocal room, out, view
         size = len(sealed)
         if size > room:
@@ -218,13 +271,13 @@ def _native_open(key: Secret, ffi: Any, lib: Any) -> Open:
             out = ffi.new("unsigned char[]", room)
             view = ffi.buffer(out)
         if len(nonce) != NONCE_BYTES:
-            raise CipherError(f"a nonce has {NONCE_BYTES} bytes, not {len(nonce)}")
+            _check_nonce(nonce)
         if size < MAC_BYTES or decrypt(out, null, null, sealed, size, context, len(context), nonce, held):
-            return None
+            raise CryptoError("a record is not authentic")
         plaintext: bytes = view[: size - MAC_BYTES]
         return plaintext
 
-    return open_
+    return Opening(open_, CryptoError)
 
 
 # Small things whose nonce travels with them: names, mailboxes, the keystore.
@@ -311,6 +364,18 @@ def box_open(sealed: bytes, box_key: bytes, private: Secret) -> bytes:
         return bindings.crypto_box_seal_open(sealed, box_key, private.reveal())
     except (CryptoError, ValueError, TypeError):
         raise CipherError("a sealed box does not open with this device's key") from None
+
+
+def agreed(private: Secret, box_key: bytes, purpose: Purpose, context: bytes) -> Secret:
+    """32 bytes that the holders of two box keys alone can compute, each from the own secret key and the other's public
+    one. Raises CipherError for a key with which anybody could."""
+    if len(box_key) != KEY_BYTES:
+        raise CipherError(f"a box key has {KEY_BYTES} bytes, not {len(box_key)}")
+    try:
+        shared = Secret(bindings.crypto_scalarmult(private.reveal(), box_key))
+    except (CryptoError, RuntimeError):
+        raise CipherError("a box key is not a valid key") from None
+    return derive(shared, purpose, context)
 
 
 # Passphrases.

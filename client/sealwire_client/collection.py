@@ -39,11 +39,12 @@ _HALF: Final = re.compile("[\ud800-\udfff]")
 
 
 class Changes:
-    """What changes in a collection, for one listener: iterate over it. None means: more than was to be named."""
+    """What changes in a collection, for one listener: iterate over it. None means: more than was to be named. It ends
+    when the vault goes from this device."""
 
     def __init__(self) -> None:
         self._waiting: deque[Change] = deque()
-        self._many = False
+        self._many = self._ended = False
         self._ready = trio.Event()
 
     def tell(self, changes: Sequence[Change] | None) -> None:
@@ -56,12 +57,20 @@ class Changes:
         if self._many or self._waiting:
             self._ready.set()
 
+    def end(self) -> None:
+        """Nothing changes any more."""
+        self._ended = True
+        self._ready.set()
+
     def __aiter__(self) -> AsyncIterator[list[Change] | None]:
         return self
 
     async def __anext__(self) -> list[Change] | None:
         await self._ready.wait()
         self._ready = trio.Event()
+        if self._ended:
+            self._ready.set()
+            raise StopAsyncIteration
         if self._many:
             self._many = False
             return None
@@ -98,8 +107,8 @@ class Collection(Generic[T]):
         """Make `value` the value of `key`. Durable on this device when it returns; sent when possible.
 
         Raises EncodingError, ValueTooLargeError for what does not fit into a record, NeedsNewerAppError where a newer
-        app wrote what this one cannot read. Cancelled before it began: nothing happens; later cancellation does not cut
-        it short. In a transaction: see there.
+        app wrote what this one cannot read, VaultGoneError once the vault is not on this device any more. Cancelled
+        before it began: nothing happens; later cancellation does not cut it short. In a transaction: see there.
 
         If the collection is `strict`: waits until the relay has taken the write and it can be read here. Raises
         OfflineError at once without a connection, ConflictError if another device's write came first, StrictError if it
@@ -131,12 +140,12 @@ class Collection(Generic[T]):
 
         Raises as `put` does.
         """
-        _check(key, b"")
+        _check(key, b"", self.held.signed)
         return await self._edit([Edit(key, None, None)])
 
     async def add(self, addition: Addition) -> Write:
         """Add to a counter: see `Counters.add`."""
-        _check(addition.key, b"")
+        _check(addition.key, b"", self.held.signed)
         if type(addition.amount) is not int:
             raise EncodingError(f"a counter takes integers, not {addition.amount!r}")
         if abs(addition.amount) > SUBTOTAL_MAX:
@@ -150,7 +159,7 @@ class Collection(Generic[T]):
 
     def _edit_of(self, key: str, value: T) -> Edit:
         raw = self._schema.encode(value)
-        _check(key, raw)
+        _check(key, raw, self.held.signed)
         return Edit(key, self._schema.to_row(value), raw)
 
     async def _edit(self, edits: Sequence[Edit | Addition]) -> Write:
@@ -260,11 +269,16 @@ class Collection(Generic[T]):
         for listener in self._listeners:
             listener.tell(changes)
 
+    def end(self) -> None:
+        """Tell the listeners that nothing changes any more."""
+        for listener in self._listeners:
+            listener.end()
 
-def _check(key: str, raw: bytes) -> None:
+
+def _check(key: str, raw: bytes, signed: bool) -> None:
     if not _is_text(key):
         raise EncodingError(f"the key {key!a} is not text: it contains half of a surrogate pair")
-    sealing.check_fits(key, raw)
+    sealing.check_fits(key, raw, signed)
 
 
 def _is_text(key: str) -> bool:
@@ -295,7 +309,7 @@ def make(
 
     Raises TransactionError if they are too much for that, EncodingError if a counter takes no more, and MergeError.
     """
-    made, all_edits = Made([], []), list[Edit]()
+    made, all_edits = Made([], []), list[tuple[Held, Edit]]()
     with replica.transaction():
         tx = replica.outbox.edits.new_transaction() if together else ALONE
         for collection, given in parts:
@@ -305,8 +319,8 @@ def make(
                 else _brought_up(replica, collection, x, seen.get((collection.name, x.key)))
                 for x in given
             ]
-            all_edits += edits
             held, watched = collection.held, collection.watched
+            all_edits += [(held, edit) for edit in edits]
             many = watched and len(edits) > CHANGES_WAITING_MAX
             keys = [edit.key for edit in edits]
             before = replica.entries.look(held.table, keys if watched and not many else [])
@@ -332,7 +346,7 @@ def _brought_up(replica: Replica, collection: Collection[Any], edit: Edit, seen:
     value = collection.resolve(base, edit.value, shown.value)
     if value is None:
         return Edit(edit.key, None, None)
-    sealing.check_fits(edit.key, value)
+    sealing.check_fits(edit.key, value, held.signed)
     row, kept = held.read(value)
     return Edit(edit.key, row, value, kept is not None)
 

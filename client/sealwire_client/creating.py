@@ -8,6 +8,7 @@ from sealwire_client.progress import Progress
 from sealwire_client.replica import HeldVault, Replica, Runner
 from sealwire_client.stream import StreamSync
 from sealwire_protocol.ids import StreamId
+from sealwire_protocol.links import Role
 from sealwire_protocol.messages import NO_REQUEST, CreateStream, StreamKind
 
 _log = logging.getLogger("sealwire.sync")
@@ -36,14 +37,18 @@ class Creating:
             return name in self._asked_for
         return stream.told and (stream.exists or stream.refused)
 
-    async def create(self, link: Link, wanted: Container[StreamId], unopened: Iterable[StreamId]) -> None:
+    async def create(
+        self, link: Link, wanted: Container[StreamId], unopened: Iterable[StreamId], role: Role | None
+    ) -> None:
         """Create those of collections that have edits, are to be given back or are `wanted`, and that the relay does
-        not have; and those of collections that are not open, of which it tells nothing, in case it has lost them."""
+        not have; and those of collections that are not open, of which it tells nothing, in case it has lost them. Who
+        has no role that may write gives nothing back."""
         for stream in list(self._streams.values()):
+            stream.reads_only = role is None or role < Role.WRITER
             if not stream.told or stream.exists or stream.refused:
                 continue
             number, name = stream.collection.number, stream.collection.stream
-            needed = stream.lost is not None or name in wanted
+            needed = (stream.lost is not None and not stream.reads_only) or name in wanted
             if not needed and not await self._writer.run(_has_claims, number):
                 continue
             stream.exists = await self._ask(link, name, stream.collection.kind)

@@ -2,21 +2,31 @@
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 import trio
 
-from sealwire_client import cipher, invites, keyring, keystore
+from sealwire_client import cipher, invites, joining, keyring, keystore, linkmaking, moving, recovery
+from sealwire_client.admitting import is_admin
+from sealwire_client.awaiting import Awaiting
+from sealwire_client.belonging import added_again
+from sealwire_client.connections import Connections
 from sealwire_client.doctor import Patient, examine
 from sealwire_client.enrolment import Identities
 from sealwire_client.findings import Findings
 from sealwire_client.identity import DeviceIdentity
-from sealwire_client.invites import Approved, Invite, InviteError
+from sealwire_client.invites import Invite, InviteError, Promise
+from sealwire_client.inviting import PendingInvite
+from sealwire_client.joining import ShowCode
+from sealwire_client.kept import Kept
+from sealwire_client.keyring import KeyringError
 from sealwire_client.keystore import KeystoreError
-from sealwire_client.link import Dialler, Link, RelayRefusedError
+from sealwire_client.link import Dialler, Link
+from sealwire_client.logreader import reading
 from sealwire_client.nursery import open_nursery
+from sealwire_client.recovering import admitted_by
 from sealwire_client.replica import (
     Change,
     HeldVault,
@@ -33,12 +43,11 @@ from sealwire_client.replica import Collection as Held
 from sealwire_client.sync import VaultSync
 from sealwire_client.transport import check_origin, dial
 from sealwire_client.vault import Vault
-from sealwire_protocol.errors import FaultCode
-from sealwire_protocol.events import Listen
-from sealwire_protocol.ids import MEMBERSHIP, START, DeviceKey, Position, StreamId, VaultId
+from sealwire_protocol.ids import DeviceKey, VaultId
+from sealwire_protocol.links import FIRST_AUTHOR, LinkError, Role, vault_id_of
 from sealwire_protocol.login import normal_origin
-from sealwire_protocol.membership import FIRST_AUTHOR, LinkError, Membership, decode_links, link_hash, vault_id_of
-from sealwire_protocol.messages import NO_REQUEST, Deliver, Fault, Join, Joined, Joining, Pushed, Subscribed, Wanted
+from sealwire_protocol.membership import Membership, membership_of
+from sealwire_protocol.registration import token_bytes
 
 _log = logging.getLogger("sealwire.device")
 
@@ -48,15 +57,6 @@ KEYSTORE_NAME: Final = "keystore.json"
 
 OpenWriter = Callable[[Callable[[], Replica]], Awaitable[Runner[Replica]]]
 """Opens the replica in the thread that is to write it; raises what opening raises."""
-
-
-ASK_AGAIN_SECONDS: Final = 30.0
-"""A joiner that hears nothing asks again so often: so it learns that the invite has expired meanwhile."""
-
-
-READ_ATTEMPTS_MAX: Final = 3
-READ_AGAIN_SECONDS: Final = 1.0
-"""A joiner that was let in asks for the log so often, and after so long. What is still refused then is lost."""
 
 
 class NoRelayError(ValueError):
@@ -79,12 +79,14 @@ class Device:
         self.repaired: Salvaged | None = None
         """What became of the replica if it was found damaged when this device was opened; None: it was not."""
         self._relay, self._identities, self._writer = relay, identities, writer
-        self._dial, self._nursery = dialler, nursery
-        self._links: dict[tuple[str, DeviceKey], Link] = {}
+        self._nursery = nursery
+        self._connections = Connections(relay, identities, dialler, nursery)
         self._syncs: dict[VaultId, VaultSync] = {}
+        self._kept: dict[VaultId, Kept] = {}
         self._vaults: dict[VaultId, Vault] = {}
         self._joins: dict[VaultId, trio.Lock] = {}
         self._fetching: dict[VaultId, str] = {}
+        self._awaiting = Awaiting(writer, nursery, self._fetch)
 
     @classmethod
     @asynccontextmanager
@@ -140,14 +142,12 @@ class Device:
                 device = cls(path, relay, Identities(identities, renew), runner, dialler, nursery)
                 device.repaired = salvaged[0] if salvaged else None
                 try:
-                    for held, links in await runner.run(_held_vaults):
-                        await device._hold(held, links)
-                    await device._forget_keys()
+                    await device._resume()
                     yield device
                 finally:
                     with trio.CancelScope(shield=True):
-                        for vault in device._vaults.values():
-                            await vault.leave()
+                        for vault in device.vaults:  # more may come meanwhile
+                            await vault.remember()
                     nursery.cancel_scope.cancel()
                     for vault in device._vaults.values():
                         vault.close()
@@ -188,105 +188,207 @@ class Device:
         names = ", ".join(self._fetching.values())
         return f"the members of {names} could not be read here, and are fetched from the relay first: go online"
 
-    async def create_vault(self, name: str, *, device_name: str = "") -> Vault:
+    @property
+    def awaited(self) -> dict[Promise, str | None]:
+        """The vaults that this device was let into by an invite and does not hold yet: each with its relay, and why the
+        last attempt to fetch it has failed (None: it is on its way). They come by themselves; a month later they are
+        not asked for any longer."""
+        return self._awaiting.vaults
+
+    async def another_vault(self) -> None:
+        """Wait until a vault less is awaited than now; return at once if none is."""
+        await self._awaiting.another()
+
+    async def create_vault(self, name: str, *, device_name: str = "", token: str | None = None) -> Vault:
         """Make a vault of which this device is the first member. Works offline; the relay learns of it when it can.
 
-        Raises NoRelayError, NameTooLongError.
+        `token` is a registration token, for relays that ask for one; it is kept with the vault. What the relay says to
+        it shows in `vault.status()`, and `vault.register` gives it another one.
+
+        Raises NoRelayError, NameTooLongError, LocalMisuse for a text that is no token.
         """
+        shown = b"" if token is None else token_bytes(token)
         if self._relay is None:
             raise NoRelayError("a new vault needs a relay: open the device with relay='wss://…'")
-        raw, keys = keyring.new_vault(self._identities.present, keyring.Names(device_name, name))
+        raw, keys = linkmaking.new_vault(self._identities.present, keyring.Names(device_name, name))
         origin = self._relay
         await trio.lowlevel.checkpoint_if_cancelled()
 
         def hold(replica: Replica) -> HeldVault:
             with replica.transaction():
-                held = replica.vaults.add(keys.vault, name, origin, FIRST_AUTHOR)
+                held = replica.vaults.add(keys.vault, name, origin, FIRST_AUTHOR, shown)
                 replica.vaults.add_links(held.number, 1, [raw])
             return held
 
         with trio.CancelScope(shield=True):  # what is held is followed
-            self._follow(await self._writer.run(hold), _verified([raw]))
+            self._follow(await self._writer.run(hold), membership_of([raw], cipher.verify))
         return self._vaults[keys.vault]
 
-    async def join(self, link: str, *, device_name: str = "") -> Vault:
+    async def invite(
+        self, *, seconds: int | None = None, role: Role = Role.ADMIN, confirm: bool = False
+    ) -> PendingInvite:
+        """Open an invite for another device of this person: one approval lets it into every vault in which this device
+        is an admin, in this role; as an admin it can invite the next one. Otherwise as `Vault.invite`.
+
+        The result of its `joined` tells of which vaults the device is a member now, and which were left out: others',
+        where this device is no admin, and those whose relay did not answer. To make such an invite again for the same
+        device lets it into what is missing.
+
+        Waits for the relay of any of these vaults, which passes on the letters. Raises RelayRefusedError, KeyringError
+        if this device is an admin nowhere.
+        """
+        mine = [vault for vault in self.vaults if vault.over is None and is_admin(self._syncs[vault.id])]
+        if not mine:
+            raise KeyringError("this device is an admin in none of its vaults; invite on a device that is one")
+
+        async def known(vault: Vault) -> None:
+            if await vault.known():
+                looking.cancel_scope.cancel()
+
+        async with open_nursery() as looking:
+            for vault in mine:
+                looking.start_soon(known, vault)
+        carrier = next((vault for vault in mine if vault.is_known), None)
+        if carrier is None:
+            raise KeyringError("no relay knows this device in its vaults any more; join them again by an invite")
+        return await carrier.open_invite(seconds, role, confirm, lambda: list(self._syncs.values()))
+
+    async def join(self, link: str, *, device_name: str = "", show_code: ShowCode | None = None) -> Vault:
         """Join the vault of an invite; waits until its inviter has approved. A repeat goes on where it stopped.
+
+        By an invite into all vaults of a person (`Device.invite`) one of them is returned, and the others come by
+        themselves from then on, also after a restart: see `awaited`.
+
+        `show_code` is given the six digits of an invite from somebody else, which the inviter sees as well: show them,
+        and have the two people compare them, by telephone or side by side. An invite with `confirm=True` needs it.
 
         Raises InviteError (malformed, used, expired, refused, or an older vault than promised), InsecureOriginError.
         """
         invite = invites.parse(link)
         check_origin(invite.origin)
+        if invite.commitment and show_code is None:
+            raise InviteError("this invite wants a code to be compared, and nobody would see it here: pass show_code")
         lock = self._joins.setdefault(invite.vault, trio.Lock())
         async with lock:  # two joins at once would take each other's answers
-            if invite.vault not in self._vaults:
-                await self._join(invite, device_name)
+            await self._join(invite, device_name, show_code)
+        await self._awaiting.came(invite.vault)
         return self._vaults[invite.vault]
 
-    async def _join(self, invite: Invite, device_name: str) -> None:
+    async def _join(self, invite: Invite, device_name: str, show_code: ShowCode | None) -> None:
+        """Be let into the vault of an invite; by one into all vaults of a person, begin to fetch them."""
         identity = self._identities.present
-        relay = self._link_of(invite.origin, identity)
-        reader = _LogReader(invite.vault, relay)
-        relay.follow(invite.vault, reader)
-        try:
-            links = await reader.read()
-            if links is None:
-                approved = await self._ask_to_join(relay, identity, invite, device_name)
-                links = await reader.read_until(approved.link_seq)
-                if list(map(link_hash, links[approved.link_seq - 1 : approved.link_seq])) != [approved.link_hash]:
-                    raise InviteError("the relay shows another membership log than the inviter's; it was not joined")
-        finally:
-            relay.unfollow(invite.vault)
-            self._retire(relay, identity)
-        _check_promise(invite, links)
-        try:
-            membership = _verified(links)
-        except LinkError as error:
-            raise InviteError(f"the vault's membership log does not verify ({error}); it was not joined") from error
-        member = membership.by_device(identity.device_key)
-        if member is None:
-            raise InviteError("the membership log does not name this device, although the inviter approved; try again")
-        name = keyring.keys_from_log(identity, membership).names(membership.members[FIRST_AUTHOR]).vault
+        with self._connections.used(invite.origin, identity) as relay:
+            if invite.for_all:
+                approved = await joining.ask(relay, identity, invite, device_name, show_code)
+                carrier = Promise(invite.vault, invite.origin, approved.link_seq, approved.link_hash)
+                promises = [promise for promise in (carrier, *approved.others) if promise.vault not in self._vaults]
+                for promise in promises:
+                    check_origin(promise.origin)
+                await self._awaiting.expect(promises)
+                for promise in approved.others:
+                    if promise.vault in self._syncs:
+                        self._syncs[promise.vault].ask_again()
+                if invite.vault in self._vaults:
+                    await self._come_back(carrier)
+            elif invite.vault in self._vaults:
+                sync = self._syncs[invite.vault]
+                with trio.move_on_after(joining.KNOCK_SECONDS_MAX):  # a member goes on without its relay
+                    await sync.until(lambda sync: sync.knows_members or sync.is_refused)
+                    if not sync.is_refused:
+                        await joining.knock(relay, identity, invite, device_name)
+                if sync.is_refused:
+                    there = self._connections.to(invite.origin, sync.identity)
+                    approved = await joining.ask(there, sync.identity, invite, device_name, show_code)
+                    with suppress(moving.MoveError):  # it may be another name of the same relay
+                        await moving.follow(sync, invite.origin)
+                    await self._come_back(Promise(invite.vault, invite.origin, *approved[:2]))
+            else:
+                self._awaiting.stop(invite.vault)
+                log = await joining.enter(relay, identity, invite, device_name, show_code)
+                await self._begin(invite.origin, identity, *log)
+
+    async def _come_back(self, promise: Promise) -> None:
+        """Be a member again of a vault that is held here, and from which this device was removed."""
+        sync = self._syncs[promise.vault]
+        await added_again(sync, promise.link_seq)
+        joining.check_promise(await sync.members.links(), promise.link_seq, promise.link_hash)
+
+    async def _fetch(self, promise: Promise) -> None:
+        """Hold a vault into which this device was let."""
+        async with self._joins.setdefault(promise.vault, trio.Lock()):
+            if promise.vault not in self._vaults:
+                identity = self._identities.present
+                with self._connections.used(promise.origin, identity) as relay:
+                    log = await joining.fetch(relay, identity, promise)
+                await self._begin(promise.origin, identity, *log)
+
+    async def forget(self, vault: Vault, *, discard: bool = False, without_relay: bool = False) -> None:
+        """Delete all that this device holds of a vault that is over for it (`vault.over`), or whose relay knows neither
+        the device in it nor wants it made.
+
+        `without_relay`: also of one whose relay does not answer, as where that is gone for good. Nobody is told: the
+        device stays a member for the others, and for the relay should it come back, until an admin removes it.
+
+        Durable when it returns. Raises UnsentError if writes were not sent, unless `discard` says that these are to be
+        lost, and KeyringError for a vault that the device belongs to as far as it has heard.
+        """
+        alone = without_relay and vault.is_known is None
+        if not alone and vault.over is None and not self._syncs[vault.id].is_strange:
+            raise KeyringError(
+                f"this device belongs to vault {vault.name}, as far as it has heard from the relay: leave it instead,"
+                " so that the others know; if the relay is gone for good, forget it without the relay"
+            )
+        if not discard:  # who is refused goes on as it was
+            await vault.check_sent()
+        await self._part_with(vault.id, discard)
+
+    async def recover(self, words: str, *, device_name: str = "") -> Vault:
+        """Become an admin of the vault that 24 recovery words name, at the relay that this device was opened with.
+
+        The words are used for this alone, and kept nowhere. Waits for the relay. A repeat goes on where it stopped.
+
+        Raises RecoveryError (which says which word is wrong), NoRelayError, RelayRefusedError, KeyringError.
+        """
+        paper = recovery.parse(words)
+        if self._relay is None:
+            raise NoRelayError("recovery needs to know the vault's relay: open the device with relay='wss://…'")
+        origin, identity = self._relay, self._identities.present
+        lock = self._joins.setdefault(paper.vault, trio.Lock())
+        async with lock:
+            if paper.vault not in self._vaults:
+                with self._connections.used(origin, paper.identity) as relay:
+                    links = await admitted_by(paper, relay, identity, device_name)
+                await self._begin(origin, identity, membership_of(links, cipher.verify), links)
+        return self._vaults[paper.vault]
+
+    async def _begin(
+        self, origin: str, identity: DeviceIdentity, membership: Membership, links: Sequence[bytes]
+    ) -> None:
+        """Hold a vault from now on, as this member of it, and follow it. Durable when it returns."""
+        member, keys = keyring.member_of(identity, membership), keyring.keys_from_log(identity, membership)
+        name = keys.names(membership.members[FIRST_AUTHOR]).vault
 
         def hold(replica: Replica) -> HeldVault:
             with replica.transaction():
-                held = replica.vaults.add(invite.vault, name, invite.origin, member.author)
+                held = replica.vaults.add(keys.vault, name, origin, member.author)
                 replica.vaults.add_links(held.number, 1, list(links))
             return held
 
         with trio.CancelScope(shield=True):  # what is held is followed
             self._follow(await self._writer.run(hold), membership)
+        self._awaiting.arrived(keys.vault)
 
-    async def _ask_to_join(self, relay: Link, identity: DeviceIdentity, invite: Invite, name: str) -> Approved:
-        answered = trio.Event()
-        letters: list[bytes] = []
+    async def follow(self, vault: Vault, relay: str) -> None:
+        """Go over to a relay to which an admin has moved a vault, where the former one cannot tell this device of it.
 
-        def receive(mail: Joining | Joined) -> None:
-            if isinstance(mail, Joined):
-                letters.append(mail.sealed)
-                answered.set()
-
-        sealed = invites.seal_request(invite, identity, name)
-        relay.expect_mail(invite.mailbox, receive)
-        try:
-            while not answered.is_set():
-                await relay.request(Join(NO_REQUEST, invite.mailbox, sealed))
-                with trio.move_on_after(ASK_AGAIN_SECONDS):
-                    await relay.wait_while_online(answered)
-        except RelayRefusedError as error:
-            raise InviteError(str(error)) from error
-        finally:
-            relay.expect_mail(invite.mailbox, None)
-        answer = invites.open_answer(invite, identity.device_key, letters[-1])
-        if not isinstance(answer, Approved):
-            raise InviteError(f"the inviter refused: {answer.reason}")
-        return answer
+        Waits for the new relay, and believes it only with a membership log that says so; nothing is sent before. What
+        is unsent is kept, and sent there. Raises MoveError, InsecureOriginError, LocalMisuse for what is no address.
+        """
+        await moving.follow(self._syncs[vault.id], relay)
 
     def link(self, origin: str) -> Link:
         """The connection to a relay, kept up from the first call on: its state, and why it is not up."""
-        known = [self._links.get((origin, identity.device_key)) for identity in self._identities]
-        return next((link for link in known if link is not None), None) or self._link_of(
-            origin, self._identities.present
-        )
+        return self._connections.known(origin) or self._connections.to(origin, self._identities.present)
 
     async def examine(self, *vaults: Vault, repair: bool = False, patience_seconds: float = 30.0) -> Findings:
         """Am I in sync? Compares what is here, in these vaults or all, with what their relays have, by fingerprints;
@@ -304,20 +406,6 @@ class Device:
         return await examine(patients, self._writer, self.incomplete, repair, patience_seconds)
 
     # --- inside
-
-    def _link_of(self, origin: str, identity: DeviceIdentity) -> Link:
-        name = origin, identity.device_key
-        link = self._links.get(name)
-        if link is None:
-            link = self._links[name] = Link(origin, identity, self._dial)
-            self._nursery.start_soon(link.run)
-        return link
-
-    def _retire(self, link: Link, identity: DeviceIdentity) -> None:
-        """Give up a connection under earlier keys that nobody needs any more."""
-        if identity is not self._identities.present and link.idle:
-            link.stop()
-            self._links = {name: kept for name, kept in self._links.items() if kept is not link}
 
     async def _renew_keys(self, used: DeviceIdentity) -> None:
         """Take new keys, or those that another vault has led to already, and go over to them in all vaults."""
@@ -338,6 +426,15 @@ class Device:
             path = self.folder / KEYSTORE_NAME
             await self._writer.run(lambda replica: keystore.forget(path, used))
 
+    async def _resume(self) -> None:
+        """Go on where the last run stopped."""
+        for held, links in await self._writer.run(_held_vaults):
+            await self._hold(held, links)
+        for vault in self.vaults:
+            self._nursery.start_soon(vault.go_on_leaving)
+        await self._awaiting.go_on()
+        await self._forget_keys()
+
     async def _hold(self, held: HeldVault, links: Sequence[bytes]) -> None:
         """Follow a vault that the replica has. Where its links are damaged, the relay is asked for them first."""
         membership, good = _longest(links)
@@ -353,14 +450,9 @@ class Device:
     async def _fetch_links(self, held: HeldVault, good: Sequence[bytes]) -> None:
         """Read a vault's membership log from its relay, and follow it then."""
         for identity in self._identities:
-            relay = self._link_of(held.origin, identity)
-            reader = _LogReader(held.id, relay)
-            relay.follow(held.id, reader)
-            try:
-                links = await reader.read() or []
-            finally:
-                relay.unfollow(held.id)
-                self._retire(relay, identity)
+            with self._connections.used(held.origin, identity) as relay:
+                with reading(held.id, relay) as reader:
+                    links = await reader.read() or []
             membership, verified = _longest(links)
             of_it = links and vault_id_of(links[0]) == held.id and list(links[: len(good)]) == list(good)
             if not of_it or verified < len(links) or held.author not in membership.members:
@@ -378,7 +470,7 @@ class Device:
 
     def _follow(self, held: HeldVault, membership: Membership) -> Vault:
         identity = self._identities.of(membership.members[held.author].device)
-        link = self._link_of(held.origin, identity)
+        link = self._connections.to(held.origin, identity)
 
         def told(collection: Held, changes: Sequence[Change] | None) -> None:
             vault.told(collection, changes)
@@ -391,96 +483,46 @@ class Device:
 
         def move(held: HeldVault, identity: DeviceIdentity) -> None:
             left, under = sync.link, sync.identity
-            link = self._link_of(held.origin, identity)
+            link = self._connections.to(held.origin, identity)
             left.unfollow(held.id)
             sync.become(held, identity, link)
             link.follow(held.id, sync)
-            self._retire(left, under)
+            self._connections.retire(left, under)
+            if left.origin != held.origin:
+                self._connections.let_go(left)
 
-        sync = VaultSync(held, membership, identity, self._writer, link, told, watched, renew, move)
+        def another_relay(origin: str) -> AbstractContextManager[Link]:
+            return self._connections.visited(origin, sync.identity)
+
+        sync = VaultSync(held, membership, identity, self._writer, link, told, watched, renew, move, another_relay)
         sync.enrol(self._identities.present)
-        vault = Vault(held, sync, self._writer, self.folder)
-        self._vaults[held.id], self._syncs[held.id] = vault, sync
-        link.follow(held.id, sync)
-        self._nursery.start_soon(sync.run)
-        self._nursery.start_soon(vault.keep_status)
+        vault = Vault(held, sync, self._writer, self.folder, lambda discard: self._part_with(held.id, discard))
+        self._vaults[held.id], self._syncs[held.id], self._kept[held.id] = vault, sync, Kept(vault, sync)
+        self._kept[held.id].start(self._nursery)
         return vault
+
+    async def _part_with(self, name: VaultId, discard: bool) -> None:
+        """Hold a vault no more. Raises UnsentError, and holds it on."""
+        kept = self._kept.pop(name, None)
+        if kept is None:
+            return
+        with trio.CancelScope(shield=True):  # what is not held is not followed
+            await kept.stop()
+            try:
+                number = kept.sync.held.number
+                await self._writer.run(lambda replica: replica.parting.forget(number, discard=discard))
+            except BaseException:
+                self._kept[name] = kept
+                kept.start(self._nursery)
+                raise
+            del self._vaults[name], self._syncs[name]
+            kept.vault.gone()
+            self._connections.end(kept.sync.link)  # the relay may have, for good, as it listened to nothing else
+            await self._forget_keys()
 
     def wake(self) -> None:
         """Try to reach the relays at once: the app came to the front, or the network changed."""
-        for link in self._links.values():
-            link.wake()
-
-
-class _LogReader:
-    """Reads a vault's membership log from the relay, before this device holds the vault. A `Follower`."""
-
-    def __init__(self, vault: VaultId, link: Link) -> None:
-        self._vault, self._link = vault, link
-        self._links: list[bytes] = []
-        self._head: int | None = None
-        self._refused = False
-        self._moved = trio.Event()
-
-    async def read(self) -> list[bytes] | None:
-        """The whole log, or None if the relay says that this device is no member."""
-        await self._wait(lambda: self._refused or (self._head is not None and len(self._links) >= self._head))
-        return None if self._refused else self._links
-
-    async def read_until(self, seq: int) -> list[bytes]:
-        """The log at least up to a link, by which this device is a member. Raises InviteError if that was lost."""
-        for _ in range(READ_ATTEMPTS_MAX):  # the first refusal may be of a time before that link
-            self._refused = False
-            self.online()
-            await self._wait(lambda: self._refused or len(self._links) >= seq)
-            if len(self._links) >= seq:
-                return self._links
-            await trio.sleep(READ_AGAIN_SECONDS)
-        raise InviteError("the relay has lost that this device was let in; ask for a new invite")
-
-    async def _wait(self, reached: Callable[[], bool]) -> None:
-        while not reached():
-            await self._moved.wait()
-
-    def _stir(self) -> None:
-        self._moved.set()
-        self._moved = trio.Event()
-
-    def online(self) -> None:
-        """Subscribe from the beginning."""
-        if self._link.session is not None:
-            self._link.handle(Listen(self._vault, (Wanted(MEMBERSHIP, START, START),)))
-
-    def offline(self) -> None:
-        """The next connection subscribes again."""
-
-    def subscribed(self, message: Subscribed) -> None:
-        """How long the log is."""
-        self._head = next((state.head for state in message.streams if state.stream == MEMBERSHIP), None)
-        self._stir()
-
-    async def apply(self, delivers: Sequence[Deliver]) -> list[tuple[StreamId, Position]]:
-        """Gather links; they are verified once all are here."""
-        for deliver in delivers:
-            try:
-                links = decode_links(deliver.segment)
-            except LinkError:
-                links = []
-            self._links[deliver.prev :] = links
-        self._stir()
-        return [(MEMBERSHIP, Position(deliver.term, deliver.last)) for deliver in delivers[-1:]]
-
-    def pushed(self, message: Pushed) -> None:
-        """Nothing was pushed."""
-
-    def fault(self, message: Fault) -> None:
-        """Not a member (yet)."""
-        if message.code is FaultCode.NO_SUCH_VAULT:
-            self._refused = True
-            self._stir()
-
-    def history_lost(self, stream: StreamId, reason: str) -> None:
-        """An empty reader stands at the beginning of every history."""
+        self._connections.wake()
 
 
 def _folder(folder: str | Path) -> Path:
@@ -489,14 +531,6 @@ def _folder(folder: str | Path) -> Path:
 
 def _held_vaults(replica: Replica) -> list[tuple[HeldVault, list[bytes]]]:
     return [(held, replica.vaults.links(held.number)) for held in replica.vaults.all()]
-
-
-def _verified(links: Sequence[bytes]) -> Membership:
-    """The membership log of these links. Raises LinkError if they do not verify."""
-    membership = Membership()
-    for raw in links:
-        membership.apply(raw, cipher.verify)
-    return membership
 
 
 def _longest(links: Sequence[bytes]) -> tuple[Membership, int]:
@@ -513,11 +547,3 @@ def _longest(links: Sequence[bytes]) -> tuple[Membership, int]:
 
 def _first(error: BaseException) -> BaseException:
     return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
-
-
-def _check_promise(invite: Invite, links: Sequence[bytes]) -> None:
-    """The log must be the invited vault's, and contain the log that the inviter held (S7)."""
-    if not links or vault_id_of(links[0]) != invite.vault:
-        raise InviteError("the relay shows another vault than the invite names; it was not joined")
-    if len(links) < invite.head_seq or link_hash(links[invite.head_seq - 1]) != invite.head_hash:
-        raise InviteError("the relay shows an older or another membership log than the inviter's; it was not joined")

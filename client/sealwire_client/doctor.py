@@ -26,15 +26,14 @@ from sealwire_client.keyring import KeyringError
 from sealwire_client.link import Link, LinkState, RelayRefusedError
 from sealwire_client.nursery import open_nursery
 from sealwire_client.reconcile import ATTEMPTS_MAX, Compared, Reconciler
-from sealwire_client.replica import SET_ASIDE, Collection, Counts, Placed, Replica, Runner
-from sealwire_client.replica.positions import Verdict as Judgement
-from sealwire_client.replica.positions import judge
+from sealwire_client.replica import SET_ASIDE, Collection, Counts, Placed, Replica, Runner, Standing
 from sealwire_client.status import State, Status
 from sealwire_client.stream import StreamSync
 from sealwire_client.sync import VaultSync
 from sealwire_client.vault import Vault
 from sealwire_protocol.errors import FaultCode, RemoteFault
 from sealwire_protocol.events import Doubt
+from sealwire_protocol.history import why_history_is_lost
 from sealwire_protocol.ids import START, Position
 from sealwire_protocol.messages import Reconcile, Summary
 from sealwire_protocol.reconcile import Difference as Differing
@@ -115,7 +114,13 @@ class _Examination:
             found.append(findings)
         status = await self._vault.status()
         return VaultFindings(
-            self._vault.name, sync.held.id, sync.held.origin, status.state, status.last_error, tuple(found)
+            self._vault.name,
+            sync.held.id,
+            sync.held.origin,
+            status.state,
+            status.last_error,
+            tuple(found),
+            status.disputed,
         )
 
     async def _beds(self) -> list[_Bed]:
@@ -193,10 +198,15 @@ class _Examination:
         if bed.opened:
             lost = bed.stream.lost
             return None if lost is None else self._sync.progress.lasting.get(bed.collection.name, lost)
-        standing = await self._writer.run(lambda replica: replica.positions.standing(number))
+
+        def remembered(replica: Replica) -> tuple[Standing, int]:
+            return replica.positions.standing(number), replica.positions.dropped_to(number)
+
+        standing, dropped = await self._writer.run(remembered)
         # Where the relay compared an earlier moment than this device has seen, its newest term says enough.
         head = max(pinned.pin.seq, standing.cursor.seq, standing.served.seq)
-        if standing.cursor == START or judge(standing, pinned.terms, head, pinned.floor) is Judgement.CONTINUE:
+        told, (cursor, served, whole, _) = pinned._replace(head=head), standing
+        if cursor == START or why_history_is_lost(told, cursor, served, whole, dropped=dropped) is None:
             return None
         return "the relay's history is another one now, and its app compares both when it opens it"
 

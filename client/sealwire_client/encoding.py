@@ -281,8 +281,9 @@ class DataclassSchema(Generic[T]):
         return carried
 
     def merged(self, base: Any, mine: list[Any], theirs: list[Any], sequences: bool) -> list[Any]:
-        """Two full forms that came from one, or from nothing (UNDEFINED), as one."""
-        given = (base if type(base) is list else [], mine, theirs)
+        """Two full forms that came from one, or from nothing (UNDEFINED), as one: whoever made the entry has not
+        changed what is at its default."""
+        given = (base if type(base) is list else self.full([]), mine, theirs)
         width = max(map(len, given))
         before, here, there = ([*one, *[UNDEFINED] * (width - len(one))] for one in given)
         found = [merged_untyped(*three, sequences=False) for three in zip(before, here, there, strict=True)]

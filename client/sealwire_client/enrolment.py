@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 
 import trio
 
-from sealwire_client import keyring, tallies
+from sealwire_client import linkmaking, tallies
 from sealwire_client.identity import DeviceIdentity
 from sealwire_client.keyring import KeyringError, VaultKeys
 from sealwire_client.link import Link, RelayRefusedError
 from sealwire_client.replica import HeldVault, Replica, Runner
 from sealwire_protocol.errors import FaultCode
 from sealwire_protocol.ids import Author, DeviceKey
-from sealwire_protocol.membership import Membership, Role
+from sealwire_protocol.links import Role
+from sealwire_protocol.membership import Membership
 from sealwire_protocol.messages import NO_REQUEST, AppendLink
 
 _log = logging.getLogger("sealwire.enrolment")
@@ -73,7 +74,7 @@ class Enrolment:
         self._ask, self._move = ask, move
         self._next: DeviceIdentity | None = None
         self._asked = False
-        self._appended_at = 0
+        self._appended_after = b""
         self.why: str | None = None
         """What tells that the device's identity was used without it; None: nothing does."""
         self.refused: str | None = None
@@ -97,7 +98,11 @@ class Enrolment:
 
     def online(self) -> None:
         """Try again what was refused on the last connection."""
-        self._asked, self._appended_at, self.refused = False, 0, None
+        self._asked, self._appended_after, self.refused = False, b"", None
+
+    def become(self, held: HeldVault) -> None:
+        """The device is another member now, under the same keys."""
+        self._held = held
 
     async def go_on(self, membership: Membership, keys: VaultKeys, link: Link, ready: bool) -> bool:
         """Do what can be done now. True: the device is on its way to new keys, and must not seal under the old ones.
@@ -116,15 +121,15 @@ class Enrolment:
         member = membership.by_device(self._next.device_key)
         if member is not None:
             await self._go_over(self._next, member.author)
-        elif membership.head > self._appended_at and self.refused is None:
+        elif membership.last_hash != self._appended_after and self.refused is None:
             await self._append(self._next, membership, keys, link)
         return True
 
     async def _append(self, new: DeviceIdentity, membership: Membership, keys: VaultKeys, link: Link) -> None:
         """Ask for the next link. It, or the one that came first, is delivered like every other."""
         try:
-            raw = keyring.replace_device_link(self._identity, new, membership, keys)
-            self._appended_at = membership.head
+            raw = linkmaking.replace_device_link(self._identity, new, membership, keys)
+            self._appended_after = membership.last_hash
             await link.request(AppendLink(NO_REQUEST, self._held.id, raw))
         except (KeyringError, RelayRefusedError) as error:
             if not isinstance(error, RelayRefusedError) or error.fault.code is not FaultCode.LINK_CONFLICT:
@@ -132,14 +137,15 @@ class Enrolment:
 
     async def _go_over(self, new: DeviceIdentity, author: Author) -> None:
         with trio.CancelScope(shield=True):  # what the replica has gone over to is used
-            held = await self._writer.run(_enrolled, self._held, author)
+            held = await self._writer.run(enrolled, self._held, author)
         if held is not None:
             self._held, self._identity, self._next, self.why = held, new, None, None
             _log.warning("vault %s: this device is member %d now, with new keys", held.name, author)
             self._move(held, new)
 
 
-def _enrolled(replica: Replica, before: HeldVault, author: Author) -> HeldVault | None:
+def enrolled(replica: Replica, before: HeldVault, author: Author) -> HeldVault | None:
+    """Be another member from now on. None, and nothing changed, while a batch of the former one has no verdict."""
     with replica.transaction():
         held = replica.vaults.enrol(before.number, author)
         if held is not None:

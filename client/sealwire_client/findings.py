@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from sealwire_client.replica import Counts
-from sealwire_client.status import State
+from sealwire_client.status import Disputed, State
 from sealwire_protocol.ids import VaultId
 
 
@@ -163,12 +163,16 @@ class VaultFindings:
     why: str | None
     """What was wrong last, in a sentence."""
     collections: tuple[CollectionFindings, ...]
+    disputed: tuple[Disputed, ...] = ()
+    """What shows that the relay lies to its devices: see `Status`."""
 
     @property
     def verdict(self) -> Verdict:
-        """The worst of its collections, and at most what its state says."""
+        """The worst of its collections, and at most what its state says. What is disputed differs."""
         own = Verdict.WAITING
-        if self.state is State.SYNCED:
+        if self.disputed:
+            own = Verdict.DIFFERS
+        elif self.state is State.SYNCED:
             own = Verdict.IN_SYNC
         elif self.state in (State.OFFLINE, State.CONNECTING, State.REFUSED):
             own = Verdict.UNKNOWN

@@ -50,6 +50,10 @@ class DeviceIdentity:
         """The message of a box sealed to `box_key`. Raises CipherError if it was not, or is damaged."""
         return cipher.box_open(sealed, self.box_key, self._box_secret)
 
+    def agreed(self, box_key: bytes, purpose: Purpose, context: bytes) -> Secret:
+        """See `cipher.agreed`, with this device's X25519 key. Raises CipherError."""
+        return cipher.agreed(self._box_secret, box_key, purpose, context)
+
     def __repr__(self) -> str:
         return f"<DeviceIdentity {self.device_key[:4].hex()}>"
 

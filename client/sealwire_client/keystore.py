@@ -86,7 +86,7 @@ def create(
     lock = None if passphrase is None else _Lock(passphrase, random(PASSPHRASE_SALT_BYTES), effort)
     content = _encoded([_fields(identity, lock, random)])
     with _folder(path, make=True) as folder:
-        if os.access(path.name, os.F_OK, dir_fd=folder, follow_symlinks=False):
+        if _holds(folder, path.name):
             raise KeystoreExistsError(f"The keystore {path} exists already; it was left as it is. Open it instead.")
         try:
             _write(folder, path.name, content)
@@ -253,16 +253,30 @@ def _folder(path: Path, *, make: bool) -> Iterator[int]:
         if make:
             parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
         folder = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise _missing(path) from None
     except OSError as error:
-        raise KeystoreError(f"The folder {parent} cannot be used for a keystore ({error.strerror}).") from error
+        if isinstance(error, FileNotFoundError) and not make:
+            raise _missing(path) from None
+        raise KeystoreError(
+            f"The folder {parent} cannot be used for a keystore ({error.strerror}): see to that, or choose another"
+            " folder for the device."
+        ) from error
     try:
-        _check_private(os.fstat(folder), parent, "folder", _FOLDER_MODE)
+        found = os.fstat(folder)
+        if found.st_mode & _OTHERS and os.listdir(folder) and not _holds(folder, path.name):
+            # Nobody is told to close a system's folder, or the one that all of it stands in, to everybody else.
+            raise KeystoreError(
+                f"The folder {parent} is open to other users, and what it holds is no device: choose another folder"
+                " for the device; one that is missing is made."
+            )
+        _check_private(found, parent, "folder", _FOLDER_MODE)
         fcntl.flock(folder, fcntl.LOCK_EX)
         yield folder
     finally:
         os.close(folder)
+
+
+def _holds(folder: int, name: str) -> bool:
+    return os.access(name, os.F_OK, dir_fd=folder, follow_symlinks=False)
 
 
 def _missing(path: Path) -> KeystoreMissingError:

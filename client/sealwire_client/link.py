@@ -57,6 +57,7 @@ from sealwire_protocol.messages import (
     Joined,
     Joining,
     Message,
+    OfferLinks,
     OpenMailbox,
     Pushed,
     Ranges,
@@ -96,7 +97,7 @@ AGENT: Final = "sealwire-client/0.1.0"
 _log = logging.getLogger("sealwire.link")
 
 Dialler = Callable[[str], AbstractAsyncContextManager[Transport]]
-AnyRequest = CreateVault | CreateStream | AppendLink | OpenMailbox | Join | AnswerJoin | Reconcile | Fetch
+AnyRequest = CreateVault | CreateStream | AppendLink | OfferLinks | OpenMailbox | Join | AnswerJoin | Reconcile | Fetch
 AnyAnswer = Done | Ranges | Records
 
 
@@ -196,6 +197,13 @@ class Link:
         if self._conversation is not None:
             self._conversation.fail(why)
 
+    def dial_anew(self, why: str) -> None:
+        """End the present connection, if there is one, for a reason of this device's own, and make the next one at
+        once: nothing has gone wrong, so no error is told."""
+        if self._conversation is not None:
+            self._woken = True
+            self.give_up(TransportError(why))
+
     def follow(self, vault: VaultId, follower: Follower) -> None:
         """From now on this vault's messages go to the follower."""
         self._followers[vault] = follower
@@ -293,7 +301,9 @@ class Link:
                     async with self._dial(self.origin) as transport:
                         await self._converse(transport)
             except TransportError as error:
-                self.last_error, come_back = str(error), error.come_back
+                come_back = error.come_back
+                if not self._woken:
+                    self.last_error = str(error)
                 self._take_hint(error.retry_seconds)
                 _log.info("%s", error)
             finally:

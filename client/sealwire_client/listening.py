@@ -7,6 +7,7 @@ from sealwire_client.memberlog import MemberLog
 from sealwire_client.replica import HeldVault, Replica, Runner
 from sealwire_client.stream import StreamSync, settle_kind
 from sealwire_protocol.events import Beside, Listen
+from sealwire_protocol.history import newest_term
 from sealwire_protocol.ids import MEMBERSHIP, NO_TERM, START, StreamId
 from sealwire_protocol.limits import SUBSCRIBE_STREAMS_MAX
 from sealwire_protocol.messages import StreamKind, Subscribed, Wanted
@@ -26,6 +27,7 @@ class Listening:
         self._held, self._streams, self._members, self._writer, self._wrong = held, streams, members, writer, wrong
         self._unheard: list[StreamId] = []
         self._term = NO_TERM
+        self._moved_at = members.membership.moved_at
 
     def anew(self) -> None:
         """Nothing is subscribed to."""
@@ -42,8 +44,16 @@ class Listening:
                 stream.told = False
 
     async def listen(self, link: Link) -> None:
-        """Subscribe to what is new, where the replica stands."""
+        """Subscribe to what is new, where the replica stands; after a MOVE to everything again, since a vault that came
+        back to this relay has begun anew there."""
+        if self._moved_at != self._members.membership.moved_at:
+            self._moved_at = self._members.membership.moved_at
+            self.anew()
         names, self._unheard = list(dict.fromkeys(self._unheard)), []
+        if self._members.membership.relay is not None and not self._members.is_one:
+            # The relay may have the vault as it was before it was moved away, and back: the log comes first.
+            self._unheard = [name for name in names if name != MEMBERSHIP]
+            names = [name for name in names if name == MEMBERSHIP]
         numbers = [
             (name, self._streams[name].collection.number)
             for name in names
@@ -62,7 +72,7 @@ class Listening:
         for each, _ in wanted:
             self._streams[each.stream].cursor = each.cursor.seq
         if MEMBERSHIP in names:
-            wanted.insert(0, (Wanted(MEMBERSHIP, self._members.at, START), Beside()))
+            wanted.insert(0, (Wanted(MEMBERSHIP, self._members.listen_from(), START), Beside()))
         for at in range(0, len(wanted), SUBSCRIBE_STREAMS_MAX):
             part = wanted[at : at + SUBSCRIBE_STREAMS_MAX]
             link.handle(Listen(self._held.id, tuple(one for one, _ in part), tuple(beside for _, beside in part)))
@@ -73,11 +83,13 @@ class Listening:
 
         def remember(replica: Replica) -> int:
             with replica.transaction():
+                if message.receipt:
+                    replica.vaults.keep_receipt(self._held.number, message.receipt)
                 for state, stream in told:
                     if state.kind is stream.collection.kind:
                         replica.vaults.confirm_kind(stream.collection.number)
                     if stream.lost is None:
-                        replica.positions.told(stream.collection.number, state.terms, state.head, state.floor)
+                        replica.positions.told(stream.collection.number, state.terms, state.floor)
                         replica.forget(stream.collection, state.floor, state.floor_head)
                 return replica.outbox.edits.next_batch(self._held.number)
 
@@ -89,11 +101,14 @@ class Listening:
                 stream.void()
         for state in message.streams:
             if state.stream == MEMBERSHIP:
-                self._members.told = state.head
+                self._members.tell(state.head)
         for state, stream in told:
+            if newest_term(state) != (stream.told_terms[-1].term if stream.told_terms else NO_TERM):
+                stream.won = 0
             stream.exists = state.kind is not StreamKind.ABSENT
             if stream.exists and not stream.misfit:
                 stream.refused = False  # it could not be made, and somebody has
+            stream.told_epoch = message.epoch
             stream.told_terms, stream.told_head = state.terms, state.head
             # It may be told from a view of the log that is older than a verdict which came before.
             stream.top, stream.head = state.top, max(state.head, stream.won, stream.cursor)

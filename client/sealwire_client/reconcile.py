@@ -9,6 +9,7 @@ their turn. All that the relay tells is checked against what it was asked for an
 import logging
 import math
 import tempfile
+from collections import deque
 from collections.abc import Awaitable, Callable, Container, Iterator, Sequence
 from itertools import islice, pairwise
 from struct import Struct
@@ -34,11 +35,11 @@ from sealwire_client.replica import (
     Settled,
     Unopened,
 )
-from sealwire_client.replica.positions import is_known
 from sealwire_client.replica.reconciling import UNPLACED, Placed, altered
 from sealwire_client.stream import StreamSync
 from sealwire_protocol.errors import FaultCode, RemoteFault
-from sealwire_protocol.ids import NO_TERM, START, Author, Position, StreamId, Term
+from sealwire_protocol.history import is_lost, term_at
+from sealwire_protocol.ids import NO_TERM, START, Author, KeyId, Position, StreamId, Term
 from sealwire_protocol.limits import FETCH_RECORDS_MAX, VERSION_TOP_MAX, Limits
 from sealwire_protocol.messages import NO_REQUEST, Fetch, Fetched, Item, Prefix, Ranges, Reconcile, Records, Summary
 from sealwire_protocol.reconcile import ROOT, Comparison, Difference, Gathering, Range, Tree, pack_item, unpack_item
@@ -62,13 +63,25 @@ ATTEMPTS_MAX: Final = 5
 AGAIN_SECONDS: Final = 60.0
 """The pause before a collection is compared again that could not be. A new connection tries at once."""
 
+LOSSES_MAX: Final = 5
+"""Times that a collection is compared within AGAIN_SECONDS on one connection. A relay that is set back ends its
+connections; one that keeps saying that it has lost history must not keep a device busy."""
+
 RELAY_TOO_OLD: Final = "the relay is too old to tell what it has; nothing is sent or received of it until it is updated"
+
+NOTHING_THERE: Final = (
+    "the relay has nothing of it, and this device may only read: it waits for one that may write, which brings it there"
+)
 
 _log = logging.getLogger("sealwire.reconcile")
 
 _FETCHED: Final = Struct(">QI")
 
 T = TypeVar("T")
+
+
+class NothingThereError(Exception):
+    """A reader is to compare what it has with nothing: it cannot give that back, and is not to forget it."""
 
 
 class Compared(NamedTuple):
@@ -105,13 +118,20 @@ class Reconciler:
         `wrong` of those that cannot be reconciled now, by name. Raises RemoteFault, ReplicaError.
         """
         put_off: dict[StreamId, float] = {}
+        times: dict[StreamId, deque[float]] = {}
         while True:
             with trio.move_on_at(min(put_off.values(), default=math.inf)) as waiting:
                 stream = await lost(put_off)
             if waiting.cancelled_caught:
                 put_off = {name: again for name, again in put_off.items() if again > trio.current_time()}
                 continue
-            why = await self._try(stream, done)
+            began = times.setdefault(stream.collection.stream, deque[float](maxlen=LOSSES_MAX))
+            now = trio.current_time()
+            if len(began) == LOSSES_MAX and now - began[0] < AGAIN_SECONDS:
+                why: str | None = "the relay says so again and again"
+            else:
+                began.append(now)
+                why = await self._try(stream, done)
             if why is not None:
                 name = stream.collection.name
                 wrong[name] = f"{name}: {stream.lost}; it cannot be compared now: {why}"
@@ -128,6 +148,8 @@ class Reconciler:
             settled = await self.reconcile(stream, session.limits)
         except (RelayRefusedError, KeyringError) as error:
             return str(error)
+        except NothingThereError:
+            return NOTHING_THERE
         if settled is None:
             return "it changes all the time just now"
         name, (refills, dropped, taken, _) = stream.collection.name, settled
@@ -140,13 +162,16 @@ class Reconciler:
         waits in the outbox then. Its subscription has ended before; it is to be listened to again afterwards.
         None: the replica went on meanwhile, again and again; try later.
 
-        Raises RelayRefusedError, RemoteFault if the relay contradicts itself, ReplicaError. Whatever is raised, and if
-        it is cancelled, nothing has changed, or everything.
+        Raises RelayRefusedError, NothingThereError, RemoteFault if the relay contradicts itself, ReplicaError. Whatever
+        is raised, and if it is cancelled, nothing has changed, or everything.
         """
         try:
             for attempt in range(1, ATTEMPTS_MAX + 1):
                 try:
-                    settled = await self._settle(stream, await self.compare(stream), limits)
+                    compared = await self.compare(stream)
+                    if stream.reads_only and compared.pinned.pin == START and compared.mine.records:
+                        raise NothingThereError
+                    settled = await self._settle(stream, compared, limits)
                 except RelayRefusedError as error:
                     if error.fault.code is not FaultCode.STALE_PIN or attempt == ATTEMPTS_MAX:
                         raise
@@ -175,7 +200,7 @@ class Reconciler:
             cursor, tree = await self._tree(stream, None)
         (ranges,) = first
         session = self._link.session
-        present = (session and session.term_of(self._held.id)) or NO_TERM
+        present = _present_in(ranges, (session and session.term_of(self._held.id)) or NO_TERM)
         pinned = _pinned(stream, ranges)._replace(present=NO_TERM if _set_back(stream, cursor, present) else present)
         try:
             if await self._writer.run(lambda replica: replica.reconciling.reaches_beyond(stream.collection, pinned)):
@@ -274,7 +299,7 @@ class Reconciler:
                         cursor,
                         pinned,
                         [_differing(difference) for difference in differences],
-                        _parts(stream, file),
+                        _parts(replica, stream, file),
                         reseal,
                         room,
                         placed,
@@ -338,9 +363,7 @@ def _pinned(stream: StreamSync, ranges: Ranges) -> Pinned:
     starts = [start for _, start in terms]
     # A term may have begun since the relay looked.
     until = next((start for start in starts if start >= pin.seq), None)
-    written = [term for term, start in terms if start < pin.seq]
-    newest = written[-1] if written else NO_TERM
-    if pin.term != newest or ranges.top > VERSION_TOP_MAX or starts != sorted(set(starts)):
+    if pin.term != term_at(terms, pin.seq) or ranges.top > VERSION_TOP_MAX or starts != sorted(set(starts)):
         raise RemoteFault("the relay told a history of a stream that cannot be")
     head = stream.told_head if stream.told_terms == terms else until or pin.seq
     return Pinned(pin, terms, max([head, pin.seq, *starts]), ranges.floor, ranges.top, ranges.cleaned_to)
@@ -368,11 +391,16 @@ def _told_apart(found: Sequence[Difference]) -> tuple[list[Difference], list[Pla
     return differing, placed
 
 
+def _present_in(ranges: Ranges, present: Term) -> Term:
+    """What a stream is written under now: an id of its own of the present number, if the vault has come back (R18)."""
+    newest = ranges.terms[-1].term if ranges.terms else NO_TERM
+    return newest if newest.number == present.number else present
+
+
 def _set_back(stream: StreamSync, cursor: Position, present: Term) -> bool:
     """Whether the relay's database was set back beneath its present term, which it notices when it is to write: the
     device stands further in that term than it was told. So what it holds of it is lost, and not from after the pin."""
-    known = is_known(cursor, stream.told_terms, stream.told_head)
-    return stream.lost is not None and cursor.term == present and not known
+    return stream.lost is not None and cursor.term == present and is_lost(cursor, _told(stream))
 
 
 def _differing(difference: Difference) -> Differing:
@@ -383,7 +411,7 @@ def _differing(difference: Difference) -> Differing:
     return Differing(mine.seq, mine.rank, theirs)
 
 
-def _parts(stream: StreamSync, spool: BinaryIO) -> Iterator[tuple[list[Incoming], list[Unopened]]]:
+def _parts(replica: Replica, stream: StreamSync, spool: BinaryIO) -> Iterator[tuple[list[Incoming], list[Unopened]]]:
     """Fetched records, opened, in parts."""
     spool.seek(0)
 
@@ -394,21 +422,40 @@ def _parts(stream: StreamSync, spool: BinaryIO) -> Iterator[tuple[list[Incoming]
 
     records = fetched()
     while part := list(islice(records, OPENED_AT_ONCE)):
-        yield stream.opened(part)
+        yield stream.opened(replica, part)
+
+
+async def next_ready(
+    lost: Callable[[], Sequence[StreamSync]], moved: Callable[[], trio.Event], writer: Runner[Replica]
+) -> StreamSync:
+    """Wait for a lost collection that can be compared: one that gives back what stands together hears first what became
+    of that. `moved` is set when something has happened."""
+    await trio.lowlevel.checkpoint()
+    while True:
+        happened = moved()  # before the look: what happens during it must not be missed
+        for stream in lost():
+            number = stream.collection.number
+            if not await writer.run(_together_await_verdict, number) and stream.is_lost:
+                return stream
+        await happened.wait()
+
+
+def _together_await_verdict(replica: Replica, collection: int) -> bool:
+    return replica.outbox.refills.together_await_verdict(collection)
 
 
 def _resealer(keys: VaultKeys, stream: StreamSync, identity: DeviceIdentity) -> Callable[[Lost], bytes]:
     """What makes the bytes of a record once more that this device has received or made (R17)."""
-    sealers: dict[int, sealing.Sealer] = {}
+    sealers: dict[bytes, sealing.Sealer] = {}
 
     def reseal(lost: Lost) -> bytes:
         rank = Rank.unpack(lost.rank)
         author = Author(rank.author)
-        sealer = sealers.get(rank.epoch)
+        sealer = sealers.get(lost.key_id)
         if sealer is None:
-            sealer = keys.sealer(stream.collection.stream, author, identity.hedge_key, epoch=rank.epoch)
-            sealers[rank.epoch] = sealer
-        draft = sealing.Draft(lost.key, lost.value or b"", rank.version, lost.flags)
+            key = keys.named(rank.epoch, KeyId(lost.key_id))
+            sealer = sealers[lost.key_id] = keys.sealer(stream.collection.stream, author, identity.hedge_key, key=key)
+        draft = sealing.Draft(lost.key, lost.proof + (lost.value or b""), rank.version, lost.flags)
         return sealer.seal_with_salt(draft, author, rank.salt).encoded
 
     return reseal

@@ -62,8 +62,8 @@ class Schema(Protocol[T]):
     def merge(self, base: bytes | None, mine: bytes, theirs: bytes, sequences: bool) -> bytes:
         """Two values that came from `base`, if there was one, as one, field by field; unknown ones too.
 
-        Where both changed the same, mine; sets, nested dataclasses and dicts are merged within, and with `sequences`
-        lists and tuples as if they were sets.
+        Where both changed the same, mine; without a base, who left a field at its default did not change it. Sets,
+        nested dataclasses and dicts are merged within, and with `sequences` lists and tuples as if they were sets.
         """
 
 

@@ -11,7 +11,7 @@ The context is bound to the seal as associated data, so a record moved to anothe
 author or epoch does not open. The tag is computed again from the key inside. Given context, salt and plaintext
 the bytes are determined: whoever holds an opened record can make them again (RULES: R17).
 
-`open_segment` is the hottest loop of the client, and is written for speed: what a record has in common with its
+`_open_plain` is the hottest loop of the client, and is written for speed: what a record has in common with its
 neighbours is prepared once, and a record costs one tuple.
 """
 
@@ -19,12 +19,14 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
+from itertools import repeat
 from struct import Struct
 from struct import error as StructError
 from typing import Final, NamedTuple
 
 from sealwire_client.cipher import (
     NONCE_BYTES,
+    CipherError,
     Open,
     Purpose,
     Random,
@@ -37,11 +39,12 @@ from sealwire_client.cipher import (
     record_seal,
 )
 from sealwire_protocol.errors import DecodeError, LocalMisuse
-from sealwire_protocol.ids import TAG_BYTES, Author, KeyId, StreamId, Tag, VaultId
+from sealwire_protocol.ids import SUM_BYTES, TAG_BYTES, Author, KeyId, StreamId, Tag, VaultId
 from sealwire_protocol.limits import PLAINTEXT_BYTES_MAX
 from sealwire_protocol.segment import (
     FORMAT,
     MAC_BYTES,
+    PROOF_BYTES_MAX,
     SALT_BYTES,
     SEQ_LAST,
     SIGNED,
@@ -67,10 +70,20 @@ _HEADER: Final = Struct(">BB16sIBB4s8sB")
 """A one-byte skip count and a compact record header, which is nearly every record."""
 
 _RANK: Final = Struct(">QHI8s")
+
+_RAW_HEADER: Final = Struct(">H16s4ss5s8sB")
+_RAW_OWN: Final = Struct(">B3xs4x4s16s")
+_RAW_RANK: Final = Struct(">4x4sxs3xs8s")
+"""As `_HEADER`, `CONTEXT_OWN` and `_RANK` for a compact record whose version, author and epoch stay the bytes that they
+are: to make numbers of them and bytes again costs a tenth of the loop's own work. Skip count and kind are one number,
+epoch and key id one piece."""
+
 _KIND: Final = FORMAT << 4
-_WRITABLE: Final = {_KIND, _KIND | TOMBSTONE}
+_WRITABLE: Final = {skip << 8 | _KIND | flags: (flags, skip + 1) for skip in range(0x80) for flags in (0, TOMBSTONE)}
+"""The flags of a record, and how far from the one before, by its skip count and kind, if that is a byte and a write."""
+
 _END_MARK: Final = 0x80
-_BAD_FLAGS: Final = "a write is sealed with no flags, or as a tombstone, which has no value"
+_BAD_FLAGS: Final = "a write is sealed with no flags, as a tombstone, which has no value, or signed, which has a proof"
 _SINGLE_STEPS: Final = 16
 """Up to so many units a plaintext is padded to the next unit; beyond, `padded_bytes` says to what."""
 
@@ -102,12 +115,13 @@ class Stream(NamedTuple):
 
 
 class Draft(NamedTuple):
-    """A write that is to be sealed now."""
+    """A write that is to be sealed now. `author` None: the sealer's own; what is sealed anew keeps another's."""
 
     key: str
     value: bytes
     version: int
     flags: int = 0
+    author: Author | None = None
 
 
 class SealedRecord(NamedTuple):
@@ -127,7 +141,7 @@ class Opened(NamedTuple):
     flags: int
     key: str
     value: bytes
-    mac: bytes
+    key_id: bytes
 
 
 class Reason(Enum):
@@ -138,10 +152,27 @@ class Reason(Enum):
     WRONG_TAG = "the key inside is not the entry that it claims to be"
     MALFORMED = "what is inside is not laid out as an entry"
     UNKNOWN_KIND = "it is of a kind that needs a newer version of this program"
+    NOT_SIGNED = "it is not signed by its author, as all entries of this collection are"
+    SIGNED_HERE = "it is signed by an author, and belongs to no collection that is signed"
+    UNKNOWN_AUTHOR = "it is signed by a member of whom this device has not heard yet"
+    BAD_SIGNATURE = "its signature is not that of the member by whom it claims to be"
+    NOT_A_WRITER = "it is by a member that may only read"
+    AUTHOR_REMOVED = "its author was removed before this device saw it, and nobody who is a member now vouches for it"
 
 
-MADE_BY_MEMBERS: Final = frozenset((Reason.WRONG_TAG, Reason.MALFORMED, Reason.UNKNOWN_KIND))
+MADE_BY_MEMBERS: Final = frozenset(Reason) - {Reason.NO_KEY, Reason.NOT_AUTHENTIC}
 """Reasons that are found inside the seal: what stands outside of it is a member's word, and no relay's."""
+
+UNREAD_BY_ALL: Final = frozenset(Reason) - {
+    Reason.NO_KEY,
+    Reason.UNKNOWN_KIND,
+    Reason.NOT_SIGNED,
+    Reason.SIGNED_HERE,
+    Reason.UNKNOWN_AUTHOR,
+    Reason.AUTHOR_REMOVED,
+}
+"""Reasons for which no other device can read the record either, whatever keys and programs it has, whenever it first
+saw it, and however its app opens the collection."""
 
 
 class Unopened(NamedTuple):
@@ -152,6 +183,10 @@ class Unopened(NamedTuple):
     rank: bytes
     reason: Reason
     encoded: bytes
+
+
+Judge = Callable[[Record, bytes, bytes], Reason | None]
+"""(record, key, proof and value) -> why a record of a signed collection is not taken in; None: it is."""
 
 
 class OpenedSegment(NamedTuple):
@@ -185,9 +220,24 @@ def tagger(stream: Stream) -> Callable[[str], bytes]:
     return tag
 
 
-def check_fits(key: str, value: bytes) -> None:
-    """Raises ValueTooLargeError if an entry is too large for one record, so that a write can fail at once."""
-    pad(key.encode(), value)
+def summer(stream: Stream) -> Callable[[str, bytes], int]:
+    """What an entry adds to the sum of its stream, by its key and packed rank: a number of 256 bits that nobody outside
+    of the vault can tell, under a key that lives as long as the vault."""
+    copy, as_number = keyed_state(stream.tag_key, Purpose.SUM, SUM_BYTES, stream.id).copy, int.from_bytes
+
+    def summed(key: str, rank: bytes) -> int:
+        state = copy()
+        state.update(rank + key.encode())
+        return as_number(state.digest(), "big")
+
+    return summed
+
+
+def check_fits(key: str, value: bytes, signed: bool = False) -> None:
+    """Raises ValueTooLargeError if an entry is too large for one record, so that a write can fail at once.
+
+    `signed`: its collection is, and its record must have room for whoever may come to vouch for it."""
+    pad(key.encode(), bytes(PROOF_BYTES_MAX) + value if signed else value)
 
 
 def pad(key: bytes, value: bytes) -> bytes:
@@ -220,6 +270,11 @@ def unpad(padded: bytes) -> tuple[bytes, bytes] | None:
     return (padded[at : at + size], padded[at + size : used]) if at + size <= used else None
 
 
+def _fits(flags: int, value: bytes) -> bool:
+    """True if a write with any flags may have this value."""
+    return not value if flags == TOMBSTONE else bool(value) and flags & ~TOMBSTONE == SIGNED
+
+
 def _common(stream: Stream, keys: StreamKeys) -> bytes:
     return CONTEXT_COMMON.pack(FORMAT, stream.vault, stream.id, keys.epoch, keys.key_id)
 
@@ -230,18 +285,21 @@ class _Ready(NamedTuple):
     common: bytes
     nonce_state: "hashlib.blake2b"
     open: Open
+    refused: type[Exception]
 
 
 class Opener:
     """Opens the segments of one stream with the keys of all epochs that the device knows.
 
-    It holds buffers, so it serves one thread at a time.
+    With a `judge` the stream is of a signed collection: all that is in it must be signed, and found right; its values
+    have their proofs before them. It holds buffers, so it serves one thread at a time.
     """
 
-    __slots__ = ("_keys", "_ready", "_stream", "_tag_state")
+    __slots__ = ("_judge", "_keys", "_ready", "_stream", "_tag_state", "_writable")
 
-    def __init__(self, stream: Stream, keys: Iterable[StreamKeys]) -> None:
-        self._stream = stream
+    def __init__(self, stream: Stream, keys: Iterable[StreamKeys], judge: Judge | None = None) -> None:
+        self._stream, self._judge = stream, judge
+        self._writable = _WRITABLE if judge is None else {}
         self._tag_state = keyed_state(stream.tag_key, Purpose.TAG, TAG_BYTES, stream.id)
         self._keys = {(k.epoch, bytes(k.key_id)): k for k in keys}
         self._ready: dict[tuple[int, bytes], _Ready] = {}
@@ -257,73 +315,83 @@ class Opener:
     def open_parts(
         self, data: bytes, prev: int, last: int = SEQ_LAST, records_max: int = PART_RECORDS_MAX
     ) -> Iterator[OpenedSegment]:
-        """As `open_segment`, in parts of so many opened records and the last of fewer. May raise after some parts.
-
-        The loop opens what is compact, authentic and well laid out, which is nearly every record, and leaves
-        the rest to `open_record`, which would open these just the same.
-        """
-        unpack, pack_own, pack_rank, new = _HEADER.unpack_from, CONTEXT_OWN.pack, _RANK.pack, tuple.__new__
-        copy_tag, writable, header = self._tag_state.copy, _WRITABLE, _HEADER.size
-        opened: list[Opened] = []
-        unopened: list[Unopened] = []
-        add = opened.append
+        """As `open_segment`, in parts of so many opened records and the last of fewer. May raise after some parts."""
         at, seq, size = 0, prev, len(data)
-        epoch_now, key_now = -1, b""
         while at < size:
-            if len(opened) >= records_max:
-                yield OpenedSegment(opened, unopened)
-                opened, unopened = [], []
-                add = opened.append
-            try:
-                skip, kind, tag, version, author, epoch, key_id, salt, units = unpack(data, at)
-                if key_id != key_now or epoch != epoch_now:
-                    common, nonce_state, open_ = self._prepare(epoch, key_id)
-                    copy_nonce, key_now, epoch_now = nonce_state.copy, key_id, epoch
-                if kind in writable and skip < 0x80 and units:
-                    body_at = at + header
-                    end = body_at + (units << 4) + MAC_BYTES
-                    own = pack_own(kind & TOMBSTONE, author, version, tag)
-                    state = copy_nonce()
-                    state.update(own + salt)
-                    padded = open_(data[body_at:end], common + own, state.digest())
-                    if padded is not None:
-                        used = len(padded.rstrip(b"\0")) - 1
-                        key_end = padded[0] + 1
-                        fits = key_end <= used < 256 and key_end <= 0x80 and used + 16 & -16 == len(padded)
-                        if fits and padded[used] == _END_MARK and (kind == _KIND or key_end == used):
-                            key = padded[1:key_end]
-                            state = copy_tag()
-                            state.update(key)
-                            if state.digest() == tag:
-                                rank, text = pack_rank(version, epoch, author, salt), key.decode()
-                                value, mac = padded[key_end:used], data[end - MAC_BYTES : end]
-                                seq += skip + 1
-                                add(new(Opened, (seq, tag, rank, kind & TOMBSTONE, text, value, mac)))
-                                at = end
-                                continue
-            except (StructError, LookupError, UnicodeDecodeError):
-                pass  # what follows finds out what it is
-            one, at = self.open_record(data, at, seq)
-            seq = one.seq
-            if isinstance(one, Opened):
-                add(one)
-            else:
-                unopened.append(one)
-        if seq > last:
-            raise beyond(seq, last)
-        if opened or unopened:
+            opened: list[Opened] = []
+            unopened: list[Unopened] = []
+            while at < size and len(opened) < records_max:
+                at, seq = self._open_plain(data, at, seq, opened, records_max)
+                if at < size and len(opened) < records_max:
+                    one, at = self.open_record(data, at, seq)
+                    seq = one.seq
+                    if isinstance(one, Opened):
+                        opened.append(one)
+                    else:
+                        unopened.append(one)
+            if seq > last:
+                raise beyond(seq, last)
             yield OpenedSegment(opened, unopened)
+
+    def _open_plain(self, data: bytes, at: int, seq: int, opened: list[Opened], records_max: int) -> tuple[int, int]:
+        """Open records at `at` into `opened` while they are compact, authentic and well laid out: nearly all are.
+
+        Ends before the first that is anything else, or when `opened` holds `records_max`. Returns where, and the seq
+        before it. `open_record` would open them just the same.
+        """
+        unpack, pack_own, pack_rank, new = _RAW_HEADER.unpack_from, _RAW_OWN.pack, _RAW_RANK.pack, tuple.__new__
+        copy_tag, add, header, zero = self._tag_state.copy, opened.append, _RAW_HEADER.size, b"\0"
+        beside, size, key_now, writable = header + MAC_BYTES, len(data), b"", self._writable
+        refused: type[Exception] = CipherError
+        try:
+            for _ in repeat(None, records_max - len(opened)):
+                head, tag, version, author, key_id, salt, units = unpack(data, at)
+                flags, step = writable[head]
+                if key_id != key_now:
+                    common, nonce_state, open_, refused = self._prepare(key_id[0], key_id[1:])
+                    copy_nonce, key_now, epoch, name = nonce_state.copy, key_id, key_id[:1], key_id[1:]
+                end = at + beside + (units << 4)
+                own = pack_own(flags, author, version, tag)
+                state = copy_nonce()
+                state.update(own + salt)
+                body = data[at + header : end]
+                padded = open_(state.digest(), body, common + own)
+                used = len(padded.rstrip(zero)) - 1
+                key_end = padded[0] + 1
+                if (used + 16 >> 4 if used < 256 else padded_bytes(used) >> 4) != units or padded[used] != _END_MARK:
+                    break
+                if end > size or key_end > used or key_end > 0x80 or (flags and key_end != used):
+                    break
+                key = padded[1:key_end]
+                state = copy_tag()
+                state.update(key)
+                if state.digest() != tag:
+                    break
+                rank, text = pack_rank(version, epoch, author, salt), key.decode()
+                seq += step
+                add(new(Opened, (seq, tag, rank, flags, text, padded[key_end:used], name)))
+                at = end
+        except (StructError, LookupError, UnicodeDecodeError, refused):
+            pass  # whoever looks at that record next finds out what it is
+        return at, seq
 
     def open_record(self, data: bytes, at: int, seq: int) -> tuple[Opened | Unopened, int]:
         """One record of any kind, `seq` being the seq before it, and where the next begins. Raises DecodeError."""
+        return self._open_record(data, at, seq, self._judge)
+
+    def open_set_aside(self, unopened: Unopened) -> Opened | Unopened:
+        """A record of which the judge was the only one to find fault, as if it had not."""
+        return self._open_record(unopened.encoded, 0, unopened.seq - 1, None)[0]
+
+    def _open_record(self, data: bytes, at: int, seq: int, judge: Judge | None) -> tuple[Opened | Unopened, int]:
         skip, record, end = read_record(data, at)
         seq += skip + 1
         rank = _RANK.pack(record.version, record.epoch, record.author, record.salt)
-        inside = self._look_inside(record)
+        inside = self._look_inside(record, judge)
         if isinstance(inside, Reason):
             return Unopened(seq, record.tag, rank, inside, encode_record(record)), end
         key, value = inside
-        return Opened(seq, record.tag, rank, record.flags, key, value, record.body[-MAC_BYTES:]), end
+        return Opened(seq, record.tag, rank, record.flags, key, value, record.key_id), end
 
     def _prepare(self, epoch: int, key_id: bytes) -> _Ready:
         ready = self._ready.get((epoch, key_id))
@@ -331,34 +399,37 @@ class Opener:
             keys = self._keys[epoch, key_id]
             common = _common(self._stream, keys)
             state = keyed_state(keys.nonce_key, Purpose.NONCE, NONCE_BYTES, common)
-            ready = self._ready[epoch, key_id] = _Ready(common, state, record_open(keys.record_key))
+            ready = self._ready[epoch, key_id] = _Ready(common, state, *record_open(keys.record_key))
         return ready
 
-    def _look_inside(self, record: Record) -> tuple[str, bytes] | Reason:
+    def _look_inside(self, record: Record, judge: Judge | None) -> tuple[str, bytes] | Reason:
         tag, version, author, epoch, key_id, flags, salt, body = record
         try:
-            common, nonce_state, open_ = self._prepare(epoch, key_id)
+            common, nonce_state, open_, refused = self._prepare(epoch, key_id)
         except LookupError:
             return Reason.NO_KEY
         own = CONTEXT_OWN.pack(flags, author, version, tag)
         state = nonce_state.copy()
         state.update(own + salt)
-        padded = open_(body, common + own, state.digest())
-        if padded is None:
+        try:
+            padded = open_(state.digest(), body, common + own)
+        except refused:
             return Reason.NOT_AUTHENTIC
-        if flags & SIGNED:
-            return Reason.UNKNOWN_KIND
+        signed = bool(flags & SIGNED)
+        if signed is not (self._judge is not None):
+            return Reason.SIGNED_HERE if signed else Reason.NOT_SIGNED
         inside = unpad(padded)
-        if inside is None or (flags & TOMBSTONE and inside[1]):
+        if inside is None or (flags == TOMBSTONE and inside[1]):
             return Reason.MALFORMED
         state = self._tag_state.copy()
         state.update(inside[0])
         if state.digest() != tag:
             return Reason.WRONG_TAG
         try:
-            return inside[0].decode(), inside[1]
+            key = inside[0].decode()
         except UnicodeDecodeError:
             return Reason.MALFORMED
+        return (judge is not None and judge(record, *inside)) or (key, inside[1])
 
 
 class Sealer:
@@ -387,12 +458,14 @@ class Sealer:
         """
         pack_own, pack_rank, new, common = CONTEXT_OWN.pack, _RANK.pack, tuple.__new__, self._common
         copy_tag, copy_salt, finish = self._tag_state.copy, self._salt_state.copy, self._finish
-        author, epoch = self._author, self._keys.epoch
+        own_author, epoch = self._author, self._keys.epoch
         randomness = self._random(RANDOM_BYTES * len(drafts))
         sealed: list[SealedRecord] = []
         at = 0
-        for key, value, version, flags in drafts:
-            if flags and (flags != TOMBSTONE or value):
+        for key, value, version, flags, author in drafts:
+            if author is None:
+                author = own_author
+            if flags and not _fits(flags, value):
                 raise LocalMisuse(_BAD_FLAGS)
             raw_key = key.encode()
             padded = pad(raw_key, value)
@@ -411,8 +484,8 @@ class Sealer:
 
     def seal_with_salt(self, draft: Draft, author: Author, salt: bytes) -> SealedRecord:
         """The very bytes that `author` once made of this entry with this salt, in this sealer's epoch."""
-        key, value, version, flags = draft
-        if flags and (flags != TOMBSTONE or value):
+        key, value, version, flags, _ = draft
+        if flags and not _fits(flags, value):
             raise LocalMisuse(_BAD_FLAGS)
         raw_key = key.encode()
         state = self._tag_state.copy()
@@ -427,7 +500,7 @@ class Sealer:
     ) -> bytes:
         state = self._nonce_state.copy()
         state.update(own + salt)
-        body = self._seal(padded, context, state.digest())
+        body = self._seal(state.digest(), padded, context)
         epoch, key_id = self._keys.epoch, self._keys.key_id
         units = len(padded) >> 4
         if version < 1 << 32 and author < 256 and epoch < 256 and units < 256:

@@ -13,6 +13,7 @@ import trio
 from sealwire_client.batching import (
     TOO_LARGE_FOR_RELAY,
     Batcher,
+    DisputedError,
     OvertakenError,
     Sealed,
     StrictWrite,
@@ -33,7 +34,9 @@ from sealwire_client.replica import (
     ReplicaError,
     Runner,
     StoredBatch,
+    sealed_bytes,
 )
+from sealwire_client.resealing import Resealing
 from sealwire_client.sealing import ValueTooLargeError
 from sealwire_client.stream import StreamSync
 from sealwire_protocol.client_session import ClientSession
@@ -41,9 +44,18 @@ from sealwire_protocol.errors import Outcome
 from sealwire_protocol.events import Submit
 from sealwire_protocol.ids import StreamId
 from sealwire_protocol.limits import PUSH_WINDOW, Limits
-from sealwire_protocol.messages import REFILL, REFILL_SINCE, Push, Pushed
+from sealwire_protocol.messages import Push, Pushed, push_since
+
+STRICT_ATTEMPTS_MAX: Final = 3
+"""Times that a strict write is sent because what it replaces was only sealed anew meanwhile, which comes once in an
+epoch. A relay that says so again and again is not asked for ever."""
 
 _log = logging.getLogger("sealwire.sending")
+
+
+DISPUTED: Final = (
+    "the relay shows its devices different histories, or has dropped a record: see `status().disputed`, then dismiss it"
+)
 
 
 class StrictError(Exception):
@@ -63,6 +75,7 @@ class StrictRequest:
 
     def __init__(self, writes: Sequence[StrictWrite]) -> None:
         self.writes = writes
+        self.attempts = 0
         self.abandoned = False
         """Nobody waits for the verdict any more."""
         self.error: Exception | None = None
@@ -90,11 +103,13 @@ class Sending:
         streams: Mapping[StreamId, StreamSync],
         batcher: Batcher,
         creating: Creating,
+        resealing: Resealing,
         writer: Runner[Replica],
         link: Link,
         tell: Callable[[Collection, Sequence[Change]], None],
     ) -> None:
-        self._held, self._streams, self._batcher, self._creating = held, streams, batcher, creating
+        self._held, self._streams, self._batcher = held, streams, batcher
+        self._creating, self._resealing = creating, resealing
         self._writer, self._link, self._tell = writer, link, tell
         self._backlog: deque[StoredBatch] = deque()
         self._resend = True
@@ -143,6 +158,11 @@ class Sending:
             self._requests.remove(request)
 
     @property
+    def strict_waiting(self) -> int:
+        """Strict writes that wait to be sealed."""
+        return sum(len(request.writes) for request in self._requests)
+
+    @property
     def wanted(self) -> set[StreamId]:
         """Streams to which strict writes wait to be sent."""
         return {write.collection.stream for request in self._requests for write in request.writes}
@@ -155,17 +175,18 @@ class Sending:
                 self._requests.remove(request)
                 request.end(StrictError(f"{request.names} was not written, because {name} cannot be: {why[name]}"))
 
-    async def send(self, busy: Callable[[], bool], again: Callable[[], None]) -> None:
+    async def send(self, busy: Callable[[], bool], again: Callable[[], None], *, finishes: bool = False) -> None:
         """Send what has no verdict, in order, then seal and send what is new, as far as the window allows.
 
         `busy`: verdicts wait to be taken in. They go first, so that what is sealed and not known to be answered stays
         within the window. `again` is called when there is room, if other vaults have taken all that the connection has.
+        `finishes`: nothing new is sealed, and what has no verdict is only asked about.
         """
-        await self._send(busy)
+        await self._send(busy, finishes)
         if self._link.session is not None and self._link.session.full:
             self._link.when_room(again)
 
-    async def _send(self, busy: Callable[[], bool]) -> None:
+    async def _send(self, busy: Callable[[], bool], finishes: bool) -> None:
         session, vault = self._link.session, self._held.id
         self.missing = set()
         while session is not None and session is self._link.session and session.may_push(vault):
@@ -173,20 +194,22 @@ class Sending:
                 self._resend, self._stored_after = False, 0
                 self._backlog.clear()
             if self._backlog:
-                if self._backlog[0].flags & REFILL and session.version < REFILL_SINCE:
+                if session.version < push_since(self._backlog[0].flags):
                     return  # the relay is too old to take it; what comes after it keeps its place
                 self.missing = self._creating.missing(group.stream for group in self._backlog[0].groups)
-                if self.missing:
+                if self.missing and not finishes:
                     return  # a relay that has lost them would take this for a mistake
                 self._submit(session, self._backlog.popleft())
                 continue
             if self._stored_after is not None:
                 await self._read_backlog(session, self._stored_after)
                 continue
-            if busy() or len(session.outstanding(vault)) >= PUSH_WINDOW:
+            if finishes or busy() or len(session.outstanding(vault)) >= PUSH_WINDOW:
                 return
             tops = {x.collection.number: x.top for x in self._streams.values() if x.writable}
             batch = await self._next(session, tops) if tops else None
+            if batch is None and not self._resend:
+                batch = await self._resealing.next(session)
             if batch is None or self._resend:
                 return
             self._submit(session, batch)
@@ -215,7 +238,8 @@ class Sending:
         for request in list(self._requests):
             if not all(write.collection.number in tops for write in request.writes):
                 continue
-            if exceeds(request.writes, limits.push_records, limits.segment_bytes):
+            sizes = [sealed_bytes(write.key, write.value, write.collection.signed) for write in request.writes]
+            if exceeds(sizes, limits.push_records, limits.segment_bytes):
                 self._requests.remove(request)
                 request.end(StrictError(f"{request.names} was not written: {TOO_LARGE_FOR_RELAY}; make several"))
                 continue
@@ -233,6 +257,8 @@ class Sending:
             batch = await self._writer.run(self._batcher.strict, request.writes, tops)
         except OvertakenError:
             request.end(_conflict(request))
+        except DisputedError:
+            request.end(StrictError(f"{request.names} was not written: {DISPUTED}"))
         except StuckError as error:
             request.end(StrictError(f"{request.names} was not written: {error}"))
         except (NeedsNewerAppError, ValueTooLargeError) as error:
@@ -242,6 +268,7 @@ class Sending:
             raise
         else:
             if batch is not None:
+                request.attempts += 1
                 self._strict[batch.number] = request
                 return batch
             if connections != self._connections:
@@ -270,8 +297,10 @@ class Sending:
         )
         if answered is None:
             return None
-        if answered.again:
+        if answered.again or answered.resealed:
             self.edits_wait()
+        if answered.resealed:
+            self._resealing.answered(message)
         for stream, seq in answered.winners:
             known = self._streams.get(stream)  # none: a write of an earlier run, whose collection is not open yet
             if known is not None:
@@ -282,32 +311,61 @@ class Sending:
             await self._end(request, message, answered)
         return answered
 
+    async def end_all(self, outcome: Outcome, why: str) -> None:
+        """What has no verdict will not have one: it is treated as if this were it. After SEAL_AGAIN edits wait to be
+        sealed again, after STALE_NUMBER they may be in the log. Of strict writes nobody knows; `why` is told to whoever
+        waits for them."""
+        while batches := await self._writer.run(_unanswered, self._held.number, 0):
+            with trio.CancelScope(shield=True):
+                for number in [batch.number for batch in batches]:
+                    request = self._strict.pop(number, None)
+                    await self.answered(Pushed(self._held.id, number, outcome, (), ()))
+                    if request is not None:
+                        await self._forget(request)
+                        request.end(StrictError(f"{why}: read whether {request.names} was written"))
+
     async def _end(self, request: StrictRequest, message: Pushed, answered: Answered) -> None:
         if message.outcome is Outcome.DONE and not answered.refused:
             request.reached = {group.stream: group.first + group.records - 1 for group in message.appended}
             request.end()
             return
 
-        def told(replica: Replica) -> None:
-            for write in request.writes:
-                replica.outbox.aside.forget_strict(write.collection, write.key)
-
-        error = StrictError(f"this device's folder was restored: read whether {request.names} was written")
+        error, again, connections = _restored(request), False, self._connections
         if message.outcome is Outcome.DONE:
-            error = _conflict(request)
+            error, again = _conflict(request), all(seq for _, seq in answered.winners)
             for stream, seq in answered.winners:
                 request.reached[stream] = max(request.reached.get(stream, 0), seq)
         elif message.outcome is not Outcome.STALE_NUMBER:
             why = message.outcome.name.lower().replace("_", " ")
             error = StrictError(f"the relay refused {request.names} ({why}): it was not written")
         try:
-            await self._writer.run(told)
+            await self._forget(request)
         finally:
-            request.end(error)
+            # When what came first is here, it is seen whether that was a write, or a write of before, sealed anew.
+            if again and request.attempts < STRICT_ATTEMPTS_MAX and not request.abandoned:
+                if connections == self._connections:
+                    self._requests.append(request)
+                else:
+                    request.end(_offline(request))
+            else:
+                request.end(error)
+
+    async def _forget(self, request: StrictRequest) -> None:
+        """Whoever waits for it learns what became of it: it need not be shown as set aside."""
+
+        def told(replica: Replica) -> None:
+            for write in request.writes:
+                replica.outbox.aside.forget_strict(write.collection, write.key)
+
+        await self._writer.run(told)
 
 
 def _offline(request: StrictRequest) -> OfflineError:
     return OfflineError(f"the connection to the relay was lost: {request.names} was not written")
+
+
+def _restored(request: StrictRequest) -> StrictError:
+    return StrictError(f"this device's folder was restored: read whether {request.names} was written")
 
 
 def _conflict(request: StrictRequest) -> ConflictError:
@@ -337,9 +395,12 @@ _LATE_RETURN: Final = (
 WHY_REFUSED: Final = {
     Outcome.EPOCH_STALE: "the vault's keys have changed; what was sent is sealed again",
     Outcome.SEAL_AGAIN: "what was sent was too old for the relay's log; it is sealed again",
-    Outcome.NOT_A_WRITER: "this device may not write to the vault; its writes are set aside",
+    Outcome.NOT_A_WRITER: "this device may not write to the vault; its writes are set aside: ask an admin of the vault"
+    " to remove it and to invite it again as a writer",
     Outcome.CLONED: "another device uses this one's identity (a copied folder?); what was sent is sealed again",
     Outcome.STALE_NUMBER: "the relay no longer knows an old batch (a restored folder?); what is missing is sent anew",
     Outcome.MALFORMED: "the relay found a batch malformed; its writes are set aside; is this program up to date?",
-    Outcome.QUOTA: "the vault is full at this relay; writes are set aside",
+    Outcome.MOVED: "the vault was moved to another relay; what was sent is sealed again there",
+    Outcome.QUOTA: "the vault is full at this relay; writes are set aside: delete entries, or ask whoever runs the"
+    " relay for more room, and retry them then",
 }

@@ -17,6 +17,7 @@ import trio
 from sealwire_client.keyring import KeyringError
 from sealwire_client.link import LinkState
 from sealwire_client.replica import (
+    Dispute,
     Replica,
     ReplicaError,
     ReplicaFullError,
@@ -26,7 +27,7 @@ from sealwire_client.replica import (
 )
 from sealwire_client.sync import VaultSync
 from sealwire_protocol.ids import Author, DeviceKey
-from sealwire_protocol.membership import Member, Role
+from sealwire_protocol.membership import Member
 
 LOOK_SECONDS_MIN: Final = 0.5
 """Between two looks at whether everything is sent and applied: a look takes a turn of the writer."""
@@ -39,7 +40,8 @@ class State(StrEnum):
     """What a vault is doing. The first that applies."""
 
     OFFLINE = "offline"
-    """The relay cannot be reached: see `last_error`."""
+    """There is no connection to the relay: see `last_error`. What is wrong can lie here, as a full disk does: a device
+    that cannot note what came of a write gives up the connection, and tries again."""
     CONNECTING = "connecting"
     """A connection is being made, and nothing has gone wrong yet."""
     REFUSED = "refused"
@@ -69,6 +71,32 @@ class DeviceStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Disputed:
+    """A signed statement of another device that cannot be true beside what this one holds, or beside what it said
+    itself before: the relay shows its devices different histories, or has dropped a record."""
+
+    collection: str
+    device: str
+    """What that device is called; empty if that cannot be read."""
+    key: DeviceKey
+    """The key that it has signed with."""
+    seq: int
+    """The place in the collection's log up to which it states what it holds."""
+    back: bool
+    """It states less than it has stated before; else, something else than this device holds there."""
+    since: datetime
+    held: bytes
+    """The signed statement held against it: this device's own, or that one's former."""
+    theirs: bytes
+    """Its signed statement."""
+
+    def __str__(self) -> str:
+        who = self.device or self.key.hex()[:8]
+        said = "less than it has stated before" if self.back else "something else than this device holds"
+        return f"{who} states of {self.collection}, up to {self.seq:,}, {said}"
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """How a vault's replica stands to the relay."""
 
@@ -88,6 +116,8 @@ class Status:
     """When everything was last sent and applied (now, if it is); None: never yet."""
     devices: tuple[DeviceStatus, ...]
     """The devices of the vault, in the order in which they were added."""
+    disputed: tuple[Disputed, ...]
+    """What shows that the relay lies, until it is dismissed. No strict write is made meanwhile."""
 
 
 class VaultStatus:
@@ -97,18 +127,18 @@ class VaultStatus:
         self._sync, self._writer = sync, writer
         self._in_step, self._in_step_at = False, sync.held.synced_at
         self._kept_at = -KEEP_SECONDS
-        self._names: dict[Author, str] = {}
+        self._names: dict[DeviceKey, str] = {}
 
     async def look(self) -> Status:
         """How things stand now."""
         sync = self._sync
-        waiting, heard = await self._writer.run(_counted, sync.held.number)
+        waiting, heard, disputes = await self._writer.run(_counted, sync.held.number)
         state = _state(sync, waiting)
         if state is State.SYNCED:
             self._in_step_at = _now()
-        last_error = sync.link.last_error or sync.progress.last_error
+        last_error = sync.link.last_error or sync.over or sync.progress.last_error
         if last_error is None and state not in (State.OFFLINE, State.CONNECTING):  # there it would seem the reason
-            last_error = await sync.why_stuck()
+            last_error = await sync.aside.why()
         devices = self._devices(heard)
         return Status(
             state,
@@ -120,6 +150,21 @@ class VaultStatus:
             last_error,
             _time(self._in_step_at),
             devices,
+            tuple(map(self._disputed, disputes)),
+        )
+
+    def _disputed(self, dispute: Dispute) -> Disputed:
+        collection, _, author, position, back, held, theirs, at = dispute
+        maker = self._sync.membership.members.get(author)
+        return Disputed(
+            collection,
+            self._name(maker) if maker else "",
+            maker.device if maker else DeviceKey(b""),
+            position.seq,
+            back,
+            datetime.fromtimestamp(at / 1000, UTC),
+            held,
+            theirs,
         )
 
     def _devices(self, heard: dict[Author, int]) -> tuple[DeviceStatus, ...]:
@@ -135,16 +180,16 @@ class VaultStatus:
                 None if member.author == sync.held.author else _time(at[member.lineage] or None),
             )
             for member in members.values()
-            if member.role is not Role.REPLACED
+            if member.is_present
         )
 
     def _name(self, member: Member) -> str:
-        if member.author not in self._names:
+        if member.device not in self._names:
             try:
-                self._names[member.author] = self._sync.keys.names(member).device
+                self._names[member.device] = self._sync.keys.names(member).device
             except KeyringError:
                 return ""
-        return self._names[member.author]
+        return self._names[member.device]
 
     async def run(self) -> None:
         """Notice when everything is sent and applied, and remember it, until cancelled."""
@@ -190,7 +235,7 @@ def _state(sync: VaultSync, waiting: Waiting) -> State:
         return State.REFUSED
     if link.state is not LinkState.ONLINE:
         return State.CONNECTING if link.last_error is None else State.OFFLINE
-    if sync.refused:
+    if sync.refused or sync.over is not None:
         return State.REFUSED
     if sync.is_synced(waiting):
         return State.SYNCED
@@ -203,8 +248,8 @@ def _state(sync: VaultSync, waiting: Waiting) -> State:
     return State.CATCHING_UP
 
 
-def _counted(replica: Replica, vault: int) -> tuple[Waiting, dict[Author, int]]:
-    return replica.outbox.waiting(vault), replica.vaults.last_heard(vault)
+def _counted(replica: Replica, vault: int) -> tuple[Waiting, dict[Author, int], list[Dispute]]:
+    return replica.outbox.waiting(vault), replica.vaults.last_heard(vault), replica.disputes.of_vault(vault)
 
 
 def _now() -> int:

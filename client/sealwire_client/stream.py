@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Self
 
-from sealwire_client import sealing
+from sealwire_client import sealing, signing
 from sealwire_client.merging import Resolve
 from sealwire_client.replica import (
     CHANGES_NAMED_MAX,
@@ -21,14 +21,17 @@ from sealwire_client.replica import (
     Unopened,
 )
 from sealwire_protocol.errors import DecodeError
-from sealwire_protocol.ids import KeyId, TermStart
+from sealwire_protocol.ids import TermStart
 from sealwire_protocol.messages import Deliver, Fetched, StreamKind
-from sealwire_protocol.segment import TOMBSTONE
+from sealwire_protocol.segment import SIGNED, TOMBSTONE
 
 MADE_IN_IGNORANCE: Final = (
     "it was made before this device knew that another one had made the collection with another policy; look at what is"
     " there now, then retry or discard it"
 )
+
+TOLD_BY_LINKS: Final = (sealing.Reason.NO_KEY, sealing.Reason.UNKNOWN_AUTHOR)
+"""Why a record may have been set aside that opens once more of the membership log is here."""
 
 _log = logging.getLogger("sealwire.sync")
 
@@ -60,9 +63,12 @@ class StreamSync:
     collection: Collection
     opener: sealing.Opener
     sealer: sealing.Sealer
-    key_ids: dict[int, KeyId]
+    signer: signing.Signer | None = None
+    """Signs the device's edits, if the collection is a signed one."""
     resolve: Resolve | None = None
     told: bool = False
+    told_epoch: int = 0
+    """The vault's epoch when the relay last told how far the stream goes: all of older ones is up to there."""
     exists: bool = False
     top: int = 0
     head: int = 0
@@ -77,12 +83,18 @@ class StreamSync:
     losses: int = 0
     """How often that has been so."""
     refused: bool = False
+    reads_only: bool = False
+    """True if this device may not make the stream: whether the relay has it is found out by comparing."""
     misfit: str = ""
+    waits_for_links: bool = False
+    """True if records were set aside that the membership log may yet open."""
+    fell_back: str = ""
+    """How the relay has contradicted what it had delivered; empty: it has not."""
 
     @property
     def is_lost(self) -> bool:
         """True if it is to be reconciled, and can be."""
-        return self.lost is not None and self.told and self.exists and not self.misfit
+        return self.lost is not None and self.told and (self.exists or self.reads_only) and not self.misfit
 
     @property
     def caught_up(self) -> bool:
@@ -121,49 +133,102 @@ class StreamSync:
         changes: list[Change] = []
         many = not watched
         prev = deliver.prev
-        for last, records, unopened in self._parts(deliver):
+        for last, records, unopened in self._parts(replica, deliver):
             many = many or len(changes) + len(records) > CHANGES_NAMED_MAX
-            delivery = Delivery(deliver.term, prev, last, deliver.cleaned_to, deliver.floor, deliver.floor_head)
+            delivery = Delivery(deliver.term, prev, last, deliver.cleaned_to, deliver.floor)
             applied = replica.apply(self.collection, delivery, records, unopened, 0 if many else CHANGES_NAMED_MAX)
             changes.extend(applied.changes or ())
             prev = last
+            if applied.fallen:
+                self._report(applied.fallen, last)
         return None if many else changes
 
-    def _parts(self, deliver: Deliver) -> Iterator[Part]:
+    def _report(self, fallen: int, last: int) -> None:
+        self.fell_back = (
+            f"{self.collection.name}: up to {last:,} the relay delivered {fallen:,} older versions after newer ones,"
+            " which no honest relay does; they count for nothing here, but ask who runs it"
+        )
+        _log.error("%s", self.fell_back)
+
+    def _parts(self, replica: Replica, deliver: Deliver) -> Iterator[Part]:
         """A delivery's records in parts, of which the last reaches the delivery's end."""
         part = Part(deliver.last, [], [])
         for opened, unopened in self.opener.open_parts(deliver.segment, deliver.prev, deliver.last):
             if part.records or part.unopened:
                 yield part
-            records, aside = self._decoded(opened, unopened)
+            records, aside = self._decoded(replica, opened, unopened)
             reached = max(found[-1].seq for found in (opened, unopened) if found)
             part = Part(reached, records, aside)
         yield part._replace(last=deliver.last)
 
-    def opened(self, records: Sequence[Fetched]) -> tuple[list[Incoming], list[Unopened]]:
-        """Single records, opened and decoded; and those that could not be. Raises DecodeError."""
+    def opened(self, replica: Replica, records: Sequence[Fetched]) -> tuple[list[Incoming], list[Unopened]]:
+        """Single records, opened and decoded; and those that could not be. Within the caller's transaction, in which
+        they are taken in. Raises DecodeError."""
         found = [self.opener.open_record(record, 0, seq - 1)[0] for seq, record in records]
         return self._decoded(
+            replica,
             [one for one in found if isinstance(one, sealing.Opened)],
             [one for one in found if isinstance(one, sealing.Unopened)],
         )
 
+    def rekey(self, newer: "StreamSync") -> None:
+        """Seal under the present epoch's key. In the writer's thread."""
+        self.opener, self.sealer = newer.opener, newer.sealer
+
+    def look_again(self, replica: Replica) -> Sequence[Change]:
+        """Open what was set aside because this device did not have its key, or did not know its author: it may have
+        come before the link that tells. In the writer's thread. Returns what that changed."""
+
+        def read(seq: int, record: bytes) -> tuple[list[Incoming], list[Unopened]]:
+            return self.opened(replica, [Fetched(seq, record)])
+
+        self.waits_for_links = False
+        return [change for why in TOLD_BY_LINKS for change in replica.reopen(self.collection, why.value, read)]
+
     def _decoded(
-        self, opened: Sequence[sealing.Opened], sealed: Sequence[sealing.Unopened]
+        self, replica: Replica, opened: Sequence[sealing.Opened], sealed: Sequence[sealing.Unopened]
     ) -> tuple[list[Incoming], list[Unopened]]:
         """Opened records as rows. What cannot be opened is set aside with its reason."""
+        if self.collection.signed:
+            opened, sealed = self._with_held(replica, opened, sealed)
+            taken = [(one.tag, one.rank) for one in opened]
+            replica.entries.proofs.supersede(self.collection.number, sealing.Reason.AUTHOR_REMOVED.value, taken)
         unopened = [
             Unopened(x.seq, x.rank, x.encoded, x.reason.value, x.reason in sealing.MADE_BY_MEMBERS) for x in sealed
         ]
-        read, key_ids = self.collection.read, self.key_ids
+        self.waits_for_links |= any(one.reason in TOLD_BY_LINKS for one in sealed)
+        read = self.collection.read
         records = []
-        for seq, _, rank, flags, key, value, _ in opened:
-            key_id = key_ids[int.from_bytes(rank[8:10], "big")]
-            if flags & TOMBSTONE:
-                records.append(Incoming(seq, key, rank, key_id, flags, None))
+        for seq, _, rank, flags, key, value, key_id in opened:
+            if not flags:
+                records.append(Incoming(seq, key, rank, key_id, flags, *read(value)))
                 continue
-            records.append(Incoming(seq, key, rank, key_id, flags, *read(value)))
+            proof, value = signing.parted(value) if flags & SIGNED else (b"", value)
+            row, kept = (None, None) if flags & TOMBSTONE else read(value)
+            records.append(Incoming(seq, key, rank, key_id, flags, row, kept, proof))
         return records, unopened
+
+    def _with_held(
+        self, replica: Replica, opened: Sequence[sealing.Opened], sealed: Sequence[sealing.Unopened]
+    ) -> tuple[Sequence[sealing.Opened], Sequence[sealing.Unopened]]:
+        """Take a record of an author who was removed for good, if this device has held it before, in whatever epoch:
+        it was judged then."""
+        held: dict[int, sealing.Opened] = {}
+        for one in sealed:
+            again = self.opener.open_set_aside(one) if one.reason is sealing.Reason.AUTHOR_REMOVED else one
+            if isinstance(again, sealing.Opened):
+                signature = signing.read_proof(signing.parted(again.value)[0]).signature
+                if replica.entries.proofs.holds(self.collection.number, again.key, signature):
+                    held[one.seq] = again
+        if not held:
+            return opened, sealed
+        both = sorted([*opened, *held.values()], key=lambda one: one.seq)
+        return both, [one for one in sealed if one.seq not in held]
+
+
+def waits_for_links(replica: Replica, collection: Collection) -> bool:
+    """True if records of a collection were set aside that the membership log may yet open, also in an earlier run."""
+    return any(replica.entries.unopened(collection, reason.value) for reason in TOLD_BY_LINKS)
 
 
 def settle_kind(replica: Replica, collection: Collection, kind: StreamKind) -> None:

@@ -6,62 +6,65 @@ only in collections that have caught up (R2).
 """
 
 import logging
+import math
 from collections import deque
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Final
 
 import trio
 
-from sealwire_client import keyring, sealing, tallies
+from sealwire_client import keyring, sealing
+from sealwire_client.agreeing import Agreeing
 from sealwire_client.batching import Batcher, StrictWrite
 from sealwire_client.creating import Creating
+from sealwire_client.disputing import Disputing
 from sealwire_client.enrolment import Enrolment
 from sealwire_client.identity import DeviceIdentity
-from sealwire_client.link import Link, RelayRefusedError
+from sealwire_client.link import Link
 from sealwire_client.listening import Listening
 from sealwire_client.memberlog import MemberLog
 from sealwire_client.merging import Resolve
 from sealwire_client.nursery import open_nursery
 from sealwire_client.progress import Progress
-from sealwire_client.reconcile import Reconciler
+from sealwire_client.receiving import Receiving, Watcher
+from sealwire_client.reconcile import Reconciler, next_ready
+from sealwire_client.rekeying import REMOVED, SHUT_OUT, Rekeying
+from sealwire_client.relocating import Relocating
 from sealwire_client.replica import (
     Change,
     Collection,
-    EditStanding,
-    GapError,
     HeldVault,
-    Mark,
-    Place,
     Replica,
     ReplicaFullError,
     ReplicaMisuse,
     ReplicaUnreadableError,
     Runner,
     Settled,
+    VaultGoneError,
     Waiting,
 )
-from sealwire_client.sending import WHY_REFUSED, OfflineError, Sending, StrictRequest, explained
-from sealwire_client.stream import Garbled, StreamSync
+from sealwire_client.resealing import Resealing
+from sealwire_client.sending import WHY_REFUSED, OfflineError, Sending, StrictRequest
+from sealwire_client.setaside import SetAside
+from sealwire_client.signing import Judge, Signer
+from sealwire_client.stream import StreamSync
 from sealwire_client.transport import TransportError
-from sealwire_protocol.errors import Action, DecodeError, FaultCode, Outcome, RemoteFault, may_come_back
+from sealwire_protocol.errors import Action, FaultCode, Outcome, RemoteFault, may_come_back
 from sealwire_protocol.events import Doubt
-from sealwire_protocol.ids import MEMBERSHIP, START, Position, StreamId
-from sealwire_protocol.membership import Membership, Role
-from sealwire_protocol.messages import (
-    Deliver,
-    Fault,
-    Pushed,
-    Subscribed,
-)
+from sealwire_protocol.ids import MEMBERSHIP, Position, StreamId
+from sealwire_protocol.membership import Membership
+from sealwire_protocol.messages import Deliver, Fault, Pushed, Subscribed
 
 _log = logging.getLogger("sealwire.sync")
+
+REFUSED_SECONDS_MIN: Final = 60.0
+REFUSED_SECONDS_MAX: Final = 3_600.0
+"""How long after it refused this device a relay is asked again, on one connection: each time twice as long."""
 
 INBOX_MESSAGES_MAX: Final = 64
 """Verdicts, faults and states of streams that wait for a vault's task. A relay owes at most a window of verdicts and
 an answer to each SUBSCRIBE; what sends more is no honest relay."""
-
-Watcher = Callable[[Collection, Sequence[Change] | None], None]
-"""Told what changed in a collection; None: more than was to be named."""
 
 
 class VaultSync:
@@ -78,50 +81,72 @@ class VaultSync:
         watched: Callable[[Collection], bool],
         renew: Callable[[], None],
         move: Callable[[HeldVault, DeviceIdentity], None],
+        another_relay: Callable[[str], AbstractContextManager[Link]],
     ) -> None:
         self.held, self.members = held, MemberLog(held.number, membership, writer)
-        self.keys = keyring.keys_from_log(identity, membership)
+        self.keys = keyring.keys_held(identity, membership, held.author)
+        self.keys.keep(keyring.unwrapped_beside(self.keys, held.other_keys))
         self.progress = Progress()
         self.identity, self.link, self._writer = identity, link, writer
-        self._tell, self._watched = changed, watched
+        self._tell = changed
         self._streams: dict[StreamId, StreamSync] = {}
         self._online, self._wake, self._moved = trio.Event(), trio.Event(), trio.Event()
         self._scope: trio.CancelScope | None = None
         self._inbox: deque[Subscribed | Pushed | Fault] = deque()
         batcher = Batcher(held.number, self._streams, self.keys)
         self._creating = Creating(held, self._streams, writer, self.progress)
-        self._sending = Sending(held, self._streams, batcher, self._creating, writer, link, changed)
+        self._resealing = Resealing(held, self._streams, self.members, self.keys, writer, self._ask_again)
+        self._sending = Sending(held, self._streams, batcher, self._creating, self._resealing, writer, link, changed)
         self._listening = Listening(held, self._streams, self.members, writer, self.progress.lasting)
-        self._presented = self.refused = False
-        self._discarded: dict[tuple[int, str], list[tuple[int, int]]] = {}
+        self._agreeing = Agreeing(
+            held, identity, self.members, self.keys, self._sending, writer, self.progress, self._listen_again, move
+        )
+        self._rekeying = Rekeying(
+            held, identity, self.members, self.keys, self._streams, writer, self.progress, self.stream_of, self._opened
+        )
+        self.relocating = Relocating(held, identity, self.members, self._streams, writer, self.progress, move)
+        self.another_relay = another_relay
+        take = self._rekeying.take_keys
+        self._receiving = Receiving(
+            held, self._streams, self.members, writer, self.progress, changed, watched, take, self._ask, self._received
+        )
+        self._disputing = Disputing(held, identity, self.members, self.keys, self._streams, writer, self)
+        self.refused, self._refused_seconds = False, REFUSED_SECONDS_MIN
+        self.aside = SetAside(held.number, writer, changed, self.edited, self._stir)
         self._doubtful, self._enrols = True, False
+        self._applying = trio.Lock()
+        self.gone, self.is_strange = False, False
+        """Whether the vault is on this device no more; whether its relay knows no such vault for this device."""
         self.enrolment = Enrolment(held, identity, writer, renew, move)
         if held.doubt is not None:
             self.enrolment.notice(held.doubt)
 
     # --- for the parts above
 
-    def add(self, collection: Collection, resolve: Resolve | None) -> None:
-        """Sync a collection from now on; `resolve` merges edits."""
+    def add(self, collection: Collection, resolve: Resolve | None, waits_for_links: bool = False) -> None:
+        """Sync a collection from now on; `resolve` merges edits. `waits_for_links`: see StreamSync."""
         known = self._streams.get(collection.stream)
         if known is not None:
             known.collection, known.resolve = collection, resolve
             return
-        self._streams[collection.stream] = self.stream_of(collection, resolve)
-        self._listening.add([collection.stream])
-        self._wake.set()
+        stream = self._streams[collection.stream] = self.stream_of(collection, resolve)
+        stream.waits_for_links = waits_for_links
+        self._ask_again([collection.stream])
 
     def stream_of(self, collection: Collection, resolve: Resolve | None = None) -> StreamSync:
         """What opens and seals a collection's records. It is not synced by this."""
-        stream = self.keys.stream(collection.stream)
-        keys = [self.keys.stream_keys(collection.stream, epoch) for epoch in self.keys.epochs]
+        judge = Judge(self.keys.stream(collection.stream), lambda: self.membership) if collection.signed else None
         return StreamSync(
             collection,
-            sealing.Opener(stream, keys),
+            self.keys.opener(collection.stream, judge),
             self._sealer(collection.stream),
-            {number: epoch.key_id for number, epoch in self.keys.epochs.items()},
+            self._signer(collection),
             resolve,
         )
+
+    def _signer(self, collection: Collection) -> Signer | None:
+        stream = self.keys.stream(collection.stream)
+        return Signer(stream, self.held.author, self.identity.sign) if collection.signed else None
 
     def _sealer(self, stream: StreamId) -> sealing.Sealer:
         return self.keys.sealer(stream, self.held.author, self.identity.hedge_key)
@@ -137,12 +162,19 @@ class VaultSync:
         self._wake.set()
 
     def become(self, held: HeldVault, identity: DeviceIdentity, link: Link) -> None:
-        """Be another member from now on, which the replica knows already, on a connection of its own."""
+        """Be another member, or at another relay, which the replica knows already, on a connection of its own."""
         self.offline()
         self.held, self.identity, self.link = held, identity, link
+        self.enrolment.become(held)
+        self._doubtful = True
+        self._agreeing.become(held, identity)
+        self._rekeying.become(held, identity)
+        self.relocating.become(held, identity)
+        self._resealing.become(held)
+        self._disputing.become(held, identity)
         self._sending.move(link)
         for name, stream in self._streams.items():
-            stream.sealer = self._sealer(name)
+            stream.sealer, stream.signer = self._sealer(name), self._signer(stream.collection)
 
     def edited(self) -> None:
         """There are new edits in the outbox."""
@@ -151,8 +183,9 @@ class VaultSync:
         self._stir()
 
     async def until(self, reached: Callable[["VaultSync"], bool]) -> None:
-        """Wait until a condition on the sync holds; it is looked at after everything that happens."""
+        """Wait until a condition holds; it is looked at after everything that happens. Raises VaultGoneError."""
         while not reached(self):
+            self.check_here()
             await self._moved.wait()
 
     @property
@@ -160,45 +193,18 @@ class VaultSync:
         """Set when something has happened next; another one then takes its place."""
         return self._moved
 
-    async def standing(self, mark: Mark) -> EditStanding:
-        """What became of an edit."""
-        if any(since <= mark.n <= n for since, n in self._discarded.get((mark.collection, mark.key), ())):
-            return EditStanding(Place.REFUSED, "it was refused, and then discarded on this device")
-        return await self._writer.run(lambda replica: replica.outbox.standing(mark))
-
-    async def discard(self, collection: Collection, key: str) -> bool:
-        """Give up a stuck write for good, with all of its transaction. False if there is none of this key."""
-        gone = await self._writer.run(tallies.discard, collection, key)
-        for each in gone:
-            self._discarded.setdefault((each.collection.number, each.key), []).append((each.since, each.n))
-            self._tell(each.collection, each.changes)
-        if gone:
-            self._stir()
-        return bool(gone)
-
-    async def retry(self, collection: Collection, key: str) -> bool:
-        """Send a stuck write again, with all of its transaction. False if there is none of this key."""
-        found = await self._writer.run(lambda replica: replica.outbox.aside.retry(collection, key))
-        self.edited()
-        return found
-
     def is_synced(self, waiting: Waiting) -> bool:
-        """The relay knows the vault, everything is sent and confirmed, everything known of is applied. `waiting`: what
-        was counted just now."""
+        """The relay knows the vault and it is to stay there, everything is sent and confirmed, everything known of is
+        applied. `waiting`: what was counted just now."""
         return (
-            self.knows_members
-            and all(stream.caught_up for stream in self._streams.values())
+            (self.knows_members and self.relocating.to is None)
+            and all(stream.caught_up for stream in self.streams)
             and not (waiting.edits or waiting.unanswered or waiting.answered)
         )
 
     async def waiting(self) -> Waiting:
         """What of the vault is not part of the log, counted."""
         return await self._writer.run(lambda replica: replica.outbox.waiting(self.held.number))
-
-    async def why_stuck(self) -> str | None:
-        """Why writes are kept that the relay refused for good, in a sentence; None if there are none."""
-        reason = await self._writer.run(lambda replica: replica.outbox.aside.why(self.held.number))
-        return None if reason is None else explained(reason)
 
     async def strict(self, writes: Sequence[StrictWrite]) -> None:
         """Make strict writes, all or none, and wait until they can be read here.
@@ -226,18 +232,31 @@ class VaultSync:
         known = self._streams[stream]
         return known.cursor >= seq or known.lost is not None
 
-    async def synced(self) -> None:
-        """Wait until everything made before this call is sent and confirmed, and everything known is applied."""
-        while True:
-            moved = self._moved  # before the look: what happens during it must not be missed
-            if self.is_synced(await self.waiting()):
-                return
-            await moved.wait()
-
     @property
     def membership(self) -> Membership:
         """The members, as far as their log is here."""
         return self.members.membership
+
+    @property
+    def over(self) -> str | None:
+        """Why the vault is none for this device any more, in a sentence; None: it is."""
+        return self._rekeying.over
+
+    @property
+    def strict_under_way(self) -> int:
+        """Strict writes that are not even sealed yet."""
+        return self._sending.strict_waiting
+
+    async def stop(self) -> None:
+        """Apply nothing any more, and let nobody wait: its task is cancelled, and the link has forgotten the vault."""
+        self.gone = True
+        async with self._applying:
+            self.offline()
+
+    def check_here(self) -> None:
+        """Raises VaultGoneError if the vault is on this device no more."""
+        if self.gone:
+            raise VaultGoneError
 
     @property
     def knows_members(self) -> bool:
@@ -245,25 +264,39 @@ class VaultSync:
         return self.link.session is not None and self.members.complete
 
     @property
-    def may_sign(self) -> bool:
-        """True if this device knows the members, and is not on its way to new keys; or cannot get any."""
-        own = self.membership.members.get(self.held.author)
-        in_place = self.enrolment.why is None and own is not None and own.role is not Role.REPLACED
-        return self.knows_members and (in_place or self.enrolment.refused is not None)
+    def is_refused(self) -> bool:
+        """True if the relay says that this device is no member, or the membership log does."""
+        return self.refused or self._rekeying.is_removed
 
-    async def grown_beyond(self, head: int) -> None:
-        """Wait until the membership log here is longer than that."""
-        await self.until(lambda sync: sync.membership.head > head)
+    @property
+    def may_sign(self) -> bool:
+        """True if this device and the relay know the same members, and it is on its way neither to another relay nor to
+        new keys; or cannot get any."""
+        own = self.membership.members.get(self.held.author)
+        in_place = self.enrolment.why is None and own is not None and own.is_present
+        known = self.knows_members and not self.members.is_longer and self.relocating.to is None
+        return known and (in_place or self.enrolment.refused is not None)
+
+    def doubt_log(self) -> None:
+        """The relay is to tell how long its log is: it seems to be another one than it has told."""
+        self.members.doubt()
+        self._listen_again()
+
+    def ask_again(self) -> None:
+        """Ask the relay at once, if it has refused this device: it may have been added meanwhile."""
+        if self.is_refused:
+            self._listening.anew()
+            self._wake.set()
 
     @property
     def streams(self) -> Sequence[StreamSync]:
-        """The collections that are synced."""
-        return list(self._streams.values())
+        """The collections of apps that are synced."""
+        return [stream for stream in self._streams.values() if not stream.collection.is_internal]
 
     @property
     def behind(self) -> int:
         """Seqs that the relay is known to have and that are not applied here."""
-        return sum(max(0, stream.head - stream.cursor) for stream in self._streams.values())
+        return sum(max(0, stream.head - stream.cursor) for stream in self.streams)
 
     # --- Follower
 
@@ -273,7 +306,12 @@ class VaultSync:
         self._creating.anew()
         self._inbox.clear()
         self._listening.anew()
-        self._presented = self.refused = False
+        self.refused, self._refused_seconds = False, REFUSED_SECONDS_MIN
+        self.is_strange = False
+        self._agreeing.online()
+        self._rekeying.online()
+        self._resealing.online()
+        self.relocating.online()
         self.progress.lasting.clear()
         self.enrolment.online()
         for stream in self._streams.values():
@@ -282,7 +320,8 @@ class VaultSync:
 
     def offline(self) -> None:
         """The link is down; what has no verdict is sent again on the next connection."""
-        self._online = trio.Event()
+        if self._online.is_set():
+            self._online = trio.Event()
         self.members.told = None
         self._sending.offline()
         for stream in self._streams.values():
@@ -316,12 +355,11 @@ class VaultSync:
     def history_lost(self, stream: StreamId, reason: str) -> None:
         """Stop this stream until it is reconciled; nothing that is here is given up."""
         if stream == MEMBERSHIP:
-            self.members.at = START
-            self._listening.add([MEMBERSHIP])
-            self._wake.set()
+            self.members.read_anew()
+            self._listen_again()
             return
         known = self._streams.get(stream)
-        if known is not None:
+        if known is not None and self.over is None:
             known.lost, known.losses = reason, known.losses + 1
             why = f"{known.collection.name}: {reason}; it is compared with the relay's, and nothing here is given up"
             self.progress.lasting[known.collection.name] = why
@@ -330,64 +368,9 @@ class VaultSync:
             self._stir()
 
     async def apply(self, delivers: Sequence[Deliver]) -> list[tuple[StreamId, Position]]:
-        """Apply deliveries durably, in order. Not cut short by cancellation: whoever watches learns of all of it."""
-        try:
-            with trio.CancelScope(shield=True):
-                reached = await self._apply(delivers)
-        except (ReplicaFullError, ReplicaUnreadableError, GapError) as error:
-            raise TransportError(str(error)) from error
-        return reached
-
-    async def _apply(self, delivers: Sequence[Deliver]) -> list[tuple[StreamId, Position]]:
-        reached: dict[StreamId, Position] = {}
-        records: list[Deliver] = []
-        losses = {name: stream.losses for name, stream in self._streams.items()}
-        for deliver in delivers:
-            if deliver.stream == MEMBERSHIP:
-                await self._take_links(deliver)
-                reached[MEMBERSHIP] = self.members.at
-            else:
-                records.append(deliver)
-        # What was admitted before its stream's history was found lost is of that history.
-        records = [deliver for deliver in records if self._streams[deliver.stream].losses == losses[deliver.stream]]
-        if records:
-            changes, garbled = await self._writer.run(self._apply_records, records)
-            for deliver in records:
-                stream = self._streams[deliver.stream]
-                if deliver.stream in garbled:
-                    reached[deliver.stream] = Position(deliver.term, garbled[deliver.stream].cursor)
-                    continue
-                stream.cursor = max(stream.cursor, deliver.last)
-                stream.head, stream.told_head = max(stream.head, deliver.last), max(stream.told_head, deliver.last)
-                reached[deliver.stream] = Position(deliver.term, deliver.last)
-            for name, why in garbled.items():
-                self.link.handle(Doubt(self.held.id, name, why.reason))
-            for collection, named in changes:
-                self._tell(collection, named)
-            self._wake.set()
-            self._stir()
-        return list(reached.items())
-
-    # --- in the writer's thread
-
-    def _apply_records(
-        self, replica: Replica, delivers: Sequence[Deliver]
-    ) -> tuple[list[tuple[Collection, Sequence[Change] | None]], dict[StreamId, Garbled]]:
-        """What changed, and the streams of which something could not be read: applied up to there, and no further."""
-        changes: list[tuple[Collection, Sequence[Change] | None]] = []
-        garbled: dict[StreamId, Garbled] = {}
-        with replica.transaction():
-            for deliver in delivers:
-                if deliver.stream in garbled:
-                    continue
-                stream = self._streams[deliver.stream]
-                watched = self._watched(stream.collection)
-                try:
-                    changes.append((stream.collection, stream.apply(replica, deliver, watched)))
-                except DecodeError as error:
-                    garbled[deliver.stream] = Garbled.after(deliver.prev, error)
-                    changes.append((stream.collection, None))  # the parts of it before that stand
-        return changes, garbled
+        """Apply deliveries durably, in order."""
+        async with self._applying:
+            return [] if self.gone else await self._receiving.apply(delivers)
 
     # --- the vault's task
 
@@ -411,6 +394,7 @@ class VaultSync:
         async with open_nursery() as nursery:
             reconciler = Reconciler(self.held, self.keys, self.identity, self._writer, self.link)
             nursery.start_soon(reconciler.run, self._next_lost, self._reconciled, self.progress.lasting)
+            nursery.start_soon(self._disputing.run, lambda: self._moved)
             await self._converse()
 
     async def _converse(self) -> None:
@@ -418,17 +402,49 @@ class VaultSync:
             self._wake = trio.Event()
             await self._listening.listen(self.link)
             await self._read_inbox()
+            await self._listening.listen(self.link)  # to what waited for the log to be told
+            self.refused = self.refused or self.over is not None
+            if await self._agreeing.go_on(self.link) or not await self._rekeying.take_keys():
+                self._sending.give_up(self._unwritable())
+                self._stir()
+                await self._wait()
+                continue
+            await self._rekeying.look_again()
             await self._settle_doubtful()
+            if (elsewhere := self.relocating.to) is not None:
+                await self._finish(elsewhere)
+                continue
             self._enrols = await self._enrol()
             missing = self._sending.missing
             if missing or not self._enrols:
-                await self._creating.create(self.link, self._sending.wanted | missing, missing)
+                own = self.membership.by_device(self.identity.device_key)
+                wanted = self._sending.wanted | missing
+                await self._creating.create(self.link, wanted, missing, None if own is None else own.role)
             self._sending.give_up(self._unwritable())
             await self._sending.send(lambda: self._enrols or bool(self._inbox), self.edited)
             self._stir()
             if self._sending.missing - self._streams.keys():
                 continue  # to make them; of the others the relay has yet to tell
+            await self._wait()
+
+    async def _finish(self, elsewhere: str) -> None:
+        """Go over to another relay, once all that is under way at this one has come to its end."""
+        why = f"the vault is moving to {elsewhere}: write again when it is there"
+        self._sending.give_up({stream.collection.name: why for stream in self._streams.values()})
+        await self._sending.send(lambda: bool(self._inbox), self.edited, finishes=True)
+        await self.relocating.go_on(elsewhere)
+        self._stir()
+        await self._wait()
+
+    async def _wait(self) -> None:
+        """Wait until there is something to do. A relay that refuses this device is asked again, since it may be added
+        any time."""
+        asks_at = trio.current_time() + self._refused_seconds if self.refused else math.inf
+        with trio.move_on_at(min(asks_at, self._resealing.wakes_at)) as asleep:
             await self._wake.wait()
+        if asleep.cancelled_caught and trio.current_time() >= asks_at:
+            self._refused_seconds = min(2 * self._refused_seconds, REFUSED_SECONDS_MAX)
+            self._listening.anew()
 
     def _unwritable(self) -> dict[str, str]:
         """Why collections cannot be written now, by name, of those that cannot be."""
@@ -467,15 +483,11 @@ class VaultSync:
     async def _take_told(self, message: Subscribed) -> None:
         if not await self._listening.told(message):
             self.enrolment.notice("the relay has batches of this device that it did not send: its folder was restored")
-        self.progress.passing, self.refused = None, False
-        if any(state.stream == MEMBERSHIP for state in message.streams):
-            if self.members.is_longer:
-                await self._present_links(self.members.told or 0)
-            else:
-                self._presented = False  # should the relay lose links again
+        self.progress.passing, self.refused, self.is_strange = None, False, False
 
     def check_fits(self, collection: Collection) -> None:
-        """Raises ReplicaMisuse for a collection that the relay has as another kind of stream."""
+        """Raises ReplicaMisuse for a collection that the relay has as another kind of stream, and VaultGoneError."""
+        self.check_here()
         stream = self._streams.get(collection.stream)
         if stream is not None and stream.misfit:
             raise ReplicaMisuse(f"{stream.misfit}; nothing was written")
@@ -483,26 +495,35 @@ class VaultSync:
     async def _take_verdict(self, message: Pushed) -> None:
         with trio.CancelScope(shield=True):
             answered = await self._sending.answered(message)
-        if message.outcome is not Outcome.DONE:
+        given_back = message.outcome is Outcome.NOT_A_WRITER and answered and not answered.stuck
+        if message.outcome is not Outcome.DONE and not (answered and answered.resealed) and not given_back:
             self.progress.passing = WHY_REFUSED[message.outcome]
             _log.warning("batch %d was refused: %s", message.batch, self.progress.passing)
+        if message.outcome is Outcome.EPOCH_STALE:
+            self._rekeying.refused(self.link)
+            self._listen_again()
+        elif message.outcome is Outcome.MOVED and self.relocating.to is None:
+            self.relocating.refused(self.link)
+            self._listen_again()
+        elif message.outcome is Outcome.DONE:
+            self._rekeying.accepted()
         if message.outcome in (Outcome.CLONED, Outcome.STALE_NUMBER):
             self.enrolment.notice("another device uses this one's identity: its folder was copied, or restored")
         if message.outcome is Outcome.STALE_NUMBER:
-            self._doubt()
+            self._doubtful = True
+            self._ask_again(self._streams)  # for the present heads: what was sent may be anywhere up to them
         if answered is not None:
             self._show(answered.changes)
             # The relay holds nothing of what was to be replaced: it may have lost history, which it tells when asked.
             gone = [stream for stream, seq in answered.winners if not seq and stream in self._streams]
             # What is not given back yet is found again when it is asked where that was confirmed.
-            if gone or answered.lost:
-                self._listening.add([*gone, *(stream for stream in answered.lost if stream in self._streams)])
-                self._wake.set()
+            lost = () if message.outcome is Outcome.MOVED else answered.lost  # it is given back where the vault is
+            if gone or lost:
+                self._ask_again([*gone, *(stream for stream in lost if stream in self._streams)])
 
-    def _doubt(self) -> None:
-        """Ask for the present heads: what was sent may be anywhere up to them."""
-        self._doubtful = True
-        self._listening.add(self._streams)
+    def _ask_again(self, streams: Iterable[StreamId]) -> None:
+        """Ask how these streams stand now."""
+        self._listening.add(streams)
         self._wake.set()
 
     def _show(self, changes: Sequence[tuple[int, Change]]) -> None:
@@ -514,55 +535,41 @@ class VaultSync:
     async def _take_fault(self, message: Fault) -> None:
         for stream in self._streams.values():
             stream.void()
-        self.progress.passing = message.message
-        self.refused = message.action is Action.STOP
-        if message.code is FaultCode.NO_SUCH_VAULT and not await self._present_links(0):
-            self.progress.passing = message.message
+        why = REMOVED if self._rekeying.is_removed else message.message
+        if message.code is FaultCode.NO_SUCH_VAULT and not self._rekeying.is_removed:
+            if await self._agreeing.give_back(self.link, 0):  # it is not refused for as long as that may help
+                self._listening.anew()
+                self._wake.set()
+                return
+            self.is_strange = self._agreeing.not_taken_in is None
+            why = self._agreeing.not_taken_in or SHUT_OUT
+        self.progress.passing, self.refused = why, message.action is Action.STOP
 
-    async def _present_links(self, after: int) -> bool:
-        """Give the relay the membership links that it never had, or has lost (R15); once, until it tells of all."""
-        if self._presented:
-            return False
-        self._presented = True
-        try:
-            await self.members.present(self.link, self.held.id, after)
-        except RelayRefusedError as error:
-            self.progress.passing = str(error)
-            _log.warning("the membership log was refused: %s", error)
-            if error.fault.action is not Action.STOP:
-                self.link.give_up(TransportError(f"the membership log could not be given back yet: {error}"))
-            return False
-        self.refused = False
-        self._listening.anew()
-        self._wake.set()
-        return True
+    def _ask(self, doubt: Doubt) -> None:
+        self.link.handle(doubt)
 
-    async def _take_links(self, deliver: Deliver) -> None:
-        """Take links in, as far as they verify."""
-        why = await self.members.take(deliver)
-        if why is not None:
-            self.progress.lasting[""] = f"the relay's membership log was not accepted: {why}"
-            _log.error("%s", self.progress.lasting[""])
+    def _received(self) -> None:
         self._wake.set()
         self._stir()
+
+    def _opened(self, collection: Collection, changes: Sequence[Change]) -> None:
+        self._tell(collection, changes)
+        self.edited()
+
+    def _listen_again(self) -> None:
+        """Ask for the membership log from where it is to be read."""
+        self._ask_again([MEMBERSHIP])
 
     # --- reconciling
 
     async def _next_lost(self, put_off: Container[StreamId]) -> StreamSync:
-        """Wait for a collection whose history is not the relay's. A device on its way to new keys goes there first, and
-        one that gives back what stands together hears first what became of that."""
+        """Wait for a collection whose history is not the relay's. A device on its way to new keys goes there first."""
 
         def lost() -> list[StreamSync]:
-            return [x for name, x in self._streams.items() if x.is_lost and name not in put_off and not self._enrols]
+            ready = not self._enrols and self.over is None
+            return [x for name, x in self._streams.items() if ready and x.is_lost and name not in put_off]
 
-        await trio.lowlevel.checkpoint()
-        while True:
-            moved = self._moved  # before the look: what happens during it must not be missed
-            for stream in lost():
-                number = stream.collection.number
-                if not await self._writer.run(_together_await_verdict, number) and stream.is_lost:
-                    return stream
-            await moved.wait()
+        return await next_ready(lost, lambda: self._moved, self._writer)
 
     def _reconciled(self, stream: StreamSync, settled: Settled) -> None:
         """Listen to it again, and give back what the relay has lost of it."""
@@ -577,7 +584,3 @@ class VaultSync:
         """Let everyone look again who waits for something to happen."""
         self._moved.set()
         self._moved = trio.Event()
-
-
-def _together_await_verdict(replica: Replica, collection: int) -> bool:
-    return replica.outbox.refills.together_await_verdict(collection)

@@ -118,7 +118,7 @@ class Transaction(Generic[C]):
                     )
                 seen = self.seen[collection.name, edit.key]
                 writes.append(StrictWrite(collection.held, edit.key, edit.value, edit.raw, seen))
-        check_bytes(writes)
+        check_bytes((write.collection, write) for write in writes)
         return writes
 
     def made(self, write: Write) -> None:
@@ -130,9 +130,10 @@ class Transaction(Generic[C]):
         self._open = False
 
 
-def check_bytes(edits: Iterable[Edit | StrictWrite]) -> None:
+def check_bytes(edits: Iterable[tuple[Held, Edit | StrictWrite]]) -> None:
     """Raises TransactionError if these are too much for one push."""
-    _check_size("bytes", sum(sealed_bytes(edit.key, edit.value) for edit in edits), TRANSACTION_BYTES_MAX)
+    size = sum(sealed_bytes(edit.key, edit.value, held.signed) for held, edit in edits)
+    _check_size("bytes", size, TRANSACTION_BYTES_MAX)
 
 
 def _check_size(what: str, count: int, most: int) -> None:

@@ -1,6 +1,8 @@
 """A vault as an app uses it: collections, queries, its state of sync, and inviting devices."""
 
-from collections.abc import AsyncIterator, Sequence
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,44 +10,58 @@ from typing import Any, Final, TypeVar
 
 import trio
 
-from sealwire_client import invites, keyring
+from sealwire_client import invites, recovery
+from sealwire_client.admitting import admit, is_admin
+from sealwire_client.belonging import synced, until_may_sign
 from sealwire_client.collection import Collection, make, tell
 from sealwire_client.counters import Counters
 from sealwire_client.counting import CounterSchema
 from sealwire_client.encoding import schema_of
-from sealwire_client.identity import DeviceIdentity
-from sealwire_client.invites import Invite, InviteError
-from sealwire_client.link import Link, RelayRefusedError
-from sealwire_client.nursery import open_nursery
+from sealwire_client.invites import Request
+from sealwire_client.inviting import PendingInvite, Syncs
+from sealwire_client.keyring import KeyringError
+from sealwire_client.link import RelayRefusedError
+from sealwire_client.membering import VaultMember, begin_epoch, members_of
+from sealwire_client.moving import move_vault
+from sealwire_client.parting import end, leave
 from sealwire_client.policies import Policy, counter
-from sealwire_client.replica import Change, Column, HeldVault, Reader, Replica, ReplicaMisuse, Rows, Runner, SqlValue
+from sealwire_client.recovery import RecoveryWords
+from sealwire_client.replica import (
+    Change,
+    Column,
+    HeldVault,
+    Reader,
+    Replica,
+    ReplicaMisuse,
+    Rows,
+    Runner,
+    SqlValue,
+    UnsentError,
+)
 from sealwire_client.replica import Collection as Held
 from sealwire_client.schema import Schema
+from sealwire_client.sealing import UNREAD_BY_ALL, summer
 from sealwire_client.sending import explained
 from sealwire_client.status import Status, VaultStatus
+from sealwire_client.stream import waits_for_links
 from sealwire_client.sync import VaultSync
 from sealwire_client.transactions import Transaction, entered
+from sealwire_client.wordlist import head_words
 from sealwire_client.writes import Write
-from sealwire_protocol.errors import FaultCode
 from sealwire_protocol.ids import DeviceKey, VaultId
-from sealwire_protocol.membership import Role
-from sealwire_protocol.messages import NO_REQUEST, AnswerJoin, AppendLink, Joined, Joining, OpenMailbox
+from sealwire_protocol.links import Role
+from sealwire_protocol.messages import NO_REQUEST, CreateVault
+from sealwire_protocol.registration import token_bytes
 
 T = TypeVar("T")
+
+_log = logging.getLogger("sealwire.device")
 
 INVITE_SECONDS: Final = 600
 """The life of an invite for one's own device: ten minutes."""
 
-LOOK_AGAIN_SECONDS: Final = 30.0
-"""An inviter that hears nothing looks into the mailbox again so often: the joiner may have left its letter through
-another relay process on the same database, of which nobody tells this connection."""
-
-LINK_ATTEMPTS_MAX: Final = 5
-"""Times that a link is signed anew because another admin's came first."""
-
-
-class InviteExpiredError(Exception):
-    """Nobody used the invite in time."""
+CONFIRMED_SECONDS: Final = 86_400
+"""The life of an invite for somebody else's device: a day, to reach them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +76,6 @@ class StuckWrite:
     """It was part of a transaction, whose other writes are stuck with it."""
 
 
-@dataclass(frozen=True, slots=True)
-class NewMember:
-    """A device that has joined."""
-
-    device: DeviceKey
-    name: str
-
-
 class Vault:
     """What is shared under one key hierarchy by a set of devices. Got from `Device`."""
 
@@ -77,7 +85,9 @@ class Vault:
         sync: VaultSync,
         writer: Runner[Replica],
         folder: Path,
+        forget: Callable[[bool], Awaitable[None]],
     ) -> None:
+        self._forget = forget
         self._held, self._sync, self._writer = held, sync, writer
         self._reader = Reader(folder)
         self._status = VaultStatus(sync, writer)
@@ -96,8 +106,8 @@ class Vault:
 
     @property
     def origin(self) -> str:
-        """The address of its relay."""
-        return self._held.origin
+        """The address of its relay. It changes when the vault moves."""
+        return self._sync.held.origin
 
     async def collections(self) -> list[str]:
         """The names of its collections that hold something on this device, or did, in order."""
@@ -107,62 +117,95 @@ class Vault:
         """The name of the policy that a collection was opened with last on this device; None if it never was."""
         return await self._writer.run(lambda replica: replica.vaults.policy_of(self._held.number, collection))
 
-    async def known(self) -> None:
-        """Wait until the relay has the vault, and has told this device of all members."""
-        await self._sync.until(lambda sync: sync.knows_members)
+    @property
+    def is_known(self) -> bool | None:
+        """True once the relay has told this device of all members, on this connection; False if it said that it has no
+        such vault for this device (`Device.forget` takes that for an answer). None: it has said neither."""
+        return True if self._sync.knows_members else False if self._sync.is_strange else None
 
-    async def collection(self, name: str, kind: type[T], *, policy: Policy) -> Collection[T]:
+    async def known(self) -> bool:
+        """Wait until the relay has the vault, and has told this device of all members. False: it says that it has no
+        such vault for this device, or the vault is over (`over`)."""
+        await self._sync.until(lambda sync: self.is_known is not None or self.over is not None)
+        return self.is_known is True and self.over is None
+
+    async def register(self, token: str) -> None:
+        """Show the relay another registration token, which is durable when this returns.
+
+        A relay that does not know the vault is shown it from the next connection on, which is made at once; what it
+        says shows in `status()`. One that knows it is shown it now, so that the vault may store as much as the token
+        allows; writes that are stuck are retried by hand. Raises LocalMisuse for a text that is no token, and
+        RelayRefusedError for one that would do and is used up.
+        """
+        shown, number = token_bytes(token), self._held.number
+        await self._writer.run(lambda replica: replica.vaults.keep_token(number, shown))
+        if not self._sync.knows_members:
+            self._sync.link.dial_anew("the relay is to be shown another registration token")
+            return
+        genesis = (await self._sync.members.links())[0]
+        await self._sync.link.request(CreateVault(NO_REQUEST, genesis, shown))
+
+    async def collection(self, name: str, kind: type[T], *, policy: Policy, signed: bool = False) -> Collection[T]:
         """Open a collection, or make it: `kind` is a dataclass, or `dict` for values without types.
 
+        `signed`: its entries are signed by their authors, and none is taken in that is not by a member who may write,
+        whatever the relay does. Every device must open it so: one of the same name that is not is another collection.
+
         Raises EncodingError for a type that cannot be kept, ColumnsChangedError for one that contradicts what is
-        here, ReplicaMisuse if it is open already with another type or policy. From now on the collection is kept in
-        step with the relay.
+        here, ReplicaMisuse if it is open already with another type or policy, or is signed here and was not to be, or
+        the reverse. From now on the collection is kept in step with the relay.
         """
-        return await self._open(name, kind, policy, schema_of(kind))
+        return await self._open(name, kind, policy, schema_of(kind), signed)
 
-    async def counters(self, name: str) -> Counters:
+    async def counters(self, name: str, *, signed: bool = False) -> Counters:
         """Open a collection of counters, or make it. Raises as `collection` does."""
-        return Counters(await self._open(name, int, counter(), CounterSchema()))
+        return Counters(await self._open(name, int, counter(), CounterSchema(), signed))
 
-    async def _open(self, name: str, kind: type[T], policy: Policy, schema: Schema[T]) -> Collection[T]:
+    async def is_signed(self, collection: str) -> bool:
+        """True if this device has a collection of that name whose entries are signed."""
+        return await self._writer.run(lambda replica: replica.vaults.is_signed(self._held.number, collection))
+
+    async def _open(self, name: str, kind: type[T], policy: Policy, schema: Schema[T], signed: bool) -> Collection[T]:
+        self._sync.check_here()
         if name in self._collections:
-            return self._again(name, kind, policy)
+            return self._again(name, kind, policy, signed)
         if not isinstance(policy, Policy):
             raise ReplicaMisuse(
                 f"policy is what latest(), merge() or strict() return (with parentheses), not {policy!r}"
             )
+        if name.startswith("_"):
+            raise ReplicaMisuse(f"{name!r} cannot name a collection: begin with a letter")
         resolve = policy.resolver(schema)
         columns = [Column(*column) for column in schema.columns]
-        stream = self._sync.keys.stream_id(name)
+        stream = self._sync.keys.stream_id(name, signed)
 
-        def open_it(replica: Replica) -> Held:
-            return replica.entries.open(
-                self._held.number,
-                name,
-                stream,
-                policy.kind,
-                policy.name,
-                columns,
-                schema,
-            )
+        value_of = summer(self._sync.keys.stream(stream))
 
-        held = await self._writer.run(open_it)
+        def open_it(replica: Replica) -> tuple[Held, bool]:
+            with replica.transaction():
+                held = replica.entries.open(
+                    self._held.number, name, stream, policy.kind, policy.name, columns, schema, signed
+                )
+                replica.keep_sum(held, value_of, [reason.value for reason in UNREAD_BY_ALL])
+                return held, waits_for_links(replica, held)
+
+        held, waits = await self._writer.run(open_it)
         if name in self._collections:  # another task has opened it meanwhile
-            return self._again(name, kind, policy)
+            return self._again(name, kind, policy, signed)
         self._reader.show(held)
         opened = Collection(held, schema, policy, resolve, self._writer, self._reader, self._sync)
         self._collections[name], self._kinds[name] = opened, (kind, policy)
-        self._sync.add(held, resolve)
+        self._sync.add(held, resolve, waits)
         return opened
 
-    def _again(self, name: str, kind: type[T], policy: Policy) -> Collection[T]:
-        opened_with, opened_under = self._kinds[name]
-        if opened_with is not kind or opened_under != policy:
+    def _again(self, name: str, kind: type[T], policy: Policy, signed: bool) -> Collection[T]:
+        opened, (opened_with, opened_under) = self._collections[name], self._kinds[name]
+        if opened_with is not kind or opened_under != policy or opened.held.signed != signed:
             raise ReplicaMisuse(
-                f"collection {name} is open already, with {opened_with.__name__} and policy {opened_under.name}; "
-                "open it with the same ones"
+                f"collection {name} is open already, with {opened_with.__name__}, policy {opened_under.name} and"
+                f" signed={opened.held.signed}; open it with the same ones"
             )
-        return self._collections[name]
+        return opened
 
     def select(self, sql: str, values: Sequence[SqlValue] = ()) -> Rows:
         """Run a SELECT over the opened collections, by their names; columns are `key` and the fields.
@@ -210,13 +253,13 @@ class Vault:
     async def retry(self, collection: str, key: str) -> bool:
         """Send a stuck write again, with all of its transaction. False if there is none. Raises ReplicaMisuse if the
         collection is not open, or if the write was strict: its app must look and decide anew."""
-        return await self._sync.retry(self._opened(collection), key)
+        return await self._sync.aside.retry(self._opened(collection), key)
 
     async def discard(self, collection: str, key: str) -> bool:
         """Give up a stuck write for good: the entry shows again what the log says. False if there is none.
 
         Raises ReplicaMisuse if the collection is not open."""
-        return await self._sync.discard(self._opened(collection), key)
+        return await self._sync.aside.discard(self._opened(collection), key)
 
     def _opened(self, collection: str) -> Held:
         if collection not in self._collections:
@@ -234,7 +277,7 @@ class Vault:
         collection = self._collections.get(held.name)
         return collection is not None and collection.watched
 
-    async def leave(self) -> None:
+    async def remember(self) -> None:
         """Keep for the next run what this one knows. Durable when it returns. Before the connection ends."""
         await self._status.close()
 
@@ -242,126 +285,177 @@ class Vault:
         """Let go of the file."""
         self._reader.close()
 
+    def gone(self) -> None:
+        """The vault is not on this device any more: who listens is told so, and who reads."""
+        for collection in self._collections.values():
+            collection.end()
+        self._reader.close(gone=True)
+
     # --- the state of sync
 
     async def synced(self) -> None:
         """Wait until everything edited before is confirmed by the relay, and everything known is applied here.
 
-        Waits for the relay as long as it takes, and for collections that are open. What the relay has refused for
-        good is not waited for: see `status().stuck`.
+        Waits for the relay as long as it takes, and for collections that are open; `status().last_error` tells why it
+        takes long. What the relay has refused for good is not waited for: see `status().stuck`.
+
+        Raises VaultOverError if the vault is over for this device (`over`), also if it comes to that meanwhile, and
+        VaultGoneError once it is not on this device any more.
         """
-        await self._sync.synced()
+        await synced(self._sync)
 
     async def status(self) -> Status:
         """How things stand now: with the relay, and with the other devices."""
         return await self._status.look()
 
+    async def dismiss(self) -> int:
+        """Let go of what shows that the relay lies (`status().disputed`), now that somebody has looked into it: strict
+        writes are made again. It stays in the replica, and comes up anew with the next statement that differs.
+        Returns how many disputes there were.
+        """
+        return await self._writer.run(lambda replica: replica.disputes.dismiss(self._held.number))
+
     async def keep_status(self) -> None:
         """Note when everything is in step, for `status`, until cancelled. For `Device`."""
         await self._status.run()
 
+    # --- members
+
+    @property
+    def members(self) -> tuple[VaultMember, ...]:
+        """The devices that belong to the vault, as far as this one has heard."""
+        return members_of(self._sync)
+
+    @property
+    def head(self) -> tuple[int, str]:
+        """How many links the vault's membership log has here, and eight words for all that they say. Two people whose
+        devices show the same have been shown the same members and keys, whatever their relay is up to."""
+        log = self._sync.membership
+        return log.head, head_words(self.id, log.head, log.last_hash)
+
+    async def remove(self, device: DeviceKey) -> None:
+        """Remove a device, and change the vault's key: it reads nothing that is written from then on, and what it
+        writes is refused. What it holds it keeps. Needs the relay: waits for it. Raises RelayRefusedError, KeyringError
+        if this device is no admin (VaultOverError: the vault is over for it), or the other no member."""
+        await begin_epoch(self._sync, device)
+
+    async def rotate(self) -> None:
+        """Change the vault's key. Needs the relay: waits for it. Raises RelayRefusedError, KeyringError if this device
+        is no admin (VaultOverError: the vault is over for it)."""
+        await begin_epoch(self._sync)
+
+    async def move(
+        self, relay: str, *, token: str | None = None, without_old: bool = False, force: bool = False
+    ) -> None:
+        """Move the vault to another relay, to which all of its devices follow as soon as they hear of it. What each
+        holds goes there from the devices; nothing needs to be copied between relays. Returns when the new relay has the
+        vault's members, and this device is there; the entries follow.
+
+        Needs both relays: waits for them as long as it takes; `status().last_error` names the one that is not there.
+        The new one is asked first whether it takes the vault in, with a registration `token` if it wants one. Cancelled
+        before it has answered, nothing was moved; later, that is left open. `without_old`: the present relay is gone
+        for good; other devices must be told by hand then, see `Device.follow`. `force`: although collections are not
+        open here, so that this device may lack what was written to them last.
+
+        Raises MoveError (the vault is there already, collections are not open, another admin moved it first),
+        RelayRefusedError, KeyringError if this device is no admin (VaultOverError: the vault is over for it),
+        InsecureOriginError, LocalMisuse for what is no address or no token.
+        """
+        shown = b"" if token is None else token_bytes(token)
+        await move_vault(self._sync, self._writer, relay, shown, without_old=without_old, force=force)
+
+    # --- parting
+
+    @property
+    def over(self) -> str | None:
+        """Why this vault is none for this device any more, in a sentence: it was deleted, or the device was removed.
+        What it holds can still be read, until `device.forget(vault)`. None: it belongs to it, as far as is known."""
+        return self._sync.over
+
+    async def leave(self, *, discard: bool = False) -> None:
+        """Be a member no more, and delete all that this device holds of the vault. Admins change the key then, so that
+        it reads nothing that is written later; what the others have of it they keep.
+
+        Needs the relay: waits for it. From when the relay is asked on, it goes on with the next run if this one is
+        cancelled or ends. Raises UnsentError if writes are not sent, unless `discard` says that these are to be lost;
+        KeyringError if no admin would be left (make another device one, or delete the vault), RelayRefusedError.
+        """
+        await leave(self._sync, self._writer, discard=discard)
+        await self._forget(discard)
+
+    async def go_on_leaving(self) -> None:
+        """Do what an earlier run has begun, if it has begun to leave. For `Device`."""
+        leaving = await self._writer.run(lambda replica: replica.parting.intended(self._held.number))
+        if leaving is None:
+            return
+        try:
+            await self.leave(discard=leaving.discard)
+        except (UnsentError, KeyringError, RelayRefusedError) as error:
+            _log.error("vault %s was to be left, and was not: %s", self._held.name, error)
+
+    async def delete(self) -> None:
+        """Delete the vault for all of its devices: the relay keeps nothing that was written in it, and takes nothing
+        more. Each device, this one too, keeps what it holds until `device.forget(vault)`. It cannot be undone.
+
+        Needs the relay: waits for it. Raises KeyringError if this device is no admin, RelayRefusedError.
+        """
+        await end(self._sync)
+
+    async def check_sent(self) -> None:
+        """Raises UnsentError if writes of this vault are on this device alone. For `Device`."""
+        await self._writer.run(lambda replica: replica.parting.check_sent(self._held.number))
+
     # --- inviting
 
-    async def invite(self, *, seconds: int = INVITE_SECONDS, role: Role = Role.WRITER) -> "PendingInvite":
-        """Open an invite for one device. Needs the relay: waits for it. Raises RelayRefusedError, KeyringError.
+    async def invite(
+        self, *, seconds: int | None = None, role: Role = Role.WRITER, confirm: bool = False
+    ) -> PendingInvite:
+        """Open an invite for one device. Needs the relay: waits for it. Raises RelayRefusedError, KeyringError if this
+        device is no admin (VaultOverError: the vault is over for it).
 
-        Show `invite.link` to whoever is invited, alone, and await `invite.joined()`, which approves by itself.
+        Show `invite.link` to whoever is invited, alone, and await `invite.joined()`, which approves by itself. It lasts
+        ten minutes. `confirm` is for a device of somebody else: two people compare a code (`invite.joined(agree)`), and
+        it lasts a day.
         """
-        await self._sync.until(lambda sync: sync.may_sign)
-        membership = self._sync.membership
+        return await self.open_invite(seconds, role, confirm)
+
+    async def open_invite(
+        self, seconds: int | None, role: Role, confirm: bool, syncs: Syncs | None = None
+    ) -> PendingInvite:
+        """Open an invite: into this vault, or through it into those of `syncs` as well. For `Device`."""
+        await self._may_add_devices()
+        membership, identity = self._sync.membership, self._sync.identity
+        nonce = os.urandom(invites.NONCE_BYTES) if confirm else b""
         invite = invites.new_invite(
-            self._held.origin, self.id, membership.head, membership.last_hash, self._sync.identity.device_key
+            self.origin,
+            self.id,
+            membership.head,
+            membership.last_hash,
+            identity.device_key,
+            invites.committed(nonce) if confirm else b"",
+            for_all=syncs is not None,
         )
-        pending = PendingInvite(invite, seconds, role, self._sync, self._sync.identity, self._sync.link)
+        if seconds is None:
+            seconds = CONFIRMED_SECONDS if confirm else INVITE_SECONDS
+        pending = PendingInvite(invite, seconds, role, self._sync, identity, self._sync.link, nonce, syncs)
         await pending.open()
         return pending
 
+    async def recovery_words(self) -> RecoveryWords:
+        """Make a device on paper: 24 words, by which `Device.recover` becomes an admin here on an empty machine.
 
-class PendingInvite:
-    """An invite that waits to be used, once."""
+        They are a member from now on, named "recovery words", and are kept nowhere: show `reveal()` to their owner.
+        Earlier ones stay good until they are removed. Needs the relay: waits for it. Raises RelayRefusedError,
+        KeyringError if this device is no admin.
+        """
+        await self._may_add_devices()
+        words = recovery.new_words(self.id)
+        paper = Request(words.identity.device_key, words.identity.box_key, recovery.NAME)
+        await admit(paper, Role.ADMIN, self._sync, self._sync.identity)
+        return words
 
-    def __init__(
-        self, invite: Invite, seconds: int, role: Role, sync: VaultSync, identity: DeviceIdentity, link: Link
-    ) -> None:
-        self._invite, self._seconds, self._role = invite, seconds, role
-        self._sync, self._identity, self._link = sync, identity, link
-        self._expires = trio.current_time() + seconds
-        self._letter = trio.Event()
-        self._sealed = b""
-
-    @property
-    def link(self) -> str:
-        """The invite as text. Whoever has it may ask to join, once: show it to the invited person alone."""
-        return self._invite.encode()
-
-    async def open(self) -> None:
-        """Open the mailbox at the relay, or open it again after a lost connection."""
-        self._link.expect_mail(self._invite.mailbox, self._receive)
-        left = max(1, int(self._expires - trio.current_time()))
-        await self._link.request(OpenMailbox(NO_REQUEST, self._sync.held.id, self._invite.mailbox, left))
-
-    def _receive(self, mail: Joining | Joined) -> None:
-        if isinstance(mail, Joining):
-            self._sealed = mail.sealed
-            self._letter.set()
-
-    async def joined(self) -> NewMember:
-        """Wait for the one request, approve it, and tell the joiner. Raises InviteExpiredError, RelayRefusedError."""
-        try:
-            with trio.fail_at(self._expires):
-                while True:
-                    await self._wait_for_letter()
-                    try:
-                        request = invites.open_request(self._invite, self._sealed)
-                    except InviteError:
-                        self._letter = trio.Event()
-                        continue
-                    return await self._approve(request)
-        except trio.TooSlowError:
-            raise InviteExpiredError("nobody used the invite in time; make a new one") from None
-        finally:
-            self._link.expect_mail(self._invite.mailbox, None)
-
-    async def _wait_for_letter(self) -> None:
-        """Wait for the joiner's letter, across lost connections and several relay processes."""
-        while not self._letter.is_set():
-            with trio.move_on_after(LOOK_AGAIN_SECONDS):
-                await self._link.wait_while_online(self._letter)
-            if not self._letter.is_set():
-                await self.open()
-
-    async def _approve(self, request: invites.Request) -> NewMember:
-        sync = self._sync
-        for _ in range(LINK_ATTEMPTS_MAX):
-            member = sync.membership.by_device(request.device)
-            if member is not None:
-                seq = int(member.author)
-                approved = invites.Approved(seq, await sync.members.hash_of_link(seq))
-                sealed = invites.seal_answer(self._invite, self._identity, request.device, approved)
-                await self._link.request(AnswerJoin(NO_REQUEST, self._invite.mailbox, sealed))
-                return NewMember(request.device, request.name)
-            async with sync.members.appending:
-                await self._append(request)
-        raise InviteError("other devices keep changing the vault's members; try again")
-
-    async def _append(self, request: invites.Request) -> None:
-        """Ask for the next link, until there is one, whosever it is. It is not asked for any longer then: a relay that
-        is set back afterwards would take it in the place of the one that is known."""
-        sync, head = self._sync, self._sync.membership.head
-        if sync.membership.by_device(request.device) is not None:
-            return
-        raw = keyring.add_device_link(
-            self._identity, sync.membership, sync.keys, request.device, request.box_key, self._role, request.name
-        )
-
-        async def ask() -> None:
-            try:
-                await self._link.request(AppendLink(NO_REQUEST, sync.held.id, raw))
-            except RelayRefusedError as error:
-                if error.fault.code is not FaultCode.LINK_CONFLICT:
-                    raise
-
-        async with open_nursery() as asking:
-            asking.start_soon(ask)
-            await sync.grown_beyond(head)
-            asking.cancel_scope.cancel()
+    async def _may_add_devices(self) -> None:
+        """Wait until the members are known. Raises KeyringError if this device is no admin among them."""
+        await until_may_sign(self._sync)
+        if not is_admin(self._sync):
+            raise KeyringError("this device may not add devices to the vault; do it on a device that is an admin")

@@ -30,7 +30,7 @@ class Write:
             await moved.wait()
 
     async def _standing(self) -> Standing:
-        standings = [await self._sync.standing(mark) for mark in self._marks]
+        standings = [await self._sync.aside.standing(mark) for mark in self._marks]
         for place in (Place.REFUSED, Place.DEVICE):
             for standing in standings:
                 if standing.place is place:

@@ -38,8 +38,6 @@ from sealwire_protocol.login import login_payload
 from sealwire_protocol.messages import (
     NO_REQUEST,
     NO_VAULT,
-    REFILL,
-    REFILL_SINCE,
     Ack,
     Acked,
     Challenge,
@@ -59,6 +57,7 @@ from sealwire_protocol.messages import (
     Subscribed,
     Wanted,
     Welcome,
+    push_since,
 )
 
 
@@ -408,8 +407,8 @@ class ClientSession:
         push: Push = event.push
         if not self.may_push(push.vault):
             raise LocalMisuse("a push needs a subscribed vault and an open window")
-        if push.flags & REFILL and self.version < REFILL_SINCE:
-            raise LocalMisuse(f"a refill is not known to a relay of version {self.version}")
+        if self.version < push_since(push.flags):
+            raise LocalMisuse(f"push flags {push.flags:#04x} are not known to a relay of version {self.version}")
         waiting = self._outstanding.setdefault(push.vault, set())
         if push.batch in waiting:
             raise LocalMisuse(f"batch {push.batch} was sent on this connection and is not answered yet")

@@ -6,7 +6,7 @@ A group of a PUSH to a guarded stream has one condition for each record, in the 
 
 Version alone would not do: a second write, sent before the first was answered, would replace somebody else's first.
 
-A group of a refill says where each record was held instead, see `lines`.
+A group of a refill says where each record was held instead, see `lines`; one of a reseal what `reseals` says.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -54,7 +54,9 @@ NOTHING: Final = Condition(Names.NOTHING)
 class Current(NamedTuple):
     """What a guarded stream holds of a tag now: the record that won, and its seq.
 
-    `line`: of a record that was given back after a loss (R14), in which history it stood. Empty: it was pushed.
+    `line`: of a record that was given back after a loss (R14), in which history it stood, and of one that was sealed
+    anew, where the one before it stood. Empty: it was pushed. `epoch` 0: it is not known, as of what an older relay
+    took in.
     """
 
     version: int
@@ -62,6 +64,7 @@ class Current(NamedTuple):
     tombstone: bool
     seq: int
     line: Line = ()
+    epoch: int = 0
 
 
 def encode_condition(condition: Condition) -> bytes:
@@ -120,6 +123,7 @@ class Write(NamedTuple):
 
     tag: Tag
     version: int
+    epoch: int
     salt: bytes
     tombstone: bool
     condition: Condition
@@ -133,7 +137,7 @@ def read_writes(conditions: bytes, records: bytes, count: int) -> list[Write]:
     for condition in decode_conditions(conditions, count):
         _, record, end = read_record(records, at)
         tombstone = bool(record.flags & TOMBSTONE)
-        writes.append(Write(record.tag, record.version, record.salt, tombstone, condition, at, end))
+        writes.append(Write(record.tag, record.version, record.epoch, record.salt, tombstone, condition, at, end))
         at = end
     if len({write.tag for write in writes}) < count:
         raise DecodeError("a group of a guarded stream has two records of one tag")
@@ -168,7 +172,7 @@ def judge(writes: Sequence[Write], body: bytes, head: int, held: Callable[[Tag],
             continue
         seq += 1
         top = max(top, write.version)
-        holding[write.tag] = Current(write.version, write.salt, write.tombstone, seq)
+        holding[write.tag] = Current(write.version, write.salt, write.tombstone, seq, epoch=write.epoch)
     if refused:
         body = b"".join([body[write.begin : write.end] for at, write in enumerate(writes) if at not in refused])
     return Judged(seq - head, top, body, holding, refused)

@@ -69,6 +69,8 @@ class FaultCode(IntEnum):
     BATCH_GAP = 14
     QUOTA = 15
     STALE_PIN = 16
+    VAULT_DELETED = 17
+    MOVED = 18
 
 
 class Action(IntEnum):
@@ -99,6 +101,8 @@ class Outcome(IntEnum):
     """A record broke a rule that an honest device keeps (author, version step, size)."""
     QUOTA = 7
     """The vault is full."""
+    MOVED = 8
+    """The vault is at another relay: seal again there, under a new number. Nothing is kept of the batch here."""
 
 
 class Refusal(IntEnum):

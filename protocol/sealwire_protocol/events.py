@@ -159,6 +159,16 @@ class TermChanged:
     term: Term
 
 
+@dataclass(frozen=True, slots=True)
+class LinksReplaced:
+    """Other links stand now at the end of a vault's membership log (R15).
+
+    A SUBSCRIBE that is not answered yet must be answered from what stands since.
+    """
+
+    vault: VaultId
+
+
 # --- effects of both sides
 
 
@@ -245,5 +255,5 @@ class Pump:
 
 ClientEvent = Opened | Received | Ticked | Lost | Stop | Signed | Request | Listen | Doubt | Submit | Applied
 ClientEffect = Send | Close | Sign | Arrived | Apply | HistoryLost
-RelayEvent = Opened | Received | Ticked | Lost | Stop | Answer | Refuse | PageRead | TermChanged
+RelayEvent = Opened | Received | Ticked | Lost | Stop | Answer | Refuse | PageRead | TermChanged | LinksReplaced
 RelayEffect = Send | Close | LoggedIn | Do | Noted | Pump

@@ -192,6 +192,19 @@ class Row(Field):
         return self.kind(*parts), at
 
 
+class Later(Field):
+    """A field that was appended within a version: an older writer leaves it out, which means `absent`."""
+
+    def __init__(self, field: Field, absent: Any) -> None:
+        self.field, self.absent, self.name = field, absent, field.name
+
+    def write(self, out: bytearray, value: Any) -> None:
+        self.field.write(out, value)
+
+    def read(self, data: bytes, at: int) -> tuple[Any, int]:
+        return self.field.read(data, at) if at < len(data) else (self.absent, at)
+
+
 class ListOf(Field):
     """A u16 count and that many items; read into a tuple. Every item takes at least one byte."""
 

@@ -1,18 +1,37 @@
 """What a position says about a history that a relay tells (R7, R9, R10, R12)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
-from sealwire_protocol.ids import NO_TERM, START, Position, Term
+from sealwire_protocol.ids import NO_TERM, START, Position, Term, TermStart
 from sealwire_protocol.lines import Line
-from sealwire_protocol.messages import StreamState
 
 
-def newest_term(state: StreamState) -> Term:
+class History(Protocol):
+    """What a relay tells of a stream: the terms in which it was written, the oldest first, how far it goes, and up to
+    where deletions are forgotten."""
+
+    @property
+    def terms(self) -> Sequence[TermStart]: ...
+
+    @property
+    def head(self) -> int: ...
+
+    @property
+    def floor(self) -> int: ...
+
+
+def newest_term(state: History) -> Term:
     """The newest term in which the stream was written."""
     return state.terms[-1].term if state.terms else NO_TERM
 
 
-def end_of(term: Term, state: StreamState) -> int | None:
+def term_at(terms: Sequence[TermStart], seq: int) -> Term:
+    """The term in which a seq of a stream was written."""
+    return next((told for told, start in reversed(terms) if start < seq), NO_TERM)
+
+
+def end_of(term: Term, state: History) -> int | None:
     """The known end of a term in a stream (R7), or None for a term that the relay does not know there."""
     for place, (known, _) in enumerate(state.terms):
         if known == term:
@@ -20,23 +39,28 @@ def end_of(term: Term, state: StreamState) -> int | None:
     return None
 
 
-def is_lost(position: Position, state: StreamState) -> bool:
+def is_lost(position: Position, state: History) -> bool:
     """Whether a position of a stream lies in a history that the relay has lost (R9). Nothing stands at 0."""
     end = end_of(position.term, state)
     return position.seq > 0 and (end is None or position.seq > end)
 
 
-def loss_before(line: Line, state: StreamState) -> int:
-    """Where in the relay's log a history was lost that had this line: what is beyond was appended since. That is where
-    the line left the newest term that the relay knows, or that term ends; 0 if it knows none."""
+def parting(line: Line, state: History) -> Position:
+    """Where a line and the relay's history part: where the line left the newest term that the relay knows, or where
+    that term ends, whichever comes first; START if it knows none."""
     for at in line:
         end = end_of(at.term, state)
         if end is not None:
-            return min(at.seq, end)
-    return 0
+            return Position(at.term, min(at.seq, end))
+    return START
 
 
-def whole_from(state: StreamState, position: Position) -> int:
+def loss_before(line: Line, state: History) -> int:
+    """Where in the relay's log a history was lost that had this line: what is beyond was appended since."""
+    return parting(line, state).seq
+
+
+def whole_from(state: History, position: Position) -> int:
     """`f` of R10: the floor up to which a replica misses nothing; 0 if that was in a history that is lost."""
     return 0 if is_lost(position, state) else position.seq
 
@@ -52,7 +76,7 @@ def why_incomplete(floor: int, cursor: int, whole: int) -> str | None:
 
 
 def why_history_is_lost(
-    state: StreamState,
+    state: History,
     cursor: Position,
     served: Position,
     whole: Position = START,

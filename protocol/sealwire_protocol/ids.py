@@ -32,6 +32,7 @@ MAILBOX_ID_BYTES: Final = 16
 TERM_ID_BYTES: Final = 8
 NONCE_BYTES: Final = 32
 SIGNATURE_BYTES: Final = 64
+SUM_BYTES: Final = 32
 
 MEMBERSHIP: Final = StreamId(bytes(STREAM_ID_BYTES))
 """Stream 0: the membership log of a vault."""

@@ -70,10 +70,27 @@ LOST_TERMS_MAX: Final = 256
 Records of which it is not known how they came about are never replaced silently (R14)."""
 
 TERMS_TOLD_MAX: Final = 4_096
-"""Terms of one stream in SUBSCRIBED: a stream gains at most one for each start of a relay."""
+"""Terms of one stream in SUBSCRIBED: a stream gains at most one for each start of a relay, and stream 0 one more for
+each end of the membership log that was replaced."""
 
 LINK_BYTES_MAX: Final = 8_192
-"""One membership link of the kinds defined so far."""
+"""One membership link that adds a member."""
+
+EPOCH_LINK_BYTES_MAX: Final = 65_535
+"""One membership link that begins an epoch: it has 32 bytes for each member, and a u16 tells its length."""
+
+MEMBERS_MAX: Final = 2_000
+"""Members of a vault that are neither removed nor replaced: so many shares of a key fit into one link."""
+
+ADOPTED_MAX: Final = 8
+"""Keys of other ends of the membership log that one link hands on: they fit beside a share for each of MEMBERS_MAX."""
+
+EPOCH_OWED_SECONDS: Final = 2.0
+"""How long the first admin waits before it begins an epoch after somebody has left: who leaves with several devices
+needs one."""
+
+EPOCH_OWED_SECONDS_MAX: Final = 60.0
+"""Up to so long, at random, the others wait for it: a hundred admins do not race."""
 
 REPLACEMENTS_MAX: Final = 64
 """Keys that may take each other's place, one after the other or side by side, before an admin must invite the device
@@ -88,8 +105,15 @@ BRANCH_ITEMS_MAX: Final = 8
 FETCH_RECORDS_MAX: Final = 1_024
 """Records in one FETCH: as many as fit into one answer of usual ones, and the segments that one request may open."""
 
+REGISTRATION_BYTES_MAX: Final = 512
+"""A registration token, or a relay's receipt for a vault: keys' names, numbers, a name and a signature."""
+
 MAILBOX_BYTES_MAX: Final = 1_024
 """One sealed message in an invite's mailbox: device keys, a name and a MAC."""
+
+ANSWER_BYTES_MAX: Final = 16_384
+"""The sealed answer in an invite's mailbox, which may let a device into some 190 vaults. It comes from an
+admin, not from a stranger."""
 
 MAILBOX_SECONDS_MAX: Final = 86_400
 """The longest life of an invite: 24 hours, enough to reach another person."""

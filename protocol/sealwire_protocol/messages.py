@@ -28,6 +28,7 @@ from sealwire_protocol.fields import (
     Bytes16,
     Bytes32,
     Enumerated,
+    Later,
     ListOf,
     Row,
     Text,
@@ -54,8 +55,15 @@ ATOMIC: Final = 1
 """PUSH flag: all records or none."""
 REFILL: Final = 2
 """PUSH flag: records that the relay has lost, each with the position at which it was held (R14)."""
-REFILL_SINCE: Final = 2
-"""The first version that has refills."""
+RESEAL: Final = 4
+"""PUSH flag: records of any author, sealed anew under the present key without another version (R5)."""
+PUSH_FLAGS: Final = frozenset((0, ATOMIC, REFILL, REFILL | ATOMIC, RESEAL))
+"""What a PUSH may be flagged as."""
+
+
+def push_since(flags: int) -> int:
+    """The first version that has a PUSH with these flags."""
+    return 2 if flags & (REFILL | RESEAL) else 1
 
 
 class StreamKind(IntEnum):
@@ -180,7 +188,10 @@ _ITEM: Final = Row("item", Item, (FIXED16, RANK, VARINT, U8))
 _BRANCH: Final = Row("branch", Branch, (ListOf(_SUMMARY, 16), ListOf(_ITEM, limits.BRANCH_ITEMS_MAX)))
 _FETCHED: Final = Row("fetched", Fetched, (VARINT, Bytes32(limits.RECORD_BYTES_MAX)))
 _LINK: Final = Bytes16(limits.LINK_BYTES_MAX)
+_ANY_LINK: Final = Bytes16(limits.EPOCH_LINK_BYTES_MAX)
 _SEALED: Final = Bytes16(limits.MAILBOX_BYTES_MAX)
+_SEALED_ANSWER: Final = Bytes16(limits.ANSWER_BYTES_MAX)
+_REGISTRATION: Final = Later(Bytes16(limits.REGISTRATION_BYTES_MAX), b"")
 
 
 class Message:
@@ -237,11 +248,16 @@ class Welcome(Message):
 
 @dataclass(frozen=True, slots=True)
 class CreateVault(Message):
-    """Register a vault by its genesis link. Answered by DONE, also when it exists already with that link."""
+    """Register a vault by its genesis link. Answered by DONE, also when it exists already with that link.
+
+    What may entitle the device to it: a registration token, and the receipt that the relay gave for the vault before.
+    """
 
     TYPE: ClassVar[int] = 0x82
     request: Annotated[int, U32]
     link: Annotated[bytes, _LINK]
+    token: Annotated[bytes, _REGISTRATION] = b""
+    receipt: Annotated[bytes, _REGISTRATION] = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +278,22 @@ class AppendLink(Message):
     TYPE: ClassVar[int] = 0x84
     request: Annotated[int, U32]
     vault: Annotated[VaultId, FIXED16]
-    link: Annotated[bytes, _LINK]
+    link: Annotated[bytes, _ANY_LINK]
+
+
+@dataclass(frozen=True, slots=True)
+class OfferLinks(Message):
+    """Put these links behind the first `after` of the membership log, in the place of those that stand there (R15).
+
+    `links` are laid out as a segment of stream 0. Answered by DONE, also when these very links stand there already.
+    """
+
+    TYPE: ClassVar[int] = 0x8D
+    SINCE: ClassVar[int] = 2
+    request: Annotated[int, U32]
+    vault: Annotated[VaultId, FIXED16]
+    after: Annotated[int, U32]
+    links: Annotated[bytes, Bytes32(limits.SEGMENT_BYTES_MAX)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +307,8 @@ class Subscribe(Message):
 
 @dataclass(frozen=True, slots=True)
 class Subscribed(Message):
-    """The relay's present term, the vault's present key, and the state of each stream asked for."""
+    """The relay's present term, the vault's present key, and the state of each stream asked for. `receipt` says to this
+    relay alone that it has had the vault; it comes with stream 0."""
 
     TYPE: ClassVar[int] = 0xC3
     vault: Annotated[VaultId, FIXED16]
@@ -285,6 +317,7 @@ class Subscribed(Message):
     key_id: Annotated[KeyId, FIXED4]
     last_batch: Annotated[int, VARINT]
     streams: Annotated[tuple[StreamState, ...], ListOf(_STATE, limits.SUBSCRIBE_STREAMS_MAX)]
+    receipt: Annotated[bytes, _REGISTRATION] = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -440,7 +473,7 @@ class AnswerJoin(Message):
     TYPE: ClassVar[int] = 0x8A
     request: Annotated[int, U32]
     mailbox: Annotated[MailboxId, FIXED16]
-    sealed: Annotated[bytes, _SEALED]
+    sealed: Annotated[bytes, _SEALED_ANSWER]
 
 
 @dataclass(frozen=True, slots=True)
@@ -449,7 +482,7 @@ class Joined(Message):
 
     TYPE: ClassVar[int] = 0xC7
     mailbox: Annotated[MailboxId, FIXED16]
-    sealed: Annotated[bytes, _SEALED]
+    sealed: Annotated[bytes, _SEALED_ANSWER]
 
 
 @dataclass(frozen=True, slots=True)
@@ -479,6 +512,7 @@ FROM_DEVICE: Final[tuple[type[Message], ...]] = (
     CreateVault,
     CreateStream,
     AppendLink,
+    OfferLinks,
     Subscribe,
     Ack,
     Push,

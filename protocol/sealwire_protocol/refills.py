@@ -16,7 +16,7 @@ from sealwire_protocol.history import is_lost, loss_before
 from sealwire_protocol.ids import Tag
 from sealwire_protocol.lines import Line, compared_at, decode_held, is_of_one_line
 from sealwire_protocol.messages import StreamKind, StreamState
-from sealwire_protocol.segment import TOMBSTONE, Survey, read_record
+from sealwire_protocol.segment import FLAGS_KNOWN, TOMBSTONE, Survey, read_record
 
 
 class Returned(NamedTuple):
@@ -24,6 +24,7 @@ class Returned(NamedTuple):
 
     tag: Tag
     version: int
+    epoch: int
     salt: bytes
     tombstone: bool
     line: Line
@@ -37,6 +38,7 @@ def survey_refill(data: bytes) -> Survey:
     `author` and `epoch` are the greatest in it, and `key_id` is that of the greatest epoch.
     """
     at, count, top, lowest, author, epoch, key_id, end = 0, 0, 0, 1 << 64, 0, 0, b"", len(data)
+    flags = FLAGS_KNOWN
     while at < end:
         skip, record, at = read_record(data, at)
         if skip:
@@ -49,9 +51,10 @@ def survey_refill(data: bytes) -> Survey:
             raise DecodeError("the records of one group name two keys of one epoch")
         count += 1
         top, lowest, author = max(top, record.version), min(lowest, record.version), max(author, record.author)
+        flags &= record.flags
     if not count:
         raise DecodeError("a pushed group is empty")
-    return Survey(count, top, lowest, author, epoch, key_id)
+    return Survey(count, top, lowest, author, epoch, key_id, flags)
 
 
 def read_returned(held: bytes, records: bytes, count: int) -> list[Returned]:
@@ -63,7 +66,7 @@ def read_returned(held: bytes, records: bytes, count: int) -> list[Returned]:
     for line in decode_held(held, count):
         _, record, end = read_record(records, at)
         tombstone = bool(record.flags & TOMBSTONE)
-        returned.append(Returned(record.tag, record.version, record.salt, tombstone, line, at, end))
+        returned.append(Returned(record.tag, record.version, record.epoch, record.salt, tombstone, line, at, end))
         at = end
     if len({one.tag for one in returned}) < count:
         raise DecodeError("a group of a refill has two records of one tag")
@@ -108,7 +111,7 @@ def judge_returned(
         seq += 1
         top = max(top, one.version)
         if state.kind is StreamKind.GUARDED:
-            holding[one.tag] = Current(one.version, one.salt, one.tombstone, seq, one.line)
+            holding[one.tag] = Current(one.version, one.salt, one.tombstone, seq, one.line, one.epoch)
     if refused or superseded:
         stays = [one for place, one in enumerate(returned) if place not in refused and place not in superseded]
         body = b"".join([body[one.begin : one.end] for one in stays])

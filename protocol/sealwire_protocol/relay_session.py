@@ -16,6 +16,7 @@ from sealwire_protocol.events import (
     Answer,
     Close,
     Do,
+    LinksReplaced,
     LoggedIn,
     Lost,
     Noted,
@@ -37,8 +38,7 @@ from sealwire_protocol.membership import Verify
 from sealwire_protocol.messages import (
     NO_REQUEST,
     NO_VAULT,
-    REFILL,
-    REFILL_SINCE,
+    PUSH_FLAGS,
     Ack,
     AnswerJoin,
     AppendLink,
@@ -51,6 +51,7 @@ from sealwire_protocol.messages import (
     Hello,
     Join,
     Message,
+    OfferLinks,
     OpenMailbox,
     Prove,
     Push,
@@ -62,6 +63,7 @@ from sealwire_protocol.messages import (
     Subscribe,
     Subscribed,
     Welcome,
+    push_since,
 )
 from sealwire_protocol.reconcile import check_prefix
 
@@ -107,7 +109,20 @@ class Listener:
 
 def term_changed(vault: VaultId, batch: int | None = None) -> Refuse:
     """The refusal that tells a device to subscribe again, since the relay's history has a new term."""
-    why = "the relay's database has begun a new term; subscribe again"
+    why = "the relay's history has begun a new term; subscribe again"
+    return Refuse(FaultCode.TERM_CHANGED, Action.RESUBSCRIBE, why, vault=vault, batch=batch)
+
+
+def moved_away(vault: VaultId, relay: str | None, request: int) -> Refuse:
+    """The refusal of a request about a vault that is at another relay now."""
+    why = f"the vault is at another relay now, {relay}" if relay else "the vault is at another relay now"
+    return Refuse(FaultCode.MOVED, Action.STOP, f"{why}; nothing was done here", request, vault)
+
+
+def another_member(vault: VaultId, batch: int) -> Refuse:
+    """The refusal of what was sealed as another member of the vault: the device's number has changed with the end of
+    the membership log (R15), which it learns when it subscribes again."""
+    why = "this was sealed as another member of the vault than this device is now; subscribe again"
     return Refuse(FaultCode.TERM_CHANGED, Action.RESUBSCRIBE, why, vault=vault, batch=batch)
 
 
@@ -348,8 +363,10 @@ class RelaySession:
         return effects + self._pump()
 
     def _push(self, message: Push) -> list[RelayEffect]:
-        if message.flags & REFILL and self.version < REFILL_SINCE:
-            raise RemoteFault(f"a refill may not come in a conversation of version {self.version}")
+        if message.flags not in PUSH_FLAGS:
+            raise RemoteFault(f"push flags {message.flags:#04x} are not known; they may need a newer version")
+        if self.version < push_since(message.flags):
+            raise RemoteFault(f"push flags {message.flags:#04x} are not known in version {self.version}")
         term = self._terms.get(message.vault)
         if term is None or message.batch > self._refused_from.get(message.vault, message.batch):
             self._void(message.vault, message.batch)
@@ -483,6 +500,15 @@ class RelaySession:
                 effects.append(self._fault(term_changed(vault)))
         return effects
 
+    def _links_replaced(self, event: LinksReplaced) -> list[RelayEffect]:
+        """Who listens to the membership log subscribes again, and is sent nothing of it before."""
+        listener = self.listeners.get((event.vault, MEMBERSHIP))
+        if listener is None or listener.awaiting:
+            return []
+        self._drop((event.vault, MEMBERSHIP))
+        self._void(event.vault)
+        return [self._fault(term_changed(event.vault))]
+
     # --- the end
 
     def _ticked(self, event: Ticked) -> list[RelayEffect]:
@@ -510,6 +536,7 @@ RELAY_EVENTS: Final[dict[tuple[RelayState, type[Any]], _Handler]] = {
     (_S.READY, Refuse): RelaySession._refused,
     (_S.READY, PageRead): RelaySession._paged,
     (_S.READY, TermChanged): RelaySession._new_term,
+    (_S.READY, LinksReplaced): RelaySession._links_replaced,
     **{(state, Ticked): RelaySession._ticked for state in _S if state not in (_S.IDLE, _S.CLOSED)},
     **{(state, Stop): RelaySession._stop for state in _S if state is not _S.CLOSED},
     **{(state, Lost): RelaySession._lost for state in _S if state is not _S.CLOSED},
@@ -526,7 +553,7 @@ RELAY_MESSAGES: Final[dict[tuple[RelayState, type[Message]], _Handler]] = {
     (_S.READY, Fetch): RelaySession._compare,
     **{
         (_S.READY, kind): RelaySession._asked
-        for kind in (CreateVault, CreateStream, AppendLink, OpenMailbox, Join, AnswerJoin)
+        for kind in (CreateVault, CreateStream, AppendLink, OfferLinks, OpenMailbox, Join, AnswerJoin)
     },
 }
 """Which message a device may send in which state. Anything else ends the connection."""

@@ -28,6 +28,12 @@ TOMBSTONE: Final = 1
 SIGNED: Final = 2
 FLAGS_KNOWN: Final = TOMBSTONE | SIGNED
 
+PROOF_BYTES: Final = 65
+"""What a signed record has before its value: a kind, and its author's signature."""
+
+PROOF_BYTES_MAX: Final = PROOF_BYTES + 68
+"""The same with the signature of a member who vouches for it, and that member's author index."""
+
 SALT_BYTES: Final = 8
 MAC_BYTES: Final = 16
 UNIT_BYTES: Final = 16
@@ -203,7 +209,7 @@ def beyond(seq: int, last: int) -> DecodeError:
 
 
 class Survey(NamedTuple):
-    """What the relay must know of a pushed group before it may append it."""
+    """What the relay must know of a pushed group before it may append it. `flags` are those that all records have."""
 
     records: int
     top: int
@@ -211,29 +217,36 @@ class Survey(NamedTuple):
     author: int
     epoch: int
     key_id: bytes
+    flags: int
 
 
-def survey(data: bytes) -> Survey:
-    """Walk a pushed group: all records fresh (no skips), of one author and one key. Raises DecodeError.
+def survey(data: bytes, any_author: bool = False) -> Survey:
+    """Walk a pushed group: all records fresh (no skips), of one author (unless any will do) and one key. Raises
+    DecodeError.
 
-    `top` and `lowest` are the greatest and smallest version in it.
+    `top` and `lowest` are the greatest and smallest version in it, `author` is the first one's.
     """
-    at, count, top, lowest, end = 0, 0, 0, 1 << 64, len(data)
+    at, count, top, lowest, flags, end = 0, 0, 0, 1 << 64, FLAGS_KNOWN, len(data)
     first: Record | None = None
     while at < end:
         skip, record, at = read_record(data, at)
         if skip:
             raise DecodeError("a pushed record skips a place")
+        if not record.author:
+            raise DecodeError("a record names no author")
         if first is None:
             first = record
-        elif record.author != first.author or record.epoch != first.epoch or record.key_id != first.key_id:
-            raise DecodeError("the records of one group name different authors or keys")
+        elif record.author != first.author and not any_author:
+            raise DecodeError("the records of one group name different authors")
+        elif record.epoch != first.epoch or record.key_id != first.key_id:
+            raise DecodeError("the records of one group name different keys")
         count += 1
         top = max(top, record.version)
         lowest = min(lowest, record.version)
+        flags &= record.flags
     if first is None:
         raise DecodeError("a pushed group is empty")
-    return Survey(count, top, lowest, first.author, first.epoch, first.key_id)
+    return Survey(count, top, lowest, first.author, first.epoch, first.key_id, flags)
 
 
 def padded_bytes(length: int) -> int:

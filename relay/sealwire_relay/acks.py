@@ -4,7 +4,6 @@ What is lost with a process is said again, with the next acknowledgement or subs
 longer than they must, which harms nobody.
 """
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import Iterable
@@ -12,7 +11,9 @@ from typing import Final
 
 from sealwire_protocol.ids import MEMBERSHIP, DeviceKey, Position, StreamId, VaultId
 from sealwire_relay.metrics import Metrics
-from sealwire_relay.store.interface import AckedPosition, Store, StoreError
+from sealwire_relay.repeating import Repeating
+from sealwire_relay.store.cleaning import AckedPosition
+from sealwire_relay.store.interface import Store, StoreError
 
 ACK_FLUSH_SECONDS: Final = 10.0
 """How often they are written: of what a device says meanwhile only the last counts, so that one which is never still
@@ -33,7 +34,13 @@ class Acks:
     def __init__(self, store: Store, metrics: Metrics) -> None:
         self._store, self._metrics = store, metrics
         self._waiting: dict[tuple[VaultId, StreamId, DeviceKey], Position] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._repeating = Repeating(
+            self.flush,
+            ACK_FLUSH_SECONDS,
+            _log,
+            failed="positions of devices could not be written down",
+            well="positions of devices are written down again",
+        )
 
     def note(self, device: DeviceKey, vault: VaultId, stream: StreamId, position: Position) -> None:
         """A device has applied a stream up to here, or at least says so: the store judges."""
@@ -47,26 +54,13 @@ class Acks:
 
     def start(self) -> None:
         """Begin to write every ACK_FLUSH_SECONDS."""
-        self._task = asyncio.create_task(self._run(), name="acks")
+        self._repeating.start()
 
     async def stop(self) -> None:
         """Write what waits, if the store takes it, and end. Safe twice, and without a start."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        if await self._repeating.stop():
             with contextlib.suppress(StoreError):
                 await self.flush()
-
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(ACK_FLUSH_SECONDS)
-            try:
-                await self.flush()
-            except StoreError as error:
-                _log.info("positions of devices are written later: %s", error)
-            except Exception:
-                _log.exception("positions of devices could not be written")
 
     async def flush(self) -> None:
         """Write all that waits. Raises StoreError; then, or cancelled, what was not written waits on."""

@@ -9,6 +9,8 @@ from sealwire_relay.database import address_of
 from sealwire_relay.embedded import AlreadyRunningError, EmbeddedPostgres
 from sealwire_relay.ending import RelayError
 from sealwire_relay.settings import Settings
+from sealwire_relay.store.interface import Store
+from sealwire_relay.store.postgres import PostgresStore
 
 _log = logging.getLogger("sealwire.database")
 
@@ -48,3 +50,16 @@ async def database(settings: Settings, relay: Relay, *, make: bool = False) -> A
         yield dsn
     finally:
         await postgres.stop()
+
+
+@contextlib.asynccontextmanager
+async def store_of(settings: Settings) -> AsyncIterator[Store]:
+    """A store on that database, for a command that asks a little; a relay may run on it. Raises as `database` does, and
+    StoreError."""
+    async with database(settings, Relay.WELCOME) as dsn:
+        store = PostgresStore(dsn, append_connections=1, other_connections=1)
+        try:
+            await store.open()
+            yield store
+        finally:
+            await store.close()

@@ -14,7 +14,9 @@ from sealwire_protocol.ids import StreamId, VaultId
 from sealwire_relay.compaction import JOINED_BYTES_MAX, Buried, Survivors, swaps
 from sealwire_relay.pace import Pace
 from sealwire_relay.reclaimer import Reclaimer
-from sealwire_relay.store.interface import Dirty, Store, StoredSegment
+from sealwire_relay.store.cleaning import Dirty
+from sealwire_relay.store.interface import Store
+from sealwire_relay.store.segments import StoredSegment
 
 RECORDS_MAX: Final = 262_144
 """Records in one step, and so versions held in memory: some 80 MB. Each step reads what was cleaned before once."""

@@ -14,7 +14,8 @@ from sealwire_relay.ending import ExitCode, asked_to_end, before, ending, told
 from sealwire_relay.purging import Forgotten, Purger
 from sealwire_relay.retention import retention_of
 from sealwire_relay.settings import Settings
-from sealwire_relay.store.interface import Dirty, StoreError
+from sealwire_relay.store.cleaning import Dirty
+from sealwire_relay.store.interface import StoreError
 from sealwire_relay.store.postgres import PostgresStore
 
 BUSY: Final = 0.5

@@ -1,16 +1,22 @@
 """The command line `sealwire-relay`. What only a running relay needs is imported when one is to run."""
 
 import json
-import logging
-import os
-import sys
-from collections.abc import Callable, Collection, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from sealwire_protocol import __version__
-from sealwire_relay.settings import CLEANING, KEEPING, LOGGING, Settings, SettingsError, choices, fields, load, option
+from sealwire_relay.admincommands import admin
+from sealwire_relay.commandline import ALL, finish, json_option, refuse, say, settings_of, settings_options
+from sealwire_relay.settings import (
+    CLEANING,
+    KEEPING,
+    LOGGING,
+    Settings,
+    SettingsError,
+)
+from sealwire_relay.tokencommands import token
 from sealwire_relay.words import count
 
 if TYPE_CHECKING:
@@ -20,42 +26,10 @@ if TYPE_CHECKING:
     from sealwire_relay.database import Database
     from sealwire_relay.holding import Held
     from sealwire_relay.purging import Forgotten
+    from sealwire_relay.quota import ListedVault
     from sealwire_relay.saving import Backup
     from sealwire_relay.serve import Ready
     from sealwire_relay.store.backup import Restored
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def settings_options(names: Collection[str]) -> Callable[[Command], Command]:
-    """An option for each of these settings, handed to the command unparsed, or None."""
-
-    def decorate(command: Command) -> Command:
-        for field, about in reversed([found for found in fields() if found[0].name in names]):
-            default = None if field.name in ("folder", "database_url", "origins") else str(field.default)
-            several = field.name == "origins"
-            command = click.option(
-                option(field.name),
-                field.name,
-                metavar=_metavar(field.name),
-                help=about.text + (" May be given more than once." if several else ""),
-                multiple=several,
-                show_default=default or False,
-            )(command)
-        return command
-
-    return decorate
-
-
-def _metavar(name: str) -> str:
-    if allowed := choices(name):
-        return f"[{'|'.join(allowed)}]"
-    kinds = {"folder": "FOLDER", "database_url": "URL", "origins": "URL", "host": "ADDRESS", "control_host": "ADDRESS"}
-    return kinds.get(name, "NUMBER")
-
-
-ALL: Final = frozenset(field.name for field, _ in fields())
-json_option = click.option("--json", "as_json", is_flag=True, help="Tell it as one JSON object on one line.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -68,6 +42,10 @@ def main() -> None:
     """
 
 
+main.add_command(admin)
+main.add_command(token)
+
+
 @main.command()
 @settings_options(ALL - {"database_url"})
 @json_option
@@ -76,9 +54,9 @@ def up(as_json: bool, **options: Any) -> None:
 
     It ends by Ctrl-C or SIGTERM, and Postgres with it. Once devices are served it says so on one line of stdout.
     """
-    settings = _settings(options)
+    settings = settings_of(options)
     if settings.database_url is not None:
-        _refuse(
+        refuse(
             SettingsError("A database is set, but `up` starts its own: unset SEALWIRE_DATABASE_URL, or use `serve`.")
         )
     from sealwire_relay.database import OwnDatabase
@@ -95,7 +73,7 @@ def serve(as_json: bool, **options: Any) -> None:
     A password in --database-url can be seen by other users of this machine: SEALWIRE_DATABASE_URL_FILE keeps it in
     a file.
     """
-    settings = _settings(options)
+    settings = settings_of(options)
     from sealwire_relay.database import GivenDatabase
 
     _run(settings, lambda: GivenDatabase(settings), as_json)
@@ -113,7 +91,7 @@ def serve(as_json: bool, **options: Any) -> None:
 )
 def migrate(phase: str, **options: Any) -> None:
     """Bring a database's schema up to date, and end. Doing it twice does no harm."""
-    settings = _settings(options)
+    settings = settings_of(options)
     from sealwire_relay.database import address_of, log, prepare
     from sealwire_relay.ending import ExitCode, told
     from sealwire_relay.store.migrate import Phase
@@ -124,7 +102,7 @@ def migrate(phase: str, **options: Any) -> None:
         log.info("The schema is up to date.")
         return ExitCode.DONE
 
-    _finish(bring_up_to_date)
+    finish(bring_up_to_date)
 
 
 @main.command()
@@ -141,23 +119,23 @@ def clean(everything: bool, watch: bool, beside: bool, as_json: bool, **options:
     Each relay runs this with --watch beside itself, unless its --clean-seconds is 0. Cleaning is safe to be
     interrupted, and to be done by several at once.
     """
-    settings = _settings(options)
+    settings = settings_of(options)
     if everything and watch:
-        _refuse(SettingsError("--all cleans once and ends, so it does not go with --watch: leave one of them out."))
+        refuse(SettingsError("--all cleans once and ends, so it does not go with --watch: leave one of them out."))
     if watch and not settings.clean_seconds:
-        _refuse(SettingsError("--clean-seconds is 0, which keeps a relay from cleaning: give --watch a pause."))
+        refuse(SettingsError("--clean-seconds is 0, which keeps a relay from cleaning: give --watch a pause."))
     from sealwire_relay.cleaning import clean_on, clean_once
 
     def tell(looked: "Looked", forgotten: "Forgotten") -> None:
         if as_json or beside:
-            _say(json.dumps(looked._asdict() | forgotten._asdict()))
+            say(json.dumps(looked._asdict() | forgotten._asdict()))
         elif not watch or looked.streams or looked.unfinished or forgotten.purged_tombstones:
-            _say(" ".join((_cleaned(looked, everything), *_forgotten(forgotten))))
+            say(" ".join((_cleaned(looked, everything), *_forgotten(forgotten))))
 
     def step(cleaned: "Cleaned") -> None:
-        _say(json.dumps({"step": cleaned._asdict()}))
+        say(json.dumps({"step": cleaned._asdict()}))
 
-    _finish(
+    finish(
         lambda: clean_on(settings, tell, step if beside else None) if watch else clean_once(settings, everything, tell)
     )
 
@@ -171,13 +149,13 @@ def compact(as_json: bool, **options: Any) -> None:
     It needs room on the disk for a copy of the largest table, and says how much. Without --database-url it is for
     the Postgres that `up` keeps in --folder.
     """
-    settings = _settings(options)
+    settings = settings_of(options)
     from sealwire_relay import compacting
 
     def tell(done: "Compacted") -> None:
-        _say(json.dumps(done._asdict()) if as_json else _compacted(done))
+        say(json.dumps(done._asdict()) if as_json else _compacted(done))
 
-    _finish(lambda: compacting.compact(settings, tell))
+    finish(lambda: compacting.compact(settings, tell))
 
 
 def _compacted(done: "Compacted") -> str:
@@ -196,7 +174,7 @@ def backup(file: str, as_json: bool, **options: Any) -> None:
     FILE must not be there yet, and is there only once it is whole: written, and read back. What it holds is as
     unreadable as what the relay stores. Without --database-url it is of the Postgres that `up` keeps in --folder.
     """
-    settings = _settings(options)
+    settings = settings_of(options)
     from sealwire_relay.saving import STDOUT, save
 
     def tell(made: "Backup") -> None:
@@ -207,7 +185,7 @@ def backup(file: str, as_json: bool, **options: Any) -> None:
         )
         click.echo(line, err=file == STDOUT)
 
-    _finish(lambda: save(settings, file, tell))
+    finish(lambda: save(settings, file, tell))
 
 
 @main.command()
@@ -221,25 +199,25 @@ def restore(file: str, replace: bool, check: bool, as_json: bool, **options: Any
 
     A new term begins with it, so that devices notice, and give back by themselves what the relay lacks.
     """
-    settings = _settings(options)
+    settings = settings_of(options)
     if replace and check:
-        _refuse(SettingsError("--check changes nothing, so it does not go with --replace: leave one of them out."))
+        refuse(SettingsError("--check changes nothing, so it does not go with --replace: leave one of them out."))
     from sealwire_relay import saving
 
     def tell_restored(done: "Restored") -> None:
         before, now = done
         if as_json:
-            _say(json.dumps({"thrown_away": before and before._asdict(), "restored": now._asdict()}))
+            say(json.dumps({"thrown_away": before and before._asdict(), "restored": now._asdict()}))
             return
         gone = f" Thrown away: {_contents(before)}." if before is not None and before.streams else ""
-        _say(f"Restored {_contents(now)}, from {file}.{gone} Start the relay: devices give back what it lacks.")
+        say(f"Restored {_contents(now)}, from {file}.{gone} Start the relay: devices give back what it lacks.")
 
     def tell_checked(found: "Backup") -> None:
         made = found.header
         words = f"{file} is whole: {_contents(made.contents)}, as of {made.made} (Sealwire {made.sealwire})."
-        _say(json.dumps(_described(file, found)) if as_json else words)
+        say(json.dumps(_described(file, found)) if as_json else words)
 
-    _finish(
+    finish(
         lambda: saving.check(file, tell_checked) if check else saving.put_back(settings, file, replace, tell_restored)
     )
 
@@ -302,7 +280,7 @@ def holds_command(as_json: bool, **options: Any) -> None:
     A deletion is remembered until it is older than --retention-days and known to every device that was heard from
     within --cutoff-days. These should be what the relay has.
     """
-    settings = _settings(options)
+    settings = settings_of(options)
     from sealwire_relay.holding import holds
 
     streams = 0
@@ -310,15 +288,15 @@ def holds_command(as_json: bool, **options: Any) -> None:
     def tell(held: "Held") -> None:
         nonlocal streams
         streams += 1
-        _say(json.dumps(held.as_dict()) if as_json else _held(held))
+        say(json.dumps(held.as_dict()) if as_json else _held(held))
 
     async def tell_all() -> int:
         code = await holds(settings, tell)
         if not streams and not as_json:
-            _say("No deletion is remembered, as far as logs have been cleaned.")
+            say("No deletion is remembered, as far as logs have been cleaned.")
         return code
 
-    _finish(tell_all)
+    finish(tell_all)
 
 
 def _held(held: "Held") -> str:
@@ -334,33 +312,38 @@ def _held(held: "Held") -> str:
     return "\n".join(lines)
 
 
-def _say(line: str) -> None:
-    """A line on stdout. Whoever has closed it does not want to know."""
-    try:
-        click.echo(line)
-    except OSError:
-        pass
+@main.command(name="vaults")
+@settings_options({"database_url", "folder", "quota_bytes", *LOGGING})
+@click.option("--json", "as_json", is_flag=True, help="Tell of each vault as a JSON object on a line of its own.")
+def vaults_command(as_json: bool, **options: Any) -> None:
+    """Say what each vault stores, of how much it may, and when something was stored in it last.
+
+    --quota-bytes should be what the relay has. Without --database-url it is of the Postgres that `up` keeps in
+    --folder, whether the relay runs or not.
+    """
+    settings = settings_of(options)
+    from sealwire_relay.listing import list_vaults
+
+    def tell(found: "ListedVault") -> None:
+        say(json.dumps(found._asdict()) if as_json else _usage(found))
+
+    finish(lambda: list_vaults(settings, tell))
 
 
-def _settings(options: Mapping[str, Any]) -> Settings:
-    given = {name: ",".join(v) if isinstance(v, tuple) else v for name, v in options.items() if v not in (None, ())}
-    try:
-        settings = load(os.environ, given)
-    except SettingsError as error:
-        _refuse(error)
-    from sealwire_relay.log import configure
-
-    configure(settings)
-    return settings
+def _usage(found: "ListedVault") -> str:
+    """What a vault stores, in words."""
+    limit = f" of {found.quota:,}" if found.quota else ""
+    wrote = f"last write {found.last_write}" if found.last_write else "no write since writes are noted"
+    return f"{found.vault}: {found.bytes:,}{limit} bytes in {count(found.streams, 'stream')}, {wrote}"
 
 
 def _run(settings: Settings, database: "Callable[[], Database]", as_json: bool) -> NoReturn:
     from sealwire_relay.serve import run
 
     def announce(ready: "Ready") -> None:
-        _say(json.dumps({"ready": True, "version": __version__, **ready._asdict()}) if as_json else _sentence(ready))
+        say(json.dumps({"ready": True, "version": __version__, **ready._asdict()}) if as_json else _sentence(ready))
 
-    _finish(lambda: run(settings, database(), announce))
+    finish(lambda: run(settings, database(), announce))
 
 
 def _sentence(ready: "Ready") -> str:
@@ -368,35 +351,3 @@ def _sentence(ready: "Ready") -> str:
         f"The relay is ready: devices dial {' or '.join(ready.origins[:1])}, health and metrics are at "
         f"{ready.control} (process {ready.pid}). Ctrl-C ends it."
     )
-
-
-def _finish(work: Callable[[], Coroutine[Any, Any, int]]) -> NoReturn:
-    """Run to the end on an event loop of its own, and end the process with the exit code."""
-    import asyncio
-
-    import uvloop
-
-    from sealwire_relay.ending import ExitCode, RelayError
-
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            code = runner.run(work())
-    except RelayError as error:
-        _end(str(error), error.code)
-    except SettingsError as error:
-        _refuse(error)
-    except Exception:
-        logging.getLogger("sealwire.cli").exception("This is a mistake in the program")
-        _end("The relay failed in a way that was not foreseen; please report it with the lines above.", 1)
-    if code == ExitCode.INTERRUPTED:
-        _end("Interrupted: everything was stopped in order, and nothing that was acknowledged is lost.", code)
-    sys.exit(code)
-
-
-def _refuse(error: SettingsError) -> NoReturn:
-    _end(str(error), 2)
-
-
-def _end(sentence: str, code: int) -> NoReturn:
-    click.echo(f"sealwire-relay: {sentence}", err=True)
-    sys.exit(code)

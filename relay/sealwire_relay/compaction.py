@@ -26,7 +26,7 @@ from sealwire_protocol.segment import (
     encode_varint,
     read_record,
 )
-from sealwire_relay.store.interface import StoredSegment
+from sealwire_relay.store.segments import StoredSegment
 
 JOINED_BYTES_MAX: Final = 131_072
 """Bytes up to which segments are joined: one read and one frame then carry a thousand small entries, and a device's

@@ -31,6 +31,7 @@ from sealwire_protocol.events import (
 )
 from sealwire_protocol.ids import NONCE_BYTES, DeviceKey
 from sealwire_protocol.relay_session import RelaySession, RelayState
+from sealwire_relay.admintokens import found_in
 from sealwire_relay.frames import PING_FRAME, FrameReader, binary_frame, close_frame, pong_frame
 from sealwire_relay.peer import Host
 
@@ -46,6 +47,9 @@ LOGIN_BYTES_MAX: Final = 4_096
 TURN_BYTES_MAX: Final = 16_384
 """Bytes read from one socket after which the others have their turn. uvloop reads a socket that is never empty 32
 times before it looks at another one: megabytes, which tiny frames make seconds of work."""
+
+ADMIN_TOKENS: Final = "an admin token is for the control port, and worth nothing here: revoke it, since it was shown"
+"""What is said to whoever shows one."""
 
 _END_OF_REQUEST: Final = b"\r\n\r\n"
 
@@ -138,6 +142,9 @@ class Connection(asyncio.Protocol):
         if not isinstance(request, Request):
             self._end(b"".join(handshake.data_to_send()) or _refusal(HTTPStatus.BAD_REQUEST))
             return
+        if self._misused(head, "data port: a request"):
+            self._end(_refusal(HTTPStatus.FORBIDDEN, ADMIN_TOKENS))
+            return
         if request.path == "/livez":
             response = handshake.reject(HTTPStatus.OK, "alive\n")
         else:
@@ -163,6 +170,9 @@ class Connection(asyncio.Protocol):
         for opcode, payload in reader.feed(data):
             self._begun = self._heard
             if opcode is Opcode.BINARY:
+                if self.device is None and self._misused(payload, "data port: a login"):
+                    self.handle(Stop(CloseCode.LOGIN_REFUSED, ADMIN_TOKENS))
+                    return
                 self.handle(Received(payload, self._heard))
             elif opcode is Opcode.PING:
                 ping = payload
@@ -173,6 +183,15 @@ class Connection(asyncio.Protocol):
         if ping is not None:
             # RFC 6455 5.5.3: of several pings the last one may be answered alone, so a flood costs one pong a read.
             self.send_frame(pong_frame(ping))
+
+    def _misused(self, data: bytes, asked: str) -> bool:
+        """Whether an admin token is shown: it is worth nothing here, and that somebody tried is written down."""
+        token = found_in(data)
+        if token is None or self._transport is None:
+            return False
+        address = self._transport.get_extra_info("peername") or ("",)
+        self._host.misused(token, str(address[0]), asked)
+        return True
 
     def _read_on(self) -> None:
         """The others have had their turn."""
@@ -289,9 +308,9 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
 
-def _refusal(status: HTTPStatus) -> bytes:
+def _refusal(status: HTTPStatus, why: str = "a WebSocket is opened here") -> bytes:
     handshake = ServerProtocol()
-    response: Response = handshake.reject(status, f"{status.phrase}: a WebSocket is opened here.\n")
+    response: Response = handshake.reject(status, f"{status.phrase}: {why}.\n")
     return response.serialize()
 
 

@@ -31,6 +31,9 @@ Changed: TypeAlias = Callable[[], None]
 class Database(Protocol):
     """Gives a store, and says how the Postgres below it is."""
 
+    def look(self) -> None:
+        """Raise what is known to keep it from starting, before anything was started. Raises EmbeddedPostgresError."""
+
     async def start(self, changed: Changed) -> Store:
         """Make the database ready, its schema too, and return a store on it that is not open yet.
 
@@ -69,6 +72,9 @@ class GivenDatabase:
         """Nothing is known here: the store finds out."""
         return
 
+    def look(self) -> None:
+        """See Database: nothing is known."""
+
     async def start(self, changed: Changed) -> Store:
         """See Database. Relays of the version before may still run on it: what they need is left in place."""
         await prepare(self._dsn, Phase.PRE)
@@ -102,6 +108,10 @@ class OwnDatabase:
     def trouble(self) -> str | None:
         """See Database."""
         return self._trouble
+
+    def look(self) -> None:
+        """See Database: whether a relay runs in the folder, or it is another's. Then its ports are of no concern."""
+        self._postgres.look()
 
     async def start(self, changed: Changed) -> Store:
         """See Database."""

@@ -3,17 +3,24 @@
 import asyncio
 import contextlib
 import logging
+import time
 
 from sealwire_protocol.errors import CloseCode
 from sealwire_protocol.ids import Term
 from sealwire_protocol.membership import Verify
 from sealwire_relay.acks import Acks
+from sealwire_relay.auditing import Audit
+from sealwire_relay.clearing import Clearing
 from sealwire_relay.fanout import Fanout
 from sealwire_relay.gateway import Gateway
 from sealwire_relay.ingest import Ingest
+from sealwire_relay.lasting import Lasting
+from sealwire_relay.links import Links
 from sealwire_relay.losses import Losses
 from sealwire_relay.metrics import Metrics
 from sealwire_relay.reconciler import Reconciler
+from sealwire_relay.registration import Registration
+from sealwire_relay.removals import Removals
 from sealwire_relay.requests import Requests
 from sealwire_relay.settings import Settings
 from sealwire_relay.store.interface import Store, StoreError
@@ -34,12 +41,21 @@ class DataPlane:
         self._ingest = Ingest(store, self._fanout, settings, metrics, self._terms, self._losses)
         self._reconciler = Reconciler(store, metrics)
         self._acks = Acks(store, metrics)
-        requests = Requests(
-            store, self._fanout, self._ingest, self._terms, self._reconciler, self._acks, self._losses, verify
+        self.audit = Audit(store)
+        """What was asked in vain with admin tokens here, and what the control port is asked."""
+        self._clearing = Clearing(store)
+        registration = Registration(store, settings, verify)
+        removals = Removals(store, self._fanout)
+        links = Links(
+            store, self._fanout, self._ingest, self._terms, self._losses, registration, removals, verify, self._is_here
         )
-        self._gateway = Gateway(settings, metrics, verify, self._fanout, self._ingest, requests, self._acks)
-        self._sweep = Sweep(store, self._fanout, self._terms, settings.sweep_seconds)
+        requests = Requests(
+            store, self._fanout, self._ingest, self._terms, self._reconciler, self._acks, self._losses, links
+        )
+        self._gateway = Gateway(settings, metrics, verify, self._fanout, self._ingest, requests, self._acks, self.audit)
+        self._sweep = Sweep(store, self._fanout, removals, self._terms, settings.sweep_seconds)
         metrics.lagging.set_function(self._fanout.lagging)
+        self._trouble = Lasting(_log, time.monotonic)
         self._why_not: str | None = "the relay is starting"
 
     @property
@@ -67,7 +83,9 @@ class DataPlane:
             raise
         self._sweep.start()
         self._acks.start()
+        self.audit.start()
         self._losses.start()
+        self._clearing.start()
         self._gateway.origins = self._settings.origins_at(port)
         self._why_not = None
         return port
@@ -78,6 +96,7 @@ class DataPlane:
         await self._sweep.stop()
         await self._reconciler.stop()
         await self._losses.stop()
+        await self._clearing.stop()
         await self._gateway.stop(CloseCode.RESTARTING, "the relay is stopping; come back")
         try:
             async with asyncio.timeout(self._settings.drain_seconds):
@@ -87,6 +106,7 @@ class DataPlane:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.drain_seconds):
                 await self._acks.stop()
+                await self.audit.stop()
         await self._fanout.stop()
 
     def server_changed(self) -> None:
@@ -99,7 +119,12 @@ class DataPlane:
         try:
             await self._terms.now()
         except StoreError as error:
-            _log.warning("a new term could not be opened yet: %s", error)
+            self._trouble.failed(error, "a new term could not be opened yet")
+        else:
+            self._trouble.went_well("a new term is open")
+
+    def _is_here(self, origin: str) -> bool:
+        return origin in self._gateway.origins
 
     def _new_term(self, term: Term) -> None:
         self._ingest.forget_all()

@@ -6,20 +6,23 @@ the greatest head known here, and both happen on one event loop.
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Container, Iterable
 from typing import Final
 
 from sealwire_protocol import codec
-from sealwire_protocol.events import PageRead
-from sealwire_protocol.ids import DeviceKey, StreamId, VaultId
+from sealwire_protocol.events import LinksReplaced, PageRead
+from sealwire_protocol.ids import MEMBERSHIP, DeviceKey, Position, StreamId, VaultId
 from sealwire_protocol.limits import SEGMENT_BYTES_MAX
 from sealwire_protocol.messages import Deliver
 from sealwire_protocol.relay_session import Listener, RelayState
 from sealwire_relay.frames import binary_frame
+from sealwire_relay.lasting import Lasting
 from sealwire_relay.metrics import Metrics
 from sealwire_relay.peer import Peer
-from sealwire_relay.store.interface import Page, Store, StoreDownError, StoredSegment, StoreError
+from sealwire_relay.store.interface import Page, Store, StoreDownError, StoreError
+from sealwire_relay.store.segments import StoredSegment
 
 PAGE_BYTES_MAX: Final = 1_048_576
 """Segment bytes of one catch-up read: large enough that the query's cost vanishes, small enough to take turns."""
@@ -80,11 +83,15 @@ class Fanout:
         self._listeners: dict[Name, dict[Listener, Peer]] = {}
         self._by_peer: dict[Peer, dict[Name, Listener]] = {}
         self._heads: dict[Name, int] = {}
+        self._logs: dict[VaultId, Position] = {}
+        self.replacements = 0
+        """How often the end of a membership log was replaced: what was read of it before may be of the former one."""
         self._rests: dict[Name, float] = {}
         self._resting: set[Name] = set()
         self._queue: deque[Peer] = deque()
         self._queued: set[Peer] = set()
         self._wake = asyncio.Event()
+        self._trouble = Lasting(_log, time.monotonic)
         self._readers: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -135,6 +142,8 @@ class Fanout:
             del self._listeners[name]
             self._heads.pop(name, None)
             self._rests.pop(name, None)
+            if name[1] == MEMBERSHIP:
+                self._logs.pop(name[0], None)
 
     def lagging(self) -> int:
         """Subscriptions to existing streams that are behind the head."""
@@ -143,6 +152,16 @@ class Fanout:
     def listened(self) -> list[Name]:
         """The streams that anybody here listens to."""
         return list(self._listeners)
+
+    def connections(self, vaults: Container[VaultId]) -> dict[VaultId, dict[Peer, bool]]:
+        """Who listens to something of these vaults, and whether every SUBSCRIBE for that has been answered."""
+        found: dict[VaultId, dict[Peer, bool]] = {}
+        for (vault, _), listeners in self._listeners.items():
+            if vault in vaults:
+                here = found.setdefault(vault, {})
+                for listener, peer in listeners.items():
+                    here[peer] = here.get(peer, True) and not listener.awaiting
+        return found
 
     # --- live
 
@@ -162,6 +181,8 @@ class Fanout:
         if not listeners:
             return
         self._heads[name] = max(message.last, self._heads.get(name, 0))
+        if stream == MEMBERSHIP:
+            self._logs[vault] = Position(message.term, message.last)
         payload = codec.encode(message)
         frame, size, sent = binary_frame(payload), len(payload), 0
         prev, last = message.prev, message.last
@@ -186,6 +207,45 @@ class Fanout:
             if not listener.live:
                 self.pump(peer)
 
+    def heads(self, names: Iterable[Name]) -> dict[Name, int]:
+        """The heads of those of these streams of which they are known here, to go into `looked`."""
+        return {name: self._heads[name] for name in names if name in self._heads}
+
+    def looked(self, name: Name, before: int | None, there: Position) -> None:
+        """The database was asked for a stream's head, and its newest term, when that was known here as `before`."""
+        if before is None or there.seq >= before:
+            self.moved(*name, there.seq)
+            if name[1] == MEMBERSHIP and name in self._listeners and self._heads.get(name) in (None, before):
+                self.log_stands(name[0], there)
+        elif self._heads.get(name) == before:
+            self.emptied(name[0])
+
+    def log_stands(self, vault: VaultId, there: Position) -> None:
+        """A membership log was found with this head and this term. If it had the same head under another term, its end
+        was replaced by one of equal length."""
+        known = self._logs.get(vault)
+        self._logs[vault] = there
+        if known is not None and known.seq == there.seq and known.term != there.term:
+            self.replaced(vault)
+
+    def replaced(self, vault: VaultId) -> None:
+        """Other links stand at the end of a vault's membership log: whoever listens to it here subscribes again."""
+        name = vault, MEMBERSHIP
+        self.replacements += 1
+        self._heads.pop(name, None)
+        self._logs.pop(vault, None)
+        for peer in list(self._listeners.get(name, {}).values()):
+            peer.handle(LinksReplaced(vault))
+            if name not in peer.session.listeners:
+                self._leave(self._by_peer.get(peer, {}), name)
+
+    def emptied(self, vault: VaultId) -> None:
+        """Heads that were known have gone: the vault has come back to this relay, its log has another end, or the
+        database was set back. Whoever listens to it here subscribes again."""
+        for name in [name for name in self._heads if name[0] == vault]:
+            del self._heads[name]
+        self.replaced(vault)
+
     # --- catching up
 
     def pump(self, peer: Peer) -> None:
@@ -206,7 +266,7 @@ class Fanout:
                 await self._serve(peer)
                 await asyncio.sleep(0)  # who is at the head already costs no read, and many of them no pause
             except StoreError as error:
-                _log.warning("a catch-up read failed and will be tried again: %s", error)
+                self._trouble.failed(error, "catch-up reads fail, and are tried again")
                 self._metrics.store_errors.inc()
                 asyncio.get_running_loop().call_later(RETRY_SECONDS, self._again, peer)
             except Exception:
@@ -272,8 +332,11 @@ class Fanout:
                 self._rest(name, after, error)
             self.pump(peer)
             return
+        self._trouble.went_well("catch-up reads are served again")
         self._rests.pop(name, None)
         self._queued.discard(peer)
+        if page is not None and known is not None and page.head < known == self._heads.get(name):
+            self.emptied(name[0])
         if session.listeners.get(name) is not listener or listener.cursor != after or listener.live:
             # It subscribed again meanwhile, or left: this page is not what it waits for.
             self.pump(peer)

@@ -14,8 +14,10 @@ from sealwire_protocol.membership import Verify
 from sealwire_protocol.messages import Acked, Message, Push, Subscribe
 from sealwire_protocol.relay_session import RelayState
 from sealwire_relay.acks import Acks
+from sealwire_relay.auditing import Audit
 from sealwire_relay.connection import CLOSE_SECONDS, Connection, tune
 from sealwire_relay.fanout import Fanout
+from sealwire_relay.handshakes import Handshakes
 from sealwire_relay.ingest import Ingest
 from sealwire_relay.metrics import Metrics
 from sealwire_relay.peer import Peer
@@ -23,10 +25,6 @@ from sealwire_relay.requests import Requests
 from sealwire_relay.settings import Settings
 from sealwire_relay.view import admit
 from sealwire_relay.wheel import Wheel
-
-HANDSHAKE_GRACE_SECONDS: Final = 3.0
-"""A login takes three round trips. When there are too many handshakes, one that is older makes place for a new one:
-so sockets that never log in cannot keep devices out, and a fleet that returns at once is not thrown out by itself."""
 
 CLOSE_WAVE: Final = 500
 """Connections closed at once when the relay stops; the loop breathes between waves."""
@@ -46,6 +44,7 @@ class Gateway:
         ingest: Ingest,
         requests: Requests,
         acks: Acks,
+        audit: Audit,
     ) -> None:
         self.settings, self.metrics, self.verify = settings, metrics, verify
         self.origins: frozenset[str] = frozenset(settings.origins)
@@ -55,9 +54,10 @@ class Gateway:
             ping_seconds=settings.ping_seconds,
         )
         self._fanout, self._ingest, self._requests, self._acks = fanout, ingest, requests, acks
+        self._audit = audit
         self._wheel = Wheel()
         self._connections: set[Connection] = set()
-        self._handshakes: dict[Connection, float] = {}
+        self._handshakes = Handshakes(settings.handshakes_max, settings.handshakes_per_address_max)
         self._empty = asyncio.Event()
         self._to_flush: list[Connection] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -109,26 +109,16 @@ class Gateway:
         """Admit a socket, or cut it if there are too many."""
         assert isinstance(peer, Connection)
         now = asyncio.get_running_loop().time()
+        address = transport.get_extra_info("peername") or ("",)
         full = len(self._connections) >= self.settings.connections_max
-        if full or not self._may_shake_hands(now):
+        if full or not self._handshakes.admit(peer, str(address[0]), now):
             self.metrics.closes.labels("refused").inc()
             peer.abort()
             return
         tune(transport, int(self.settings.idle_seconds * 1000))
         self._connections.add(peer)
-        self._handshakes[peer] = now
         self.metrics.connections.set(len(self._connections))
         self._wheel.add(peer, now + self.settings.login_seconds)
-
-    def _may_shake_hands(self, now: float) -> bool:
-        if len(self._handshakes) < self.settings.handshakes_max:
-            return True
-        oldest, since = next(iter(self._handshakes.items()))
-        if now - since < HANDSHAKE_GRACE_SECONDS:
-            return False
-        del self._handshakes[oldest]
-        oldest.close(CloseCode.OVERLOADED, "others are waiting to log in; come back")
-        return True
 
     def lost(self, peer: Peer) -> None:
         """Forget a socket and all it listened to."""
@@ -136,7 +126,7 @@ class Gateway:
         if peer not in self._connections:
             return
         self._connections.discard(peer)
-        self._handshakes.pop(peer, None)
+        self._handshakes.forget(peer)
         if not self._connections:
             self._empty.set()
         self._fanout.forget(peer)
@@ -146,8 +136,12 @@ class Gateway:
     def logged_in(self, peer: Peer) -> None:
         """A device is known now."""
         assert isinstance(peer, Connection)
-        self._handshakes.pop(peer, None)
+        self._handshakes.forget(peer)
         self.metrics.logins.inc()
+
+    def misused(self, token: bytes, address: str, asked: str) -> None:
+        """An admin token was shown where it is worth nothing."""
+        self._audit.note(token, address, asked, "refused: it is the data port")
 
     def do(self, peer: Peer, message: Message) -> None:
         """Route what a device asks for."""

@@ -8,7 +8,7 @@ from sealwire_relay.database import address_of
 from sealwire_relay.ending import ExitCode, told
 from sealwire_relay.retention import DAY_SECONDS, Retention, active, older_than, retention_of
 from sealwire_relay.settings import Settings
-from sealwire_relay.store.interface import Tombstones
+from sealwire_relay.store.cleaning import Tombstones
 from sealwire_relay.store.postgres import PostgresStore
 
 STREAMS_AT_ONCE: Final = 500
@@ -90,6 +90,9 @@ def held(found: Tombstones, retention: Retention) -> Held:
     ]
     if found.oldest > old:
         why = f"none is known to be older than the retention of {_days(retention.kept_seconds)}"
+    elif found.now - found.arrived < retention.cutoff_seconds and found.oldest > beyond:
+        until = _time(found.arrived + retention.cutoff_seconds)
+        why = f"the vault was moved here, and devices that were left behind may come until {until}"
     elif holders and found.oldest > max(holders[0].known, beyond):
         why = "a device that is waited for does not know the oldest yet"
     else:

@@ -13,16 +13,25 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import Final
 
-from sealwire_protocol.errors import Action, CloseCode, FaultCode
+from sealwire_protocol.errors import Action, CloseCode, FaultCode, Outcome
 from sealwire_protocol.events import Answer, Refuse
-from sealwire_protocol.ids import MEMBERSHIP, DeviceKey, StreamId, VaultId
+from sealwire_protocol.ids import DeviceKey, StreamId, VaultId
 from sealwire_protocol.messages import Deliver, Pushed, StreamKind, StreamState
 from sealwire_relay.fanout import Fanout
+from sealwire_relay.lasting import Lasting
 from sealwire_relay.losses import Losses
 from sealwire_relay.metrics import Metrics
 from sealwire_relay.peer import Peer
+from sealwire_relay.quota import Allowance
 from sealwire_relay.settings import Settings
-from sealwire_relay.store.interface import DiskFullError, OutcomeUnknownError, Store, StoreError, VaultWrite
+from sealwire_relay.store.interface import (
+    DiskFullError,
+    MemberState,
+    OutcomeUnknownError,
+    Store,
+    StoreError,
+    VaultWrite,
+)
 from sealwire_relay.terms import Terms
 from sealwire_relay.view import Admitted, Draft, Head, VaultView, no_such_vault
 from sealwire_relay.winners import Winners
@@ -66,6 +75,7 @@ class Ingest:
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._trouble = Lasting(_log, time.monotonic)
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -95,6 +105,14 @@ class Ingest:
     def forget(self, vault: VaultId) -> None:
         """Read this vault afresh before the next decision (its members or streams have changed)."""
         self._views.pop(vault, None)
+
+    def met(self, vault: VaultId, member: MemberState) -> None:
+        """A member as the store has it now: a view that knows the device as another one is read afresh. It would take
+        a first batch under a new number for a repeat of one under the former."""
+        view = self._views.get(vault)
+        known = view.pushers.get(member.device) if view is not None else None
+        if known is not None and (known.author, known.role) != (member.author, member.role):
+            self.forget(vault)
 
     def forget_all(self) -> None:
         """Read every vault afresh (the database's history may have changed)."""
@@ -149,7 +167,7 @@ class Ingest:
                 peer.close(CloseCode.RELAY_FAULT, "the relay failed; come back")
 
     def _give_up(self, waiting: Batch, error: StoreError) -> None:
-        _log.warning("pushes to %d vaults were not committed: %s", len(waiting), error)
+        self._trouble.failed(error, "pushes to %d vaults were not committed", len(waiting))
         self._metrics.store_errors.inc()
         self._views.clear()
         why = "the relay's database is not available now; nothing was lost, it will be tried again"
@@ -220,7 +238,7 @@ class Ingest:
         if not draft.histories:
             return {}
         device = next(iter(draft.view.pushers))
-        told = await self._store.subscription(draft.vault, device, [MEMBERSHIP, *draft.histories])
+        told = await self._store.subscription(draft.vault, device, list(draft.histories))
         return None if told is None else {state.stream: state for state in told.streams}
 
     async def _write(self, writes: list[VaultWrite]) -> set[VaultId]:
@@ -233,6 +251,7 @@ class Ingest:
             _log.warning("a commit's outcome is unknown; it is resolved by batch number: %s", error)
             self._metrics.unknown_outcomes.inc()
             return set()
+        self._trouble.went_well("pushes are committed again")
         self._metrics.commits.inc()
         self._metrics.commit_seconds.observe(time.perf_counter() - began)
         return {write.vault for write, held in zip(writes, done, strict=True) if held}
@@ -243,6 +262,8 @@ class Ingest:
         for (peer, _, queued), (_, answer) in zip(items, draft.answers, strict=True):
             _answer(peer, answer)
             if isinstance(answer, Answer):
+                if isinstance(answer.message, Pushed) and answer.message.outcome is Outcome.QUOTA:
+                    self._metrics.quota_refusals.inc()
                 self._metrics.pushes.inc()
                 self._metrics.push_seconds.observe(now - queued)
         self._metrics.records.inc(draft.records)
@@ -269,6 +290,10 @@ class Ingest:
                 continue
             view = await self._read(vault, view, device, missing)
             missing = [s for s in wanted if view is None or s not in view.heads]
+        if view is not None and view.allowance.doubtful(sum(admitted.size for admitted in pushes)):
+            usage = await self._store.usage(vault)
+            if usage is not None:
+                view.allowance = Allowance.of(usage, self._settings.quota_bytes)
         return view
 
     async def _read(
@@ -279,7 +304,10 @@ class Ingest:
         if told is None or pusher is None:
             return view
         if view is None:
-            view = VaultView(told.vault)
+            usage = await self._store.usage(vault)
+            if usage is None:
+                return None
+            view = VaultView(told.vault, Allowance.of(usage, self._settings.quota_bytes))
             self._views[vault] = view
             while len(self._views) > VIEWS_MAX:
                 self._views.popitem(last=False)

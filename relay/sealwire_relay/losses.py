@@ -14,7 +14,8 @@ from typing import Final
 from sealwire_protocol.errors import Refusal
 from sealwire_protocol.history import is_lost
 from sealwire_protocol.ids import DeviceKey, StreamId, VaultId
-from sealwire_protocol.membership import Membership, Role
+from sealwire_protocol.links import Role, decode_link
+from sealwire_protocol.membership import membership_of, verified_before
 from sealwire_protocol.messages import Pushed, StreamState, Wanted
 from sealwire_relay.fanout import Fanout
 from sealwire_relay.metrics import Metrics
@@ -102,6 +103,21 @@ class Losses:
         loss.conflicts += conflicts
         self._tell_soon(pushed.vault)
 
+    def replaced(self, vault: VaultId, gone: Sequence[bytes], came: Sequence[bytes]) -> None:
+        """Links have given way to others that outrank them (R15). Told at once: it comes to that once, if at all."""
+        if not gone:
+            return  # they merely follow what stood there
+        self._metrics.replaced_links.inc(len(gone))
+        _log.warning(
+            "The membership log of vault %s had lost %s, signed by %s; %s, signed by %s, gave way to them. Whoever was "
+            "a member by those alone has to be added again by an admin.",
+            vault.hex(),
+            count(len(came), "link"),
+            _signers(came),
+            count(len(gone), "link"),
+            _signers(gone),
+        )
+
     def _of(self, vault: VaultId) -> Loss:
         loss = self._losses.setdefault(vault, Loss())
         self._losses.move_to_end(vault)
@@ -131,7 +147,7 @@ class Losses:
             if loss is None:
                 continue
             try:
-                members = _members(await self._store.links(vault))
+                members = _members((await self._store.links(vault)).links)
             except StoreError as error:
                 _log.info("what vault %s has lost is not told now: %s", vault.hex(), error)
                 continue
@@ -142,10 +158,13 @@ class Losses:
 
 def _members(links: tuple[bytes, ...]) -> set[DeviceKey]:
     """The devices that may hold something: members that no newer key of theirs has replaced."""
-    membership = Membership()
-    for raw in links:
-        membership.apply(raw, lambda key, message, signature: True)  # verified when it was appended
+    membership = membership_of(links, verified_before)
     return {member.device for member in membership.members.values() if member.role > Role.REPLACED}
+
+
+def _signers(links: Sequence[bytes]) -> str:
+    authors = sorted({decode_link(raw).signer for raw in links})
+    return f"{'member' if len(authors) == 1 else 'members'} {', '.join(map(str, authors))}"
 
 
 def _told(vault: VaultId, loss: Loss) -> str:
@@ -158,6 +177,7 @@ def _told(vault: VaultId, loss: Loss) -> str:
     )
     returned = f"{count(loss.returned, 'record')} came back from {count(len(loss.givers), 'device')}"
     return (
-        f"Vault {vault.hex()} has lost history that devices know (streams and lost seqs: {upto}); the database was set "
-        f"back. {returned}, {loss.conflicts:,} conflicted with what was written since; {waited}."
+        f"Vault {vault.hex()} has lost history that devices know (streams and lost seqs: {upto}): the database was set "
+        f"back, or the vault was moved here. {returned}, {loss.conflicts:,} conflicted with what was written since; "
+        f"{waited}."
     )

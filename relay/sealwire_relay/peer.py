@@ -56,6 +56,9 @@ class Host(Protocol):
     def logged_in(self, peer: Peer) -> None:
         """A device has proved who it is."""
 
+    def misused(self, token: bytes, address: str, asked: str) -> None:
+        """An admin token was shown here, whose hash this is; whoever did it is sent away."""
+
     def do(self, peer: Peer, message: Message) -> None:
         """A device asks for this."""
 

@@ -15,7 +15,8 @@ from sealwire_protocol.segment import Placed
 from sealwire_relay.compaction import Buried, Swap, found, swaps
 from sealwire_relay.pace import Pace
 from sealwire_relay.retention import Retention, marked, may_go
-from sealwire_relay.store.interface import Dirty, Page, Purge, Store, Tombstones
+from sealwire_relay.store.cleaning import Dirty, Purge, Tombstones
+from sealwire_relay.store.interface import Page, Store
 
 TOMBSTONES_MAX: Final = 262_144
 """Tombstones that one step takes on, some 300 bytes of memory each."""

@@ -9,7 +9,9 @@ import logging
 from typing import Final
 
 from sealwire_relay.pace import Pace
-from sealwire_relay.store.interface import Dirty, Room, Store, StoredSegment, StoreError
+from sealwire_relay.store.cleaning import Dirty, Room
+from sealwire_relay.store.interface import Store, StoreError
+from sealwire_relay.store.segments import StoredSegment
 
 RECLAIM_BYTES_MIN: Final = 16_777_216
 """Replaced before they are reclaimed: what a cleaning adds to a file beside what is in use. Each time costs a read of

@@ -13,9 +13,10 @@ from sealwire_protocol.limits import SEGMENT_BYTES_MAX
 from sealwire_protocol.messages import Branch, Fetch, Fetched, Ranges, Reconcile, Records, StreamState, Summary
 from sealwire_protocol.segment import Placed, encode_record, read_segment
 from sealwire_relay.metrics import Metrics
-from sealwire_relay.store.interface import Page, Store, StoredSegment
+from sealwire_relay.store.interface import Page, Store
+from sealwire_relay.store.segments import StoredSegment
 from sealwire_relay.trees import BusyError, Kept, StalePinError, Trees, UnreadableError, off_loop, unreadable
-from sealwire_relay.view import no_such_vault
+from sealwire_relay.view import no_such_vault, vault_deleted
 
 READS_MAX: Final = 16
 """Pages read for one FETCH: its records may lie far apart. Some 30 ms of the database, and 4 MiB held."""
@@ -86,7 +87,9 @@ class Reconciler:
 
     async def _state(self, message: Reconcile | Fetch, device: DeviceKey) -> StreamState | Refuse:
         told = await self._store.subscription(message.vault, device, [message.stream])
-        return no_such_vault(message.vault, request=message.request) if told is None else told.streams[0]
+        if told is None:
+            return no_such_vault(message.vault, request=message.request)
+        return vault_deleted(message.vault, request=message.request) if told.vault.ended else told.streams[0]
 
     async def _kept(self, message: Reconcile | Fetch, device: DeviceKey) -> tuple[StreamState, Kept]:
         async def present() -> StreamState:

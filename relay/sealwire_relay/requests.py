@@ -5,62 +5,50 @@ answered alike.
 """
 
 import logging
+import time
 from typing import Final
 
 from sealwire_protocol.errors import Action, CloseCode, FaultCode
 from sealwire_protocol.events import Answer, Refuse
-from sealwire_protocol.ids import MEMBERSHIP, Author, DeviceKey, MailboxId
+from sealwire_protocol.ids import MEMBERSHIP, DeviceKey, MailboxId, Position
 from sealwire_protocol.limits import MAILBOX_SECONDS_MAX
-from sealwire_protocol.membership import (
-    Genesis,
-    Link,
-    LinkError,
-    Membership,
-    ReplaceDevice,
-    Role,
-    Verify,
-    decode_link,
-    encode_links,
-    vault_id_of,
-)
+from sealwire_protocol.links import LinkError, Role
 from sealwire_protocol.messages import (
     NO_VAULT,
     AnswerJoin,
     AppendLink,
     CreateStream,
     CreateVault,
-    Deliver,
     Done,
     Fetch,
     Join,
     Joined,
     Joining,
     Message,
+    OfferLinks,
     OpenMailbox,
     Reconcile,
     StreamKind,
     Subscribe,
     Subscribed,
 )
-from sealwire_protocol.relay_session import RelayState
+from sealwire_protocol.relay_session import RelayState, moved_away
 from sealwire_relay.acks import Acks
 from sealwire_relay.fanout import Fanout
 from sealwire_relay.ingest import Ingest
+from sealwire_relay.lasting import Lasting
+from sealwire_relay.links import RETRY_MS, Links
 from sealwire_relay.losses import Losses
 from sealwire_relay.peer import Peer
 from sealwire_relay.reconciler import Reconciler
-from sealwire_relay.store.interface import MailboxVerdict, MemberState, NewLink, Store, StoreError, VaultState
+from sealwire_relay.registration import receipt_of
+from sealwire_relay.store.interface import STREAMS_PER_VAULT_MAX, Store, StoreError, Subscription
+from sealwire_relay.store.mailboxes import MAILBOXES_PER_VAULT_MAX, MailboxVerdict
 from sealwire_relay.terms import Terms
-from sealwire_relay.view import no_such_vault
-
-ATTEMPTS_MAX: Final = 5
-"""Times that a link, or a vault's creation, is tried again because log or term changed meanwhile."""
+from sealwire_relay.view import no_such_vault, vault_deleted
 
 MAILBOXES_PER_PEER_MAX: Final = 64
 """Mailboxes at which one connection is told what comes: more invites at once are no one's use."""
-
-RETRY_MS: Final = 1_000
-"""When a device may ask again after the database failed it."""
 
 _log = logging.getLogger("sealwire.requests")
 
@@ -77,12 +65,13 @@ class Requests:
         reconciler: Reconciler,
         acks: Acks,
         losses: Losses,
-        verify: Verify,
+        links: Links,
     ) -> None:
-        self._store, self._fanout, self._ingest, self._terms, self._verify = store, fanout, ingest, terms, verify
+        self._store, self._fanout, self._ingest, self._terms, self._links = store, fanout, ingest, terms, links
         self._reconciler, self._acks, self._losses = reconciler, acks, losses
         self._inviters = Waiters()
         self._joiners = Waiters()
+        self._trouble = Lasting(_log, time.monotonic)
 
     def left(self, peer: Peer) -> None:
         """Forget a connection that has ended."""
@@ -97,7 +86,7 @@ class Requests:
         except LinkError as error:
             answer = Refuse(FaultCode.BAD_LINK, Action.STOP, str(error), request)
         except StoreError as error:
-            _log.warning("%s could not be carried out: %s", type(message).__name__, error)
+            self._trouble.failed(error, "%s could not be carried out", type(message).__name__)
             if isinstance(message, Subscribe):
                 peer.close(CloseCode.RELAY_FAULT, "the relay's database is not available; come back")
                 return
@@ -107,7 +96,11 @@ class Requests:
             _log.exception("%s failed; the device is told to come back", type(message).__name__)
             peer.close(CloseCode.RELAY_FAULT, "the relay failed; come back")
             return
+        else:
+            self._trouble.went_well("requests are carried out again")
         peer.handle(answer)
+        if isinstance(message, AppendLink):
+            await self._links.answered(message.vault)
         if isinstance(answer, Answer) and isinstance(answer.message, Done):
             await self._tell(peer, message)
 
@@ -116,11 +109,13 @@ class Requests:
             case Subscribe():
                 return await self._subscribe(peer, device, message)
             case CreateVault():
-                return await self._create_vault(message)
+                return await self._links.create(message)
             case CreateStream():
                 return await self._create_stream(device, message)
             case AppendLink():
-                return await self._append_link(device, message)
+                return await self._links.append(device, message)
+            case OfferLinks():
+                return await self._links.offer(device, message)
             case Reconcile():
                 return await self._reconciler.ranges(device, message)
             case Fetch():
@@ -128,10 +123,7 @@ class Requests:
             case OpenMailbox():
                 return await self._open_mailbox(peer, device, message)
             case Join():
-                verdict = await self._store.deposit(message.mailbox, device, message.sealed)
-                if verdict is MailboxVerdict.DONE:
-                    self._joiners.add(message.mailbox, peer)
-                return _mailbox_answer(verdict, message.request)
+                return await self._join(peer, device, message)
             case AnswerJoin():
                 verdict = await self._store.answer(message.mailbox, device, message.sealed)
                 return _mailbox_answer(verdict, message.request)
@@ -141,38 +133,37 @@ class Requests:
     # --- vaults and streams
 
     async def _subscribe(self, peer: Peer, device: DeviceKey, message: Subscribe) -> Answer | Refuse:
-        told = await self._store.subscription(message.vault, device, [w.stream for w in message.streams])
+        told = await self._told(device, message)
         if told is None:
             return no_such_vault(message.vault)
-        if told.term != self._terms.present:
-            await self._terms.refresh()
-        self._losses.heard(device, message.vault, message.streams, told.streams)
+        self._ingest.met(message.vault, told.member)
+        if not told.vault.ended:
+            self._losses.heard(device, message.vault, message.streams, told.streams)
         for state in told.streams:
             if state.kind is not StreamKind.ABSENT:
                 self._fanout.moved(message.vault, state.stream, state.head)
         for wanted in message.streams:
             self._acks.note(device, message.vault, wanted.stream, wanted.cursor)
         vault = told.vault
-        return Answer(Subscribed(message.vault, told.term, vault.epoch, vault.key_id, told.last_batch, told.streams))
+        listens = any(wanted.stream == MEMBERSHIP for wanted in message.streams)
+        receipt = receipt_of(told.receipt_key, message.vault) if listens else b""
+        return Answer(
+            Subscribed(message.vault, told.term, vault.epoch, vault.key_id, told.last_batch, told.streams, receipt)
+        )
 
-    async def _create_vault(self, message: CreateVault) -> Answer | Refuse:
-        """Whoever has the genesis link may present it: a relay that has lost the vault gets it back from any member."""
-        membership = Membership()
-        link = membership.apply(message.link, self._verify)
-        if not isinstance(link.body, Genesis):
-            raise LinkError("a vault is created by its genesis link")
-        vault = vault_id_of(message.link)
-        member = MemberState(link.signer, link.body.device, Role.ADMIN)
-        state = VaultState(membership.epoch, membership.key_id)
-        new = NewLink(link.seq, link.raw, member)
-        for _ in range(ATTEMPTS_MAX):
-            if await self._store.create_vault(vault, state, new, await self._terms.now()):
-                return Answer(Done(message.request))
-            if (await self._store.links(vault))[:1] == (message.link,):
-                return Answer(Done(message.request))
-            await self._terms.refresh()
-        why = "the relay's history changes too fast just now; try again"
-        return Refuse(FaultCode.OVERLOADED, Action.RETRY, why, message.request, retry_ms=RETRY_MS)
+    async def _told(self, device: DeviceKey, message: Subscribe) -> Subscription | None:
+        """What the store says, of a log whose end was not replaced while it was asked."""
+        streams = [wanted.stream for wanted in message.streams]
+        while True:
+            replacements = self._fanout.replacements
+            told = await self._store.subscription(message.vault, device, streams)
+            if told is not None and told.term != self._terms.present:
+                await self._terms.refresh()
+            for state in told.streams if told is not None else ():
+                if state.stream == MEMBERSHIP and state.terms:
+                    self._fanout.log_stands(message.vault, Position(state.terms[-1].term, state.head))
+            if replacements == self._fanout.replacements:
+                return told
 
     async def _create_stream(self, device: DeviceKey, message: CreateStream) -> Answer | Refuse:
         told = await self._store.subscription(message.vault, device, [])
@@ -181,70 +172,44 @@ class Requests:
         if told.member.role < Role.WRITER:
             why = "a reader of this vault may not create collections in it"
             return Refuse(FaultCode.NOT_ALLOWED, Action.STOP, why, message.request, message.vault)
+        if told.vault.moved:
+            return moved_away(message.vault, await self._links.moved_to(message.vault), message.request)
         if message.kind not in (StreamKind.OPEN, StreamKind.GUARDED) or message.stream == MEMBERSHIP:
             why = "a stream can be made open or guarded, and stream 0 is the vault's own; nothing was made"
             return Refuse(FaultCode.UNSUPPORTED, Action.STOP, why, message.request, message.vault)
         kind = await self._store.create_stream(message.vault, message.stream, message.kind)
+        if kind is StreamKind.ABSENT:
+            again = await self._store.subscription(message.vault, device, [])
+            if again is None or again.vault.ended:
+                return vault_deleted(message.vault, request=message.request)
+            why = f"a vault has at most {STREAMS_PER_VAULT_MAX:,} collections, and this one has as many"
+            return Refuse(FaultCode.QUOTA, Action.STOP, why, message.request, message.vault)
         if kind is not message.kind:
             why = f"the stream exists already and is {kind.name.lower()}"
             return Refuse(FaultCode.STREAM_KIND, Action.STOP, why, message.request, message.vault)
         self._ingest.forget(message.vault)
         return Answer(Done(message.request))
 
-    async def _append_link(self, device: DeviceKey, message: AppendLink) -> Answer | Refuse:
-        """Any device may present links (R15): the one that added it may be among those that the relay has lost. One
-        that is no member is told of a link only that it stands, else nothing. After a loss several present the same."""
-        for _ in range(ATTEMPTS_MAX):
-            answer = await self._try_link(device, message)
-            if answer is not None:
-                return answer
-            await self._terms.refresh()
-        return _link_conflict(message)
-
-    async def _try_link(self, device: DeviceKey, message: AppendLink) -> Answer | Refuse | None:
-        """None: the log or the relay's term has changed meanwhile; look again."""
-        strange = no_such_vault(message.vault, request=message.request)
-        is_member = await self._store.subscription(message.vault, device, []) is not None
-        log = await self._store.links(message.vault)
-        if not log:
-            return strange
-        try:
-            place = decode_link(message.link).seq
-            if 0 < place <= len(log):
-                if log[place - 1] == message.link:
-                    return Answer(Done(message.request))
-                return _link_conflict(message) if is_member else strange
-            membership = Membership()
-            for raw in log:
-                membership.apply(raw, _verified_before)
-            link = membership.apply(message.link, self._verify)
-        except LinkError:
-            if is_member:
-                raise
-            return strange
-        return await self._append(message, _new_link(membership, link))
-
-    async def _append(self, message: AppendLink, new: NewLink) -> Answer | None:
-        """Append a verified link, and send it to those who listen. None: a condition did not hold."""
-        term = await self._terms.now()
-        if not await self._store.append_link(message.vault, new, term):
-            return None
-        self._ingest.forget(message.vault)
-        body = encode_links([new.raw])
-        self._fanout.offer(
-            message.vault,
-            MEMBERSHIP,
-            Deliver(message.vault, MEMBERSHIP, term, 0, 0, 0, 0, new.seq - 1, new.seq, body),
-        )
-        return Answer(Done(message.request))
-
     # --- mailboxes
 
     async def _open_mailbox(self, peer: Peer, device: DeviceKey, message: OpenMailbox) -> Answer | Refuse:
+        told = await self._store.subscription(message.vault, device, [])
+        if told is not None and told.vault.moved:
+            return moved_away(message.vault, await self._links.moved_to(message.vault), message.request)
         seconds = min(message.seconds, MAILBOX_SECONDS_MAX)
         verdict = await self._store.open_mailbox(message.mailbox, message.vault, device, seconds)
         if verdict is MailboxVerdict.DONE:
             self._inviters.add(message.mailbox, peer)
+        return _mailbox_answer(verdict, message.request)
+
+    async def _join(self, peer: Peer, device: DeviceKey, message: Join) -> Answer | Refuse:
+        box = await self._store.mailbox(message.mailbox)
+        relay = None if box is None else await self._links.moved_to(box.vault)
+        if relay is not None:
+            return moved_away(NO_VAULT, relay, message.request)
+        verdict = await self._store.deposit(message.mailbox, device, message.sealed)
+        if verdict is MailboxVerdict.DONE:
+            self._joiners.add(message.mailbox, peer)
         return _mailbox_answer(verdict, message.request)
 
     async def _tell(self, peer: Peer, message: Message) -> None:
@@ -301,28 +266,14 @@ class Waiters:
             del self._of[peer]
 
 
-def _verified_before(key: bytes, message: bytes, signature: bytes) -> bool:
-    """Links of the relay's own log were verified when they were appended: 60 µs each, which would add up."""
-    return True
-
-
-def _new_link(membership: Membership, link: Link) -> NewLink:
-    """What the last link of a log did to its members."""
-    added = membership.members[Author(link.seq)]
-    replaced = link.signer if isinstance(link.body, ReplaceDevice) else None
-    return NewLink(link.seq, link.raw, MemberState(added.author, added.device, added.role), replaced)
-
-
-def _link_conflict(message: AppendLink) -> Refuse:
-    why = "another link was appended meanwhile; read the membership log and sign anew"
-    return Refuse(FaultCode.LINK_CONFLICT, Action.RETRY, why, message.request, message.vault)
-
-
 def _mailbox_answer(verdict: MailboxVerdict, request: int) -> Answer | Refuse:
     if verdict is MailboxVerdict.DONE:
         return Answer(Done(request))
     if verdict is MailboxVerdict.USED:
         why = "this invite has been used by another device; ask for a new one"
         return Refuse(FaultCode.MAILBOX_USED, Action.STOP, why, request, NO_VAULT)
+    if verdict is MailboxVerdict.FULL:
+        why = f"the vault has {MAILBOXES_PER_VAULT_MAX} invites that have not expired: wait until some have"
+        return Refuse(FaultCode.QUOTA, Action.STOP, why, request, NO_VAULT)
     why = "there is no such invite, or it has expired; ask for a new one"
     return Refuse(FaultCode.NO_SUCH_MAILBOX, Action.STOP, why, request, NO_VAULT)

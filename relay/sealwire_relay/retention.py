@@ -8,10 +8,10 @@ some time, so all that lies at or below it is at least as old.
 from typing import Final, NamedTuple
 
 from sealwire_protocol.history import is_lost
-from sealwire_protocol.membership import Role
+from sealwire_protocol.links import Role
 from sealwire_protocol.messages import StreamState
 from sealwire_relay.settings import Settings
-from sealwire_relay.store.interface import Mark, Reader, Tombstones
+from sealwire_relay.store.cleaning import Mark, Reader, Tombstones
 
 MARKS_EACH: Final = 30
 """Marks within the retention, and as many up to the cutoff: tombstones stay at most a thirtieth longer than they must,
@@ -92,5 +92,7 @@ def active(found: Tombstones, retention: Retention) -> list[Heard]:
 def may_go(found: Tombstones, retention: Retention) -> int:
     """Tombstones up to this seq may go."""
     known = min((heard.known for heard in active(found, retention)), default=found.head)
+    if found.now - found.arrived < retention.cutoff_seconds:
+        known = 0  # a device that was left behind by the move may come within the cutoff, and hold what is deleted here
     waited_for = max(known, older_than(found, retention.cutoff_seconds))
     return min(found.compacted, older_than(found, retention.kept_seconds), waited_for)

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 
 from sealwire_relay.beside import CleanerProcess
 from sealwire_relay.control.app import control_app
+from sealwire_relay.control.guard import Desk
 from sealwire_relay.control.server import ControlServer
 from sealwire_relay.database import Database
 from sealwire_relay.dataplane import DataPlane
@@ -70,9 +71,11 @@ class Relay:
         After an error or a cancellation `stop` ends what had been started. Raises RelayError.
         """
         settings = self._settings
+        self._database.look()
         with _explained("data", settings.host, settings.port):
             _probe(settings.host, settings.port)
-        control = ControlServer(control_app(self._metrics, self.reasons), settings.control_host, settings.control_port)
+        app = control_app(self._metrics, self.reasons, self._desk, settings)
+        control = ControlServer(app, settings.control_host, settings.control_port)
         self._parts.push_async_callback(control.stop)
         with _explained("control", settings.control_host, settings.control_port):
             control_port = await control.start()
@@ -89,12 +92,17 @@ class Relay:
             self._parts.push_async_callback(cleaner.stop)
             cleaner.start()
         self._store, self._plane = store, plane
+        if settings.origins and settings.registration == "open":
+            log.info("Whoever can dial this relay may make vaults on it; --registration token, or closed, ends that.")
         return Ready(
             f"ws://{_authority(settings.host, port)}",
             f"http://{_authority(settings.control_host, control_port)}",
             tuple(sorted(settings.origins_at(port))),
             os.getpid(),
         )
+
+    def _desk(self) -> Desk | None:
+        return None if self._store is None or self._plane is None else Desk(self._store, self._plane.audit)
 
     async def tend(self) -> None:
         """Keep the database alive, and know how it is, until cancelled. Raises EmbeddedPostgresError if it is lost."""

@@ -4,6 +4,8 @@ A value comes from a command-line option (`--credit-bytes`), else from the envir
 else from a file that the environment names (`SEALWIRE_CREDIT_BYTES_FILE`), else it is the default.
 """
 
+import base64
+import binascii
 import dataclasses
 import difflib
 import ipaddress
@@ -18,6 +20,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 from sealwire_protocol import limits
 from sealwire_protocol.errors import LocalMisuse
 from sealwire_protocol.login import normal_origin
+from sealwire_protocol.registration import QUOTA_MAX
 
 PREFIX: Final = "SEALWIRE_"
 
@@ -29,6 +32,7 @@ NOT_OURS: Final = frozenset(
         "SEALWIRE_PASSPHRASE_FILE",
         "SEALWIRE_PROOF",
         "SEALWIRE_RELAY",
+        "SEALWIRE_TOKEN",
     }
 )
 """Variables of the `sealwire` command and of long proofs: they may stand in a relay's environment."""
@@ -44,6 +48,13 @@ LOGGING: Final = ("log_level", "log_format")
 
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 LogFormat: TypeAlias = Literal["text", "json"]
+RegistrationMode: TypeAlias = Literal["open", "token", "closed"]
+
+TRUSTED_KEY_BYTES: Final = 32
+"""A public key of Ed25519."""
+
+SEVERAL: Final = {"origins": "--origin", "registration_keys": "--registration-key"}
+"""Settings of several values, with the option by which they are given one at a time."""
 
 
 class SettingsError(Exception):
@@ -121,6 +132,23 @@ class Settings:
         default_factory=default_folder,
         metadata=_about("Folder of the database that `up` starts; made if it is missing."),
     )
+    registration: RegistrationMode = dataclasses.field(
+        default="open",
+        metadata=_about(
+            "Who may make vaults here: `open`, whoever can dial the relay; `token`, who has a registration token; "
+            "`closed`, nobody. Vaults that the relay has or had are not concerned."
+        ),
+    )
+    registration_keys: tuple[str, ...] = _setting(
+        (), "Public keys whose registration tokens are taken, as `sealwire-relay token keygen` prints them."
+    )
+    quota_bytes: int = _setting(
+        10_737_418_240,
+        "Bytes that a vault may store whose registration token does not say how many; 0: no limit. So one vault, or an "
+        "app that writes without end, does not fill the disk.",
+        0,
+        QUOTA_MAX,
+    )
     credit_bytes: int = _setting(
         limits.CREDIT_BYTES_DEFAULT,
         "Most bytes sent ahead to one device before it acknowledges: covers 100 ms at 20 MB/s.",
@@ -144,6 +172,13 @@ class Settings:
     )
     handshakes_max: int = _setting(
         256, "Connections that have not logged in yet, at once: strangers cannot crowd out devices.", 1, 1_000_000
+    )
+    handshakes_per_address_max: int = _setting(
+        64,
+        "Of these, from one address (IPv6: one network of 64 bits); those from this machine are not counted, so a "
+        "proxy on another one needs as many here as above.",
+        1,
+        1_000_000,
     )
     frame_bytes_max: int = _setting(
         limits.FRAME_BYTES_MAX,
@@ -227,12 +262,17 @@ class Settings:
             value = getattr(self, field.name)
             if isinstance(value, int | float):
                 _within(field.name, field.name, value, about)
+        self.trusted_keys()
         _check_together(self)
         object.__setattr__(self, "origins", tuple(_origin(name) for name in self.origins))
 
     def origins_at(self, port: int) -> frozenset[str]:
         """The names under which devices may dial, now that the data port is known: those set, or loopback's."""
         return frozenset(self.origins or (f"ws://{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")))
+
+    def trusted_keys(self) -> tuple[bytes, ...]:
+        """The public keys whose registration tokens are taken."""
+        return tuple(map(_trusted_key, self.registration_keys))
 
 
 def fields() -> Iterator[tuple["dataclasses.Field[Any]", About]]:
@@ -270,8 +310,8 @@ def choices(name: str) -> tuple[str, ...]:
 
 
 def option(name: str) -> str:
-    """The command-line option of a setting. Origins are given one at a time."""
-    return "--origin" if name == "origins" else "--" + name.replace("_", "-")
+    """The command-line option of a setting. Of those that have several values, each is given by itself."""
+    return SEVERAL.get(name) or "--" + name.replace("_", "-")
 
 
 def is_loopback(host: str) -> bool:
@@ -359,7 +399,25 @@ def _origin(name: str) -> str:
         raise SettingsError(f"An origin is wrong: {error}.") from error
 
 
+def _trusted_key(text: str) -> bytes:
+    try:
+        key = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if len(key) != TRUSTED_KEY_BYTES:
+        raise SettingsError(
+            f"{text!r} is no public key for registration tokens: copy the line that `sealwire-relay token keygen` "
+            "prints."
+        )
+    return key
+
+
 def _check_together(settings: Settings) -> None:
+    if settings.registration == "token" and not settings.registration_keys:
+        raise SettingsError(
+            "registration is `token`, but no key is trusted, so that no vault could ever be made: make one with "
+            "`sealwire-relay token keygen`, and name its public part with --registration-key."
+        )
     if not settings.origins and not is_loopback(settings.host):
         raise SettingsError(
             f"The data port is to listen on {settings.host}, but no origin is set: name the address that devices "

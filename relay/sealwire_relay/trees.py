@@ -19,7 +19,8 @@ from sealwire_protocol.ids import START, Position, StreamId, VaultId
 from sealwire_protocol.messages import StreamState
 from sealwire_protocol.reconcile import Gathering, Tree
 from sealwire_relay.metrics import Metrics
-from sealwire_relay.store.interface import Page, Store, StoredSegment
+from sealwire_relay.store.interface import Page, Store
+from sealwire_relay.store.segments import StoredSegment
 
 PAGE_BYTES: Final = 1_048_576
 """Read from the database at a time, and worked on in one slice: some 20,000 small records, 50 ms."""

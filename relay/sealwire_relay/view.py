@@ -12,12 +12,14 @@ from sealwire_protocol import codec
 from sealwire_protocol.conditions import Current, Judged, Write, judge, read_writes, refusals
 from sealwire_protocol.errors import Action, CloseCode, DecodeError, FaultCode, Outcome, RemoteFault
 from sealwire_protocol.events import Answer, Refuse
-from sealwire_protocol.ids import MEMBERSHIP, Author, DeviceKey, StreamId, Tag, Term, VaultId
+from sealwire_protocol.history import newest_term
+from sealwire_protocol.ids import NO_TERM, Author, DeviceKey, Position, StreamId, Tag, Term, VaultId
 from sealwire_protocol.limits import PUSH_RECORDS_MAX, SEGMENT_BYTES_MAX, VERSION_STEP_MAX
-from sealwire_protocol.membership import Role
+from sealwire_protocol.links import Role
 from sealwire_protocol.messages import (
     ATOMIC,
     REFILL,
+    RESEAL,
     Appended,
     Deliver,
     Group,
@@ -27,20 +29,23 @@ from sealwire_protocol.messages import (
     StreamKind,
     StreamState,
 )
-from sealwire_protocol.refills import Returned, is_outdated, judge_returned, read_returned, survey_refill
-from sealwire_protocol.relay_session import term_changed
-from sealwire_protocol.segment import Survey, survey
+from sealwire_protocol.refills import Returned, is_outdated, judge_returned, read_returned
+from sealwire_protocol.relay_session import another_member, term_changed
+from sealwire_protocol.reseals import Resealed, decode_applied, judge_resealed, read_resealed, survey_of
+from sealwire_protocol.segment import TOMBSTONE, Survey
+from sealwire_relay.quota import Allowance
 from sealwire_relay.store.interface import (
     OUTCOMES_KEPT,
     BatchWrite,
     GuardName,
     KeptOutcome,
+    MemberState,
     PusherState,
-    StoredSegment,
     StreamWrite,
     VaultState,
     VaultWrite,
 )
+from sealwire_relay.store.segments import StoredSegment
 
 DIGEST_BYTES: Final = 16
 
@@ -60,11 +65,14 @@ class Head:
     floor_head: int
     purged: int
     cleaned_to: int
+    term: Term = NO_TERM
+    """The newest one written in it."""
 
     @classmethod
     def of(cls, state: StreamState) -> "Head":
         """From what the store says of the stream."""
-        return cls(state.kind, state.head, state.top, state.floor, state.floor_head, state.purged, state.cleaned_to)
+        floors = state.floor, state.floor_head, state.purged, state.cleaned_to
+        return cls(state.kind, state.head, state.top, *floors, newest_term(state))
 
 
 @dataclass(slots=True)
@@ -89,6 +97,7 @@ class VaultView:
     """A vault as last committed or read: valid until a conditional write says otherwise. `heavy`: not to be kept."""
 
     state: VaultState
+    allowance: Allowance
     heads: dict[StreamId, Head] = field(default_factory=dict)
     pushers: dict[DeviceKey, Pusher] = field(default_factory=dict)
     heavy: bool = False
@@ -112,12 +121,9 @@ class Admitted:
 
 def admit(device: DeviceKey, push: Push) -> Admitted:
     """Walk a push's bytes. Raises RemoteFault: the sender is no honest client."""
-    if push.flags & ~(ATOMIC | REFILL):
-        raise RemoteFault(f"push flags {push.flags:#04x} are not known; they may need a newer version")
     if len({group.stream for group in push.groups}) < len(push.groups):
         raise RemoteFault("a push names a stream twice")
-    walk = survey_refill if push.flags & REFILL else survey
-    surveys = tuple(walk(group.records) for group in push.groups)
+    surveys = tuple(survey_of(push.flags, group.records) for group in push.groups)
     if sum(found.records for found in surveys) > PUSH_RECORDS_MAX:
         raise RemoteFault(f"a push has more than {PUSH_RECORDS_MAX} records", CloseCode.TOO_LARGE)
     size = sum(len(group.records) + len(group.conditions) for group in push.groups)
@@ -133,11 +139,14 @@ def admit(device: DeviceKey, push: Push) -> Admitted:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A push, and what is judged one by one: the writes of its guarded groups, by index, or all that it returns."""
+    """A push, and what is judged one by one: the writes of its guarded groups, by index, or all that it returns, or
+    what was sealed anew of them. `applied`: where the open ones of a reseal say that they stood."""
 
     admitted: Admitted
     guarded: dict[int, list[Write]] = field(default_factory=dict)
     returned: dict[int, list[Returned]] = field(default_factory=dict)
+    resealed: dict[int, list[Resealed]] = field(default_factory=dict)
+    applied: dict[int, Position] = field(default_factory=dict)
 
 
 class Draft:
@@ -147,9 +156,9 @@ class Draft:
     the view is old (the device may have pushed through another process): it counts only if the view was read afresh.
 
     `wanted`: what guarded streams hold of these is to be read, after the view, and given to `decide`. So are the states
-    of `histories`, the streams that refills give records back to, and of stream 0. `conflicts`: the answers, by index,
-    that tell of winners; `refills`: those that judge a refill for the first time. Every stream that was looked at so is
-    a condition of the write, so that a refusal is as exact as what is accepted.
+    of `histories`, the streams that refills give records back to, and guarded ones in which some are sealed anew.
+    `conflicts`: the answers, by index, that tell of winners; `refills`: those that judge a refill for the first time.
+    Every stream that was looked at so is a condition of the write, so that a refusal is as exact as what is accepted.
     """
 
     def __init__(self, vault: VaultId, view: VaultView, term: Term) -> None:
@@ -167,6 +176,7 @@ class Draft:
         self._guards: dict[StreamId, dict[Tag, Current]] = {}
         self._heads: dict[StreamId, tuple[int, int]] = {}
         self._bodies: dict[StreamId, list[tuple[int, list[bytes], int]]] = {}
+        self._added = 0
         self._last: dict[DeviceKey, int] = {}
         self._batches: list[BatchWrite] = []
         self._outcomes: dict[tuple[DeviceKey, int], KeptOutcome] = {}
@@ -187,8 +197,15 @@ class Draft:
 
     def _walk(self, taken: Taken, index: int, group: Group, records: int) -> list[Tag]:
         """Read what is said of each record of a group, if anything is to be. Raises DecodeError."""
-        kind = self._kind(group)
-        if taken.admitted.push.flags & REFILL:
+        kind, flags = self._kind(group), taken.admitted.push.flags
+        if flags & RESEAL:
+            if kind is StreamKind.OPEN:
+                taken.applied[index] = decode_applied(group.conditions)
+            elif kind is StreamKind.GUARDED:
+                taken.resealed[index] = read_resealed(group.conditions, group.records, records)
+                self.histories[group.stream] = None
+                return [one.tag for one in taken.resealed[index]]
+        elif flags & REFILL:
             if kind in (StreamKind.OPEN, StreamKind.GUARDED):
                 taken.returned[index] = read_returned(group.conditions, group.records, records)
                 self.histories[group.stream] = None
@@ -204,7 +221,7 @@ class Draft:
 
     def decide(self, held: Mapping[GuardName, Current], states: Mapping[StreamId, StreamState]) -> None:
         """Judge the pushes taken since. `held`: what guarded streams hold of what is `wanted`, as the store has it, and
-        `states` those of `histories` and stream 0."""
+        `states` those of `histories`."""
         self._held, self._states = held, states
         for taken in self._taken:
             self.answers.append((taken.admitted, self._judge(taken)))
@@ -216,6 +233,12 @@ class Draft:
         pusher = self.view.pushers.get(admitted.device)
         if pusher is None:
             return no_such_vault(self.vault, push.batch)
+        if self.view.state.ended:
+            return vault_deleted(self.vault, push.batch)
+        refill = bool(push.flags & REFILL)
+        own = not refill and not push.flags & RESEAL
+        if own and any(found.author != pusher.author for found in admitted.surveys):
+            return another_member(self.vault, push.batch)
         kept = self._outcomes.get((admitted.device, push.batch)) or pusher.outcomes.get(push.batch)
         if kept is not None:
             return self._repeat(admitted, kept)
@@ -226,6 +249,8 @@ class Draft:
             return Answer(Pushed(self.vault, push.batch, Outcome.CLONED, (), ()))
         if push.term != self.term:
             return term_changed(self.vault, push.batch)
+        if self.view.state.moved:  # this view is from after that, so it knows all outcomes that there will be
+            return Answer(Pushed(self.vault, push.batch, Outcome.MOVED, (), ()))
         in_this_term = pusher.last_term == self.term.number or admitted.device in self._last
         if push.batch != last + 1 and in_this_term:
             self.gap = True
@@ -236,7 +261,7 @@ class Draft:
         answer = Pushed(self.vault, push.batch, outcome, appended, refused)
         if refused:
             self.conflicts.append(len(self.answers))
-        if push.flags & REFILL:
+        if refill:
             self.refills.append(len(self.answers))
         self._keep(admitted, pusher, last, KeptOutcome(push.batch, admitted.digest, codec.encode(answer)))
         return Answer(answer)
@@ -251,41 +276,65 @@ class Draft:
     def _outcome(self, taken: Taken, pusher: Pusher) -> Outcome:
         if pusher.role < Role.WRITER:
             return Outcome.NOT_A_WRITER
-        refill = bool(taken.admitted.push.flags & REFILL)
+        flags = taken.admitted.push.flags
         for index, (group, found) in enumerate(zip(taken.admitted.push.groups, taken.admitted.surveys, strict=True)):
             head = self.view.heads.get(group.stream)
             if head is None:
-                return Outcome.MALFORMED
-            _, top = self._heads.get(group.stream, (head.head, head.top))
-            if found.top > top + VERSION_STEP_MAX:
+                return Outcome.SEAL_AGAIN if flags & RESEAL else Outcome.MALFORMED
+            known = head.head, head.top
+            above = found.top - self._heads.get(group.stream, known)[1]
+            if above > (0 if flags & RESEAL else VERSION_STEP_MAX):
                 # Another process may have raised the top: this is so only as long as the head is the one known here.
-                self._heads.setdefault(group.stream, (head.head, head.top))
+                self._heads.setdefault(group.stream, known)
+            if flags & RESEAL:
+                outcome = self._of_reseal(taken, index, found, head)
+                outcome = Outcome.SEAL_AGAIN if outcome is Outcome.DONE and above > 0 else outcome
+            elif above > VERSION_STEP_MAX:
                 return Outcome.MALFORMED
-            said = index in taken.guarded or (head.kind is StreamKind.OPEN and not group.conditions)
-            outcome = self._of_refill(taken, index, found) if refill else self._of_push(found, head, pusher, said)
+            else:
+                said = index in taken.guarded or (head.kind is StreamKind.OPEN and not group.conditions)
+                outcome = self._of_refill(taken, index, found) if flags & REFILL else self._of_push(found, head, said)
             if outcome is not Outcome.DONE:
                 return outcome
-        return Outcome.DONE
+        return Outcome.DONE if self._fits(taken.admitted) else Outcome.QUOTA
 
-    def _of_push(self, found: Survey, head: Head, pusher: Pusher, said: bool) -> Outcome:
+    def _fits(self, admitted: Admitted) -> bool:
+        """Whether the vault may store all records of a push, should none of them be refused."""
+        size = sum(len(group.records) for group in admitted.push.groups)
+        deletes = all(found.flags & TOMBSTONE for found in admitted.surveys)
+        return self.view.allowance.takes(self._added + size, deletes or bool(admitted.push.flags & (REFILL | RESEAL)))
+
+    def _of_push(self, found: Survey, head: Head, said: bool) -> Outcome:
         """Whether a group may be in an ordinary push. `said`: of each record, what it replaces, if that must be."""
-        if not said or found.author != pusher.author:
+        if not said:
             return Outcome.MALFORMED
-        if (found.epoch, found.key_id) != self.view.state:
+        if (found.epoch, found.key_id) != self.view.state.key:
             return Outcome.EPOCH_STALE
         return Outcome.SEAL_AGAIN if found.lowest <= head.purged else Outcome.DONE
 
     def _of_refill(self, taken: Taken, index: int, found: Survey) -> Outcome:
-        """Whether a group may be in a refill: of any author of the log, and any epoch that there was, by a comparison
-        with a history that still stands (R14)."""
-        if index not in taken.returned or found.author > self._states[MEMBERSHIP].head:
+        """Whether a group may be in a refill: of any author, whose link may come back later, and any epoch that there
+        was, by a comparison with a history that still stands (R14)."""
+        if index not in taken.returned:
             return Outcome.MALFORMED
         state = self.view.state
-        known = found.epoch < state.epoch or (found.epoch, found.key_id) == state
+        known = found.epoch < state.epoch or (found.epoch, found.key_id) == state.key
         if not known:
             return Outcome.MALFORMED
         group = taken.admitted.push.groups[index]
         return Outcome.SEAL_AGAIN if is_outdated(group.conditions, self._states[group.stream]) else Outcome.DONE
+
+    def _of_reseal(self, taken: Taken, index: int, found: Survey, head: Head) -> Outcome:
+        """Whether a group may be in a reseal: of any author, under the present key. In an open stream nothing would be
+        left to beat what was deleted since it was sealed, if that is forgotten."""
+        if index not in taken.resealed and index not in taken.applied:
+            return Outcome.MALFORMED
+        if (found.epoch, found.key_id) != self.view.state.key:
+            return Outcome.EPOCH_STALE
+        if index in taken.resealed:
+            return Outcome.DONE
+        term, seq = taken.applied[index]
+        return Outcome.DONE if term == self.term and seq >= head.floor_head else Outcome.SEAL_AGAIN
 
     def _append(self, taken: Taken) -> tuple[tuple[Appended, ...], tuple[Refused, ...]]:
         admitted, judged = taken.admitted, self._judge_groups(taken)
@@ -304,20 +353,22 @@ class Draft:
                 if not records:
                     continue
             first = self._append_group(group.stream, records, top, body)
-            appended.append(Appended(group.stream, self.term, first, records))
+            appended.append(Appended(group.stream, self._term_in(group.stream), first, records))
         return tuple(appended), refused
 
     def _judge_groups(self, taken: Taken) -> dict[int, Judged]:
         """Judge what is judged one by one on top of what this draft has accepted. From now on these heads are
         conditions."""
         groups, judged = taken.admitted.push.groups, dict[int, Judged]()
-        for index in (*taken.guarded, *taken.returned):
+        for index in (*taken.guarded, *taken.returned, *taken.resealed):
             stream, body = groups[index].stream, groups[index].records
             known = self.view.heads[stream]
             head, _ = self._heads.setdefault(stream, (known.head, known.top))
             held = self._held_in(stream)
             if index in taken.returned:
                 judged[index] = judge_returned(taken.returned[index], body, head, self._states[stream], held)
+            elif index in taken.resealed:
+                judged[index] = judge_resealed(taken.resealed[index], body, head, self._states[stream], held)
             else:
                 judged[index] = judge(taken.guarded[index], body, head, held)
         return judged
@@ -325,6 +376,11 @@ class Draft:
     def _held_in(self, stream: StreamId) -> Callable[[Tag], Current | None]:
         guards = self._guards.setdefault(stream, {})
         return lambda tag: guards.get(tag) or self._held.get((self.vault, stream, tag))
+
+    def _term_in(self, stream: StreamId) -> Term:
+        """What this stream is written under: its own id of the present number, if the vault has come back (R18)."""
+        own = self.view.heads[stream].term
+        return own if own.number == self.term.number else self.term
 
     def _append_group(self, stream: StreamId, records: int, top: int, body: bytes) -> int:
         """Append one group's accepted records. Returns the seq of the first."""
@@ -339,12 +395,14 @@ class Draft:
         else:
             segments.append((head, [body], len(body)))
         self.records += records
+        self._added += len(body)
         return head + 1
 
     def _keep(self, admitted: Admitted, pusher: Pusher, last: int, outcome: KeptOutcome) -> None:
         self._last[admitted.device] = outcome.batch
         self._outcomes[admitted.device, outcome.batch] = outcome
-        self._batches.append(BatchWrite(pusher.author, last, outcome))
+        member = MemberState(pusher.author, admitted.device, pusher.role)
+        self._batches.append(BatchWrite(member, last, outcome))
 
     # --- what to write, and after it is written
 
@@ -362,21 +420,26 @@ class Draft:
             )
             guards = tuple(self._guards.get(stream, {}).items())
             known = self.view.heads[stream]
-            streams.append(StreamWrite(stream, known.head, new_head, new_top, stored, guards, known.floor))
+            own = self._term_in(stream)
+            term = None if own == self.term else own
+            streams.append(StreamWrite(stream, known.head, new_head, new_top, stored, guards, known.floor, term))
         return VaultWrite(self.vault, self.term, self.view.state.epoch, tuple(streams), tuple(self._batches))
 
     def committed(self, write: VaultWrite) -> list[Deliver]:
         """Take the decisions over into the view. Returns the frames to offer, in order within each stream."""
         delivers = []
+        self.view.allowance.added += self._added
         for stream in write.streams:
-            head = self.view.heads[stream.stream]
+            head, term = self.view.heads[stream.stream], stream.term or self.term
             head.head, head.top = stream.new_head, stream.new_top
+            if stream.segments:
+                head.term = term
             for segment in stream.segments:
                 delivers.append(
                     Deliver(
                         self.vault,
                         stream.stream,
-                        self.term,
+                        term,
                         head.floor,
                         head.floor_head,
                         head.purged,
@@ -394,6 +457,12 @@ class Draft:
             while (oldest := next(iter(outcomes))) <= batch - OUTCOMES_KEPT:
                 del outcomes[oldest]
         return delivers
+
+
+def vault_deleted(vault: VaultId, batch: int | None = None, request: int = 0) -> Refuse:
+    """The answer to members of a vault that was deleted, whatever they ask for but its membership log."""
+    why = "the vault was deleted by an admin of it; what this device holds stays on it"
+    return Refuse(FaultCode.VAULT_DELETED, Action.STOP, why, request=request, vault=vault, batch=batch)
 
 
 def no_such_vault(vault: VaultId, batch: int | None = None, request: int = 0) -> Refuse:

@@ -13,7 +13,7 @@ from typing import Final
 
 from sealwire_protocol.conditions import Current
 from sealwire_protocol.ids import TAG_BYTES, Author, DeviceKey, KeyId, StreamId, Tag, Term, VaultId
-from sealwire_protocol.membership import Role
+from sealwire_protocol.links import Role
 from sealwire_protocol.messages import StreamKind
 from sealwire_protocol.segment import MAC_BYTES, SALT_BYTES, Record, encode_record, padded_bytes, read_segment
 from sealwire_relay.store.interface import (
@@ -21,12 +21,12 @@ from sealwire_relay.store.interface import (
     KeptOutcome,
     MemberState,
     NewLink,
-    StoredSegment,
     StreamWrite,
     VaultState,
     VaultWrite,
 )
 from sealwire_relay.store.postgres import PostgresStore
+from sealwire_relay.store.segments import StoredSegment
 
 KEY_BYTES: Final = 8
 VALUE_BYTES: Final = 32
@@ -41,6 +41,7 @@ STALE_PERCENT: Final = 5
 PAGE_BYTES: Final = 1_048_576
 
 _STREAM, _EPOCH, _KEY_ID, _AUTHOR = StreamId(b"\x80" * 8), 1, KeyId(b"key1"), Author(1)
+_MEMBER = MemberState(_AUTHOR, DeviceKey(b"\x80" * 32), Role.ADMIN)
 _STALE, _FIRST = 0, 1
 
 
@@ -63,8 +64,8 @@ class Log:
     async def begin(cls, store: PostgresStore, kind: StreamKind) -> "Log":
         """A new vault with one member and one stream, in the present term."""
         term = await store.current_term()
-        vault, device = VaultId(os.urandom(16)), DeviceKey(os.urandom(32))
-        link = NewLink(1, b"genesis", MemberState(_AUTHOR, device, Role.ADMIN))
+        vault = VaultId(os.urandom(16))
+        link = NewLink(1, b"genesis", _MEMBER)
         await store.create_vault(vault, VaultState(_EPOCH, _KEY_ID), link, term)
         await store.create_stream(vault, _STREAM, kind)
         return cls(store, vault, term, kind)
@@ -114,7 +115,7 @@ class Log:
         self._owners.extend([number for number, _ in versions])
         self.head, self._batch = last, self._batch + 1
         stream = StreamWrite(_STREAM, start, last, 0, (StoredSegment(start, last, bytes(body)),), tuple(guards))
-        batch = BatchWrite(_AUTHOR, self._batch - 1, KeptOutcome(self._batch, os.urandom(32), os.urandom(60)))
+        batch = BatchWrite(_MEMBER, self._batch - 1, KeptOutcome(self._batch, os.urandom(32), os.urandom(60)))
         write = VaultWrite(self.vault, self._term, _EPOCH, (stream,), (batch,))
         if await self._store.append([write]) != [True]:
             raise RuntimeError("an append was refused: somebody else writes to this database")

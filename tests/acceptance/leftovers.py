@@ -8,17 +8,16 @@ Postgres overwrites its environment.
 import contextlib
 import os
 import signal
-import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.support.polling import looked_until
 
 MARK = "SEALWIRE_PROOF"
 """The environment variable that every process of a proof inherits."""
 
-ENDING_S = 3.0
+ENDING_S = 10.0
 """How long processes that are already ending may take: the children of one that has just been killed."""
-
-POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +42,21 @@ class Process:
 
 def left_behind(owner: Owner) -> list[Process]:
     """The processes of a proof that live still when those that were ending have had `ENDING_S` to do so."""
-    deadline_s = time.monotonic() + ENDING_S
-    while (found := processes_of(owner)) and time.monotonic() < deadline_s:
-        time.sleep(POLL_S)
-    return found
+    looked_until(lambda: not processes_of(owner), ENDING_S)
+    return processes_of(owner)
 
 
 def end_all(owner: Owner) -> None:
     """Kill every process of a proof, until a look finds none."""
-    deadline_s = time.monotonic() + ENDING_S
-    while (found := processes_of(owner)) and time.monotonic() < deadline_s:
+
+    def killed() -> bool:
+        found = processes_of(owner)
         for process in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)
-        time.sleep(POLL_S)
+        return not found
+
+    looked_until(killed, ENDING_S)
 
 
 def processes_of(owner: Owner) -> list[Process]:

@@ -19,7 +19,7 @@ from tests.acceptance.filling import Log
 from tests.acceptance.sizes import Bound, database, opened, told
 
 LIMIT_S = 400
-LIMIT_SHORT_S = 60
+LIMIT_SHORT_S = 240
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from tests.acceptance.filling import Log
 from tests.acceptance.sizes import Bound, Place, Sizes, database, opened, told
 
 LIMIT_S = 900
-LIMIT_SHORT_S = 60
+LIMIT_SHORT_S = 240
 
 
 @dataclass(frozen=True)

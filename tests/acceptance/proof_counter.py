@@ -21,7 +21,7 @@ from tests.faults.site import Site, site
 from tests.faults.trouble import Plan, trouble
 
 LIMIT_S = 400
-LIMIT_SHORT_S = 100
+LIMIT_SHORT_S = 300
 
 DEVICES: Final = 5
 ADDITIONS: Final = 1_000

@@ -1,7 +1,7 @@
 """What a newcomer does: clone into an empty folder, `make demo`, `make test`, with nothing set up before.
 
-The short form leaves out the tests and takes 20,000 entries. What is proved is the last commit, not what lies
-uncommitted in the checkout.
+The short form leaves out the tests and takes 30,000 entries, beside which the pages of empty tables hardly count. What
+is proved is the last commit, not what lies uncommitted in the checkout.
 """
 
 import json
@@ -14,11 +14,14 @@ import tempfile
 import time
 from pathlib import Path
 
-LIMIT_S = 700
-LIMIT_SHORT_S = 300
+LIMIT_S = 900
+LIMIT_SHORT_S = 900
 
 DEMO_LIMIT_S = 240
 """The promise: from an empty folder to the end of the demo in under four minutes, installation included."""
+
+DEMO_SHORT_LIMIT_S = 800
+"""The short form shows that it works, on whatever machine."""
 
 TEST_LIMIT_S = 360
 """The promise: all tests in under six minutes."""
@@ -54,10 +57,11 @@ def run(short: bool) -> dict[str, object]:
 
 def demo(clone: Path, figures: dict[str, object], *, short: bool) -> list[str]:
     """`make demo` in the clone, which sets itself up; adds its figures and returns what is wrong with them."""
-    arguments = "ARGS=--entries 20000 --json" if short else "ARGS=--json"
-    code, seconds, output = step(clone, ["make", "demo", arguments], DEMO_LIMIT_S)
+    arguments = "ARGS=--entries 30000 --json" if short else "ARGS=--json"
+    limit_s = DEMO_SHORT_LIMIT_S if short else DEMO_LIMIT_S
+    code, seconds, output = step(clone, ["make", "demo", arguments], limit_s)
     figures["demo_s"] = seconds
-    problems = judged("make demo", code, seconds, DEMO_LIMIT_S)
+    problems = judged("make demo", code, seconds, limit_s)
     try:
         told = json.loads(output.splitlines()[-1])
     except (IndexError, ValueError):

@@ -23,7 +23,7 @@ from sealwire_client import Device, latest
 from tests.acceptance.writer import COLLECTION, Number
 
 LIMIT_S = 420
-LIMIT_SHORT_S = 150
+LIMIT_SHORT_S = 400
 
 ROUNDS: Final = 20
 ROUNDS_SHORT: Final = 4

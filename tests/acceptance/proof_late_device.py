@@ -17,8 +17,8 @@ from tests.acceptance.cleaned_away import forget_deletions
 from tests.acceptance.notes import App, Name, Note, joined, opened
 from tests.faults.site import Site, site
 
-LIMIT_S = 240
-LIMIT_SHORT_S = 90
+LIMIT_S = 600
+LIMIT_SHORT_S = 300
 
 EDITS: Final = 50
 DELETES: Final = 200

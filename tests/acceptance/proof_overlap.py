@@ -19,8 +19,8 @@ from tests.acceptance.reading import cursors
 from tests.faults.devices import DeviceProcess
 from tests.faults.site import site
 
-LIMIT_S = 240
-LIMIT_SHORT_S = 90
+LIMIT_S = 600
+LIMIT_SHORT_S = 300
 
 LOOK_S: Final = 0.002
 READING_S_MAX: Final = 60.0

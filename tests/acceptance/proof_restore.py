@@ -24,7 +24,7 @@ from tests.acceptance.restoring import WAYS, Way
 from tests.faults.site import Site, site
 
 LIMIT_S = 600
-LIMIT_SHORT_S = 150
+LIMIT_SHORT_S = 450
 
 NAMES: Final = ("first", "second", "third")
 """The devices that write after the backup. The fourth one is called late."""

@@ -14,6 +14,7 @@ from typing import Final
 
 import trio
 
+from demo.processes import until
 from sealwire_client import Device
 from sealwire_client.nursery import open_nursery
 from tests.acceptance.transferring import ACCOUNTS, BALANCE, VAULT, Account, Bank
@@ -22,7 +23,7 @@ from tests.faults.site import Site, site
 from tests.faults.trouble import Plan, trouble
 
 LIMIT_S = 400
-LIMIT_SHORT_S = 100
+LIMIT_SHORT_S = 300
 
 TRANSFERS: Final = 1_000
 TRANSFERS_SHORT: Final = 60
@@ -110,9 +111,7 @@ async def transfers(
             process.start(place.origin)
         async with open_nursery() as troubled:
             troubled.start_soon(trouble, place, devices, TROUBLE, faults)
-            with trio.move_on_after(TRANSFERS_S_MAX):
-                while {process.done() for process in devices} != {True}:  # noqa: ASYNC110 - another process' end
-                    await trio.sleep(LOOK_S)
+            await until(lambda: {process.done() for process in devices} == {True}, TRANSFERS_S_MAX)
             troubled.cancel_scope.cancel()
         seconds = time.monotonic() - began
         await place.look()

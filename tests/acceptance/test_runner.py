@@ -12,18 +12,18 @@ from tests.acceptance.proofs import ProofUnusable, find_proofs
 from tests.house.repository import ROOT
 
 GOOD = """
-LIMIT_S = 30
+LIMIT_S = 100
 def run(short):
     print("a word in between")
     return {"ok": True, "short": short, "figure": 7}
 """
 BAD = """
-LIMIT_S = 30
+LIMIT_S = 100
 def run(short):
     return {"ok": False}
 """
 BROKEN = """
-LIMIT_S = 30
+LIMIT_S = 100
 import a_module_that_is_not_there
 """
 SLOW = """
@@ -33,7 +33,7 @@ def run(short):
     signal.pause()
 """
 LEAVES = """
-LIMIT_S = 30
+LIMIT_S = 100
 SHORT = False
 import os, subprocess, sys
 def run(short):
@@ -46,7 +46,7 @@ def run(short):
 """
 LEAVES_UNMARKED = LEAVES.replace("start_new_session=True", "start_new_session=True, env={}, cwd=os.environ['TMPDIR']")
 WAITS = """
-LIMIT_S = 30
+LIMIT_S = 100
 import os, signal, sys
 def run(short):
     print("waiting in", os.getpid(), file=sys.stderr, flush=True)
@@ -67,7 +67,7 @@ def acceptance(folder: Path, *arguments: str) -> tuple[int, dict[str, dict[str, 
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=250,
         check=False,
     )
     results = [json.loads(line) for line in done.stdout.splitlines()]

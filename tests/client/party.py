@@ -1,10 +1,10 @@
 """Devices with a vault and a collection in common, and what a test asks of them."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import trio
 import trio.testing
@@ -14,8 +14,11 @@ from sealwire_client.device import Device
 from sealwire_client.policies import latest
 from sealwire_client.testing import MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
+from sealwire_client.testing.relay import Alter
 from sealwire_client.vault import Vault
 from sealwire_protocol.ids import MEMBERSHIP, StreamId
+from sealwire_protocol.links import Role
+from sealwire_protocol.messages import Message
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Note:
 
 Notes = Collection[Note]
 NAME = "notes"
+M = TypeVar("M")
 
 
 class Guest(NamedTuple):
@@ -53,13 +57,19 @@ async def founded(device: Device, name: str = "home") -> Guest:
     return Guest(device, vault, await notes_of(vault))
 
 
-async def joined(device: Device, host: Vault) -> Guest:
+async def joined(device: Device, host: Vault, role: Role = Role.WRITER) -> Guest:
     """A device that has joined a vault by invite."""
-    invite = await host.invite()
+    invite = await host.invite(role=role)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(invite.joined)
         vault = await device.join(invite.link)
     return Guest(device, vault, await notes_of(vault))
+
+
+async def with_admin(open_device: OpenDevice, stack: AsyncExitStack, name: str, host: Guest) -> Guest:
+    """A device that has joined as an admin."""
+    device = await stack.enter_async_context(open_device(name))
+    return await joined(device, host.vault, Role.ADMIN)
 
 
 async def returned(device: Device) -> Guest:
@@ -144,6 +154,40 @@ async def told(guest: Guest, text: str) -> None:
     raise AssertionError(f"{text!r} was not told in an hour, but {error!r}")
 
 
+@contextmanager
+def sent_by(relay: MemoryRelay) -> Iterator[list[Message]]:
+    """What the relay sends to devices in the block."""
+    sent: list[Message] = []
+
+    def note(message: Message) -> list[Message]:
+        sent.append(message)
+        return [message]
+
+    relay.alter = note
+    try:
+        yield sent
+    finally:
+        relay.alter = None
+
+
+@contextmanager
+def asked_of(relay: MemoryRelay, kind: type[M], *, swallowed: bool = False) -> Iterator[list[M]]:
+    """What of this kind devices ask of the relay in the block. `swallowed`: none of it arrives."""
+    asked: list[M] = []
+
+    def note(message: Message) -> list[Message]:
+        if not isinstance(message, kind):
+            return [message]
+        asked.append(message)
+        return [] if swallowed else [message]
+
+    relay.mishear = note
+    try:
+        yield asked
+    finally:
+        relay.mishear = None
+
+
 @asynccontextmanager
 async def cut_off(relay: MemoryRelay) -> AsyncIterator[None]:
     """For the length of the block the relay cannot be reached, and every device knows it."""
@@ -158,3 +202,13 @@ async def cut_off(relay: MemoryRelay) -> AsyncIterator[None]:
 async def put_many(guest: Guest, prefix: str, count: int) -> None:
     """So many new notes."""
     await guest.notes.put_many([(f"{prefix}{number}", Note(prefix)) for number in range(count)])
+
+
+@contextmanager
+def lying(relay: MemoryRelay, alter: Alter) -> Iterator[None]:
+    """For the length of the block the relay sends what `alter` makes of its messages."""
+    relay.alter = alter
+    try:
+        yield
+    finally:
+        relay.alter = None

@@ -1,14 +1,19 @@
 import copy
-import importlib
 import pickle
+import sys
+import traceback
 from types import SimpleNamespace
+from typing import NoReturn
 
 import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.ciphers import aead
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sealwire_client import cipher
-from sealwire_client.cipher import CipherError, Effort, Purpose, Secret
+from sealwire_client.cipher import CipherError, Effort, Opening, Purpose, Secret
+from tests.client.ways import WAYS, without_cryptography
 
 KEY = Secret(bytes(range(32)))
 OTHER = Secret(bytes(32))
@@ -16,44 +21,114 @@ NONCE = bytes(range(12))
 CHEAP = Effort(1, 8192)
 
 
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """`record_seal` and `record_open` go this way, because nothing better is there."""
+    name: str = request.param
+    if name != "cryptography":
+        without_cryptography(monkeypatch)
+    if name == "PyNaCl":
+        monkeypatch.setitem(sys.modules, "nacl._sodium", SimpleNamespace())
+    for made, forced in (
+        (cipher.record_seal(KEY), WAYS[name].seal(KEY)),
+        (cipher.record_open(KEY).open, WAYS[name].open(KEY).open),
+    ):
+        assert made.__qualname__ == forced.__qualname__
+    assert len({way.open(KEY).open.__qualname__ for way in WAYS.values()}) == len(WAYS)
+    return name
+
+
+def opens(opening: Opening, sealed: bytes, context: bytes = b"context", nonce: bytes = NONCE) -> bytes | None:
+    """The plaintext, or None if it is refused."""
+    try:
+        return opening.open(nonce, sealed, context)
+    except opening.refused:
+        return None
+
+
 @given(st.binary(max_size=3000), st.binary(max_size=100), st.binary(min_size=12, max_size=12))
-def test_both_ways_to_the_cipher_give_the_same_bytes(plaintext: bytes, context: bytes, nonce: bytes) -> None:
-    native = cipher._native()
-    assert native is not None
-    sealed = cipher._plain_seal(KEY)(plaintext, context, nonce)
-    assert cipher._native_seal(KEY, *native)(plaintext, context, nonce) == sealed
-    assert cipher._native_open(KEY, *native)(sealed, context, nonce) == plaintext
-    assert cipher._plain_open(KEY)(sealed, context, nonce) == plaintext
+def test_all_ways_to_the_cipher_give_the_same_bytes(plaintext: bytes, context: bytes, nonce: bytes) -> None:
+    (sealed,) = {way.seal(KEY)(nonce, plaintext, context) for way in WAYS.values()}
+    assert len(sealed) == len(plaintext) + cipher.MAC_BYTES
+    for way in WAYS.values():
+        assert opens(way.open(KEY), sealed, context, nonce) == plaintext
+        assert opens(way.open(OTHER), sealed, context, nonce) is None
+
+
+@given(st.binary(max_size=200), st.data())
+def test_all_ways_refuse_the_same(plaintext: bytes, data: st.DataObject) -> None:
+    sealed = WAYS["PyNaCl"].seal(KEY)(NONCE, plaintext, b"context")
+    at = data.draw(st.integers(0, len(sealed) - 1))
+    changed = sealed[:at] + bytes([sealed[at] ^ data.draw(st.integers(1, 255))]) + sealed[at + 1 :]
+    for way in WAYS.values():
+        opening = way.open(KEY)
+        assert opens(opening, changed) is None
+        assert opens(opening, sealed[:at]) is None
+        assert opens(opening, sealed + b"\0") is None
+        assert opens(opening, sealed) == plaintext
+
+
+def test_an_object_serves_many_records_of_any_size(way: str) -> None:
+    seal, opening = cipher.record_seal(KEY), cipher.record_open(KEY)
+    for size in (40, 5_000, 0, 70_000, 1_008, 1_009, 16):
+        plaintext = bytes([size % 251]) * size
+        assert opens(opening, seal(NONCE, plaintext, b"context")) == plaintext
+
+
+def test_a_cipher_that_openssl_was_built_without_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: bytes) -> NoReturn:
+        raise UnsupportedAlgorithm("not in this OpenSSL")
+
+    monkeypatch.setattr(aead, "ChaCha20Poly1305", refuse)
+    assert cipher._fast() is None
+    assert opens(cipher.record_open(KEY), cipher.record_seal(KEY)(NONCE, b"same", b"context")) == b"same"
 
 
 def test_another_shape_of_the_binding_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
-    fast = cipher.record_seal(KEY)(b"same", b"context", NONCE)
+    without_cryptography(monkeypatch)
+    sealed = cipher.record_seal(KEY)(NONCE, b"same", b"context")
     for inner in (SimpleNamespace(), SimpleNamespace(ffi=SimpleNamespace(typeof=str), lib=SimpleNamespace())):
-        monkeypatch.setattr(importlib, "import_module", lambda _, inner=inner: inner)
+        monkeypatch.setitem(sys.modules, "nacl._sodium", inner)
         assert cipher._native() is None
-        assert cipher.record_seal(KEY)(b"same", b"context", NONCE) == fast
-        assert cipher.record_open(KEY)(fast, b"context", NONCE) == b"same"
+        assert cipher.record_seal(KEY)(NONCE, b"same", b"context") == sealed
+        assert opens(cipher.record_open(KEY), sealed) == b"same"
 
 
-@pytest.mark.parametrize("native", [True, False])
-def test_what_was_changed_does_not_open(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not native:
-        monkeypatch.setattr(cipher, "_native", lambda: None)
-    sealed, open_ = cipher.record_seal(KEY)(b"x" * 40, b"context", NONCE), cipher.record_open(KEY)
-    assert open_(sealed, b"context", NONCE) == b"x" * 40
-    assert open_(sealed, b"contexu", NONCE) is None
-    assert open_(sealed, b"context", bytes(12)) is None
-    assert open_(bytes([sealed[0] ^ 1]) + sealed[1:], b"context", NONCE) is None
-    assert open_(sealed[:15], b"context", NONCE) is None
-    assert cipher.record_open(OTHER)(sealed, b"context", NONCE) is None
+def test_what_was_changed_does_not_open(way: str) -> None:
+    sealed, opening = cipher.record_seal(KEY)(NONCE, b"x" * 40, b"context"), cipher.record_open(KEY)
+    assert opens(opening, sealed) == b"x" * 40
+    assert opens(opening, sealed, b"contexu") is None
+    assert opens(opening, sealed, b"") is None
+    assert opens(opening, sealed, nonce=bytes(12)) is None
+    assert opens(opening, bytes([sealed[0] ^ 1]) + sealed[1:]) is None
+    assert opens(opening, sealed[:15]) is None
+    assert opens(opening, b"") is None
+    assert opens(cipher.record_open(OTHER), sealed) is None
 
 
-def test_keys_and_nonces_of_another_size_are_refused_before_native_code_sees_them() -> None:
-    for make in (cipher.record_seal, cipher.record_open):
+def test_keys_and_nonces_of_another_size_are_refused_before_native_code_sees_them(way: str) -> None:
+    for key in (Secret(b"short"), Secret(bytes(33))):
         with pytest.raises(CipherError):
-            make(Secret(b"short"))
+            cipher.record_seal(key)
         with pytest.raises(CipherError):
-            make(KEY)(bytes(16), b"", b"short")
+            cipher.record_open(key)
+    for nonce in (b"", b"short", bytes(13)):
+        with pytest.raises(ValueError, match=r"(?i)nonce"):
+            cipher.record_seal(KEY)(nonce, bytes(16), b"")
+        with pytest.raises(ValueError, match=r"(?i)nonce"):
+            cipher.record_open(KEY).open(nonce, bytes(16), b"")
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_s22_no_way_to_the_cipher_shows_its_key(name: str) -> None:
+    secret = Secret(b"canary canary canary canary can!")
+    seal, opening = WAYS[name].seal(secret), WAYS[name].open(secret)
+    with pytest.raises(opening.refused) as caught:
+        opening.open(NONCE, bytes(40), b"context")
+    text = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
+    text += repr(seal) + repr(opening)
+    assert "canary" not in text
+    assert b"canary".hex() not in text
 
 
 def test_purposes_are_distinct_and_fit() -> None:

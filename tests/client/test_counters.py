@@ -16,7 +16,7 @@ from sealwire_client.testing import MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
 from sealwire_protocol.errors import Outcome
 from sealwire_protocol.ids import Author, Position, StreamId, Term, TermStart, VaultId
-from sealwire_protocol.membership import Role
+from sealwire_protocol.links import Role
 from sealwire_protocol.messages import StreamKind
 from sealwire_protocol.segment import Rank
 from tests.client.party import founded, in_step, joined
@@ -189,8 +189,10 @@ async def test_both_copies_of_a_folder_count_all_that_each_adds(
             await one.synced()
             await other.synced()
         assert hits.get("page") == same.get("page")
-        # The 30 was unsent when the folder was copied: neither copy can know that the other sends it too.
-        assert dict(hits.items()) == {"page": 2 + 30 + 30 + 100 + 4000, "other": 1}
+        # The 30 was unsent when the folder was copied: a copy cannot know that the other sends it too, unless it comes
+        # so much later that it has seen it.
+        assert hits.get("page") in (2 + 30 + 100 + 4000, 2 + 30 + 30 + 100 + 4000)
+        assert hits.get("other") == 1
         assert (hits.mine("page"), same.mine("page")) == (2 + 30 + 100, 2 + 30 + 4000)
 
 

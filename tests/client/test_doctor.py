@@ -16,14 +16,25 @@ from sealwire_client.replica.database import FILE_NAME
 from sealwire_client.status import State
 from sealwire_client.testing import MemoryLog, MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
-from sealwire_client.testing.log import Verdict as Answered
 from sealwire_protocol.errors import Action, FaultCode
-from sealwire_protocol.ids import MEMBERSHIP, START, DeviceKey, Position
+from sealwire_protocol.ids import MEMBERSHIP, START, Position
 from sealwire_protocol.messages import Deliver, Fault, Message, Ranges, Reconcile, Records
 from sealwire_protocol.segment import encode_record, read_segment
 from tests.client.guarded import Account, Card, agree, table
-from tests.client.party import NAME, Guest, Note, all_synced, comes, cut_off, in_step, notes_of, party, stream_of
-from tests.client.replica.test_salvage import overwrite, pages_of
+from tests.client.party import (
+    NAME,
+    Guest,
+    Note,
+    all_synced,
+    comes,
+    cut_off,
+    in_step,
+    notes_of,
+    party,
+    returned,
+    stream_of,
+)
+from tests.client.replica.noise import overwrite, pages_of
 from tests.support.virtual import virtual
 
 
@@ -133,21 +144,23 @@ async def test_writes_on_the_way_are_no_difference(open_device: OpenDevice, memo
 
 @virtual
 async def test_a_relay_may_compare_an_earlier_moment_than_the_device_has_seen(
-    open_device: OpenDevice, memory_relay: MemoryRelay, monkeypatch: pytest.MonkeyPatch
+    open_device: OpenDevice, memory_relay: MemoryRelay
 ) -> None:
     async with party(open_device) as guests:
         a, b = guests
         await noted(guests)
         log = memory_relay.log.vaults[a.vault.id].streams[stream_of(memory_relay, a.vault)]
-        early, usual = Position(log.term, log.head), MemoryLog.reconcile
+        early = Position(log.term, log.head)
         await b.notes.put_many({f"key {number:03}": Note("new") for number in range(190, 210)})
         await b.notes.delete("key 003")
         await in_step(guests)
 
-        def reconcile(self: MemoryLog, device: DeviceKey, message: Reconcile) -> Answered:
-            return usual(self, device, replace(message, pin=early) if message.pin == START else message)
+        def at_an_earlier_moment(message: Message) -> Sequence[Message]:
+            if isinstance(message, Reconcile) and message.pin == START:
+                return [replace(message, pin=early)]
+            return [message]
 
-        monkeypatch.setattr(MemoryLog, "reconcile", reconcile)
+        memory_relay.mishear = at_an_earlier_moment
         found = await looked(a)
         assert found.relay is not None and (found.relay.at, found.here.at) == (200, 221)
         assert (found.verdict, found.difference) == (Verdict.IN_SYNC, None)
@@ -453,3 +466,23 @@ async def test_what_nobody_has_opened_is_compared_and_left_alone(
         await all_synced([a.vault, b.vault])
         found = await looked(a)
         assert (found.verdict, found.opened, found.counts.entries) == (Verdict.IN_SYNC, True, 22)
+
+
+@virtual
+async def test_of_what_nobody_has_opened_it_is_told_that_the_relay_knows_forgotten_deletions_again(
+    open_device: OpenDevice, memory_relay: MemoryRelay
+) -> None:
+    async with party(open_device) as guests:
+        await noted(guests, 20)
+        await guests[0].notes.delete("key 007")
+        await all_synced([guest.vault for guest in guests])
+        backup = memory_relay.backup()
+        memory_relay.purge()
+    async with open_device("device 0") as first:
+        await in_step([await returned(first)])
+    async with open_device("device 0") as first:
+        a = Guest(first, first.vaults[0], guests[0].notes)
+        assert (await looked(a)).verdict is Verdict.IN_SYNC
+        memory_relay.restore(backup)
+        found = await looked(a)
+        assert found.verdict is Verdict.DIFFERS and "another one now" in str(found)

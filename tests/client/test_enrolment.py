@@ -13,9 +13,9 @@ from sealwire_client import keystore
 from sealwire_client.device import KEYSTORE_NAME
 from sealwire_client.enrolment import Enrolment
 from sealwire_client.identity import DeviceIdentity
-from sealwire_client.keyring import replace_device_link
 from sealwire_client.keystore import KeystoreError
 from sealwire_client.link import RelayRefusedError
+from sealwire_client.linkmaking import replace_device_link
 from sealwire_client.policies import merge
 from sealwire_client.replica.vaults import Vaults
 from sealwire_client.testing import MemoryRelay
@@ -23,7 +23,7 @@ from sealwire_client.testing.fixtures import OpenDevice
 from sealwire_client.testing.log import OUTCOMES_KEPT
 from sealwire_protocol.ids import MEMBERSHIP
 from sealwire_protocol.limits import REPLACEMENTS_MAX
-from sealwire_protocol.membership import LINK_CONTEXT, LinkType, Role, decode_link, encode_links
+from sealwire_protocol.links import LINK_CONTEXT, LinkType, Role, decode_link, encode_links
 from sealwire_protocol.messages import AppendLink, Deliver, Done, Message, Pushed
 from tests.client.party import (
     Guest,
@@ -33,13 +33,13 @@ from tests.client.party import (
     founded,
     in_step,
     joined,
+    lying,
     notes_of,
     party,
     records,
     returned,
     told,
 )
-from tests.client.test_attacks import lying
 from tests.support.virtual import virtual
 
 

@@ -1,4 +1,6 @@
 import base64
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -8,20 +10,23 @@ from sealwire_client import cipher, invites
 from sealwire_client.cipher import Secret
 from sealwire_client.identity import DeviceIdentity
 from sealwire_client.invites import (
+    OTHERS_BYTES_MAX,
     Approved,
     Invite,
     InviteError,
+    Promise,
     Refused,
     Request,
     new_invite,
     open_answer,
     open_request,
     parse,
+    promise_bytes,
     seal_answer,
     seal_request,
 )
 from sealwire_protocol.ids import VaultId
-from sealwire_protocol.limits import MAILBOX_BYTES_MAX
+from sealwire_protocol.limits import ANSWER_BYTES_MAX, MAILBOX_BYTES_MAX
 
 INVITER, JOINER, OTHER = (DeviceIdentity(Secret(bytes([n]) * 32)) for n in (1, 2, 3))
 VAULT = VaultId(b"v" * 16)
@@ -79,8 +84,8 @@ def test_rubbish_is_an_invite_error(text: str) -> None:
 
 
 def test_a_newer_format_asks_for_an_update() -> None:
-    with pytest.raises(InviteError, match=r"format 2.*update"):
-        parse(text_of(b"\2" + bytes(200)))
+    with pytest.raises(InviteError, match=r"format 5.*update"):
+        parse(text_of(b"\5" + bytes(200)))
 
 
 @pytest.mark.parametrize("origin", ["", "https://example.org", "wss://", "wss://a b", "wss://é", "wss://" + "a" * 250])
@@ -116,6 +121,53 @@ def test_an_answer_reaches_the_joiner(answer: Approved | Refused) -> None:
     made = invite()
     sealed = seal_answer(made, INVITER, JOINER.device_key, answer)
     assert open_answer(made, JOINER.device_key, sealed) == answer
+
+
+def test_an_invite_into_all_vaults_says_so_in_its_text() -> None:
+    for commitment in (b"", invites.committed(b"n" * 32)):
+        made = replace(invite(), for_all=True, commitment=commitment)
+        found = parse(made.encode())
+        assert found == made and found.for_all and found.commitment == commitment
+        assert found.encode()[:12] != replace(made, for_all=False).encode()[:12]
+
+
+def test_an_answer_names_further_vaults_where_the_invite_says_so() -> None:
+    made, plain = replace(invite(), for_all=True), invite()
+    origins = ["wss://relay.example.org", "ws://127.0.0.1:7800", "wss://" + "a" * 249]
+    others = tuple(Promise(VaultId(bytes([n]) * 16), origin, n, bytes([n]) * 32) for n, origin in enumerate(origins))
+    for answer in (Approved(7, b"h" * 32, others), APPROVED):
+        assert open_answer(made, JOINER.device_key, seal_answer(made, INVITER, JOINER.device_key, answer)) == answer
+    with pytest.raises(InviteError, match="cannot name 3 further vaults"):
+        seal_answer(plain, INVITER, JOINER.device_key, Approved(7, b"h" * 32, others))
+    for one, other in ((made, plain), (plain, made)):
+        other = replace(other, secret=one.secret)
+        with pytest.raises(InviteError, match="does not belong to this invite"):
+            open_answer(other, JOINER.device_key, seal_answer(one, INVITER, JOINER.device_key, APPROVED))
+
+
+def test_the_longest_list_of_vaults_fits_into_an_answer() -> None:
+    made, origin = replace(invite(), for_all=True), "wss://relay.example.org"
+    most = OTHERS_BYTES_MAX // promise_bytes(origin)
+    assert most > 190
+    others = tuple(Promise(VaultId(n.to_bytes(16, "big")), origin, n, bytes(32)) for n in range(most + 1))
+    sealed = seal_answer(made, INVITER, JOINER.device_key, Approved(7, b"h" * 32, others[:-1]))
+    assert len(sealed) <= ANSWER_BYTES_MAX
+    with pytest.raises(InviteError, match="cannot name"):
+        seal_answer(made, INVITER, JOINER.device_key, Approved(7, b"h" * 32, others))
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda raw: raw[:-1], lambda raw: raw + b"x", lambda raw: raw[:53] + b"https://" + raw[61:]]
+)
+def test_a_list_of_vaults_that_is_spoilt_is_an_invite_error(
+    spoil: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = replace(invite(), for_all=True)
+    raw = spoil(invites._packed(Promise(VAULT, "wss://r.example", 1, bytes(32))))
+    monkeypatch.setattr(invites, "_packed", lambda promise: raw)
+    approved = Approved(7, b"h" * 32, (Promise(VAULT, "", 1, b""),))
+    with pytest.raises(InviteError, match="list of vaults"):
+        open_answer(made, JOINER.device_key, seal_answer(made, INVITER, JOINER.device_key, approved))
 
 
 def test_the_longest_letters_fit_into_a_mailbox() -> None:

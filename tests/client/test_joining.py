@@ -1,6 +1,6 @@
 """Bringing devices together: the invite, its mailbox, the approval; each wherever a connection breaks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
 
@@ -10,17 +10,16 @@ import trio.testing
 
 from sealwire_client import invites
 from sealwire_client.invites import InviteError
-from sealwire_client.link import RelayRefusedError
+from sealwire_client.inviting import LOOK_AGAIN_SECONDS, InviteExpiredError, NewMember
+from sealwire_client.keyring import KeyringError
 from sealwire_client.testing import MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
-from sealwire_client.testing.relay import _Connection
 from sealwire_client.transport import InsecureOriginError
-from sealwire_client.vault import LOOK_AGAIN_SECONDS, InviteExpiredError, NewMember, Vault
-from sealwire_protocol.ids import DeviceKey
-from sealwire_protocol.membership import Role
+from sealwire_client.vault import Vault
+from sealwire_protocol.links import Role
 from sealwire_protocol.messages import AnswerJoin, AppendLink, Done, Joined, Joining, Message
 from tests.client.late import late_writer
-from tests.client.party import Note, cut_off, founded, in_step, joined, notes_of, party, returned
+from tests.client.party import Note, asked_of, cut_off, founded, in_step, joined, notes_of, party, returned
 from tests.support.virtual import virtual
 
 
@@ -37,7 +36,7 @@ async def test_the_inviter_learns_who_joined(open_device: OpenDevice) -> None:
 
             nursery.start_soon(approve)
             vault = await second.join(invite.link, device_name="the second one")
-        assert members == [NewMember(second.key, "the second one")]
+        assert members == [NewMember(second.key, "the second one", (a.vault.id,))]
         assert (vault.id, vault.name) == (a.vault.id, "home")
         assert second.vault("home") is vault
         assert second.vault(vault.id.hex()[:6]) is vault
@@ -186,26 +185,16 @@ async def test_two_admins_who_approve_at_once_both_succeed(open_device: OpenDevi
 @virtual
 async def test_a_device_asks_for_one_link_at_a_time(open_device: OpenDevice, memory_relay: MemoryRelay) -> None:
     """A relay that is set back would take the second one in the place of the first."""
-    asked: list[bytes] = []
-    do = memory_relay.do
-
-    def swallow(connection: _Connection, device: DeviceKey, message: Message) -> None:
-        if isinstance(message, AppendLink):
-            asked.append(message.link)
-        else:
-            do(connection, device, message)
-
     async with open_device("a") as first, open_device("b") as second, open_device("c") as third:
         a = await founded(first)
         one, two = await a.vault.invite(), await a.vault.invite()
-        memory_relay.do = swallow  # type: ignore[method-assign]
         async with trio.open_nursery() as nursery:
-            for invite, device in ((one, second), (two, third)):
-                nursery.start_soon(invite.joined)
-                nursery.start_soon(device.join, invite.link)
-            await trio.sleep(10)
-            assert len(set(asked)) == 1
-            memory_relay.do = do  # type: ignore[method-assign]
+            with asked_of(memory_relay, AppendLink, swallowed=True) as asked:
+                for invite, device in ((one, second), (two, third)):
+                    nursery.start_soon(invite.joined)
+                    nursery.start_soon(device.join, invite.link)
+                await trio.sleep(10)
+            assert len({message.link for message in asked}) == 1
             memory_relay.cut()
 
 
@@ -217,24 +206,20 @@ async def test_a_link_that_is_known_to_stand_is_asked_for_no_longer(
         a = await founded(first)
         await a.vault.synced()
         invite = await a.vault.invite()
-        do, lost = memory_relay.do, list[int]()
+        with asked_of(memory_relay, AppendLink) as links:
 
-        def note(connection: _Connection, device: DeviceKey, message: Message) -> None:
-            if isinstance(message, AppendLink):
-                lost.append(message.request)
-            do(connection, device, message)
+            def alter(message: Message) -> Sequence[Message]:
+                lost = isinstance(message, Done) and message.request in {link.request for link in links}
+                return [] if lost else [message]
 
-        def alter(message: Message) -> Sequence[Message]:
-            return [] if isinstance(message, Done) and message.request in lost else [message]
-
-        memory_relay.do, memory_relay.alter = note, alter  # type: ignore[method-assign]
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(invite.joined)
-            await second.join(invite.link)
-        memory_relay.cut()
-        await a.vault.synced()
-        await trio.sleep(10)
-        assert len(lost) == 1
+            memory_relay.alter = alter
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(invite.joined)
+                await second.join(invite.link)
+            memory_relay.cut()
+            await a.vault.synced()
+            await trio.sleep(10)
+        assert len(links) == 1
 
 
 @virtual
@@ -244,20 +229,20 @@ async def test_a_joiner_learns_that_the_relay_has_lost_that_it_was_let_in(
     async with open_device("a") as first, open_device("b") as second:
         a = await founded(first)
         await a.vault.synced()
-        invite, backup, do = await a.vault.invite(), memory_relay.backup(), memory_relay.do
+        invite, backup = await a.vault.invite(), memory_relay.backup()
         asked: list[bytes] = []
 
-        def lose(connection: _Connection, device: DeviceKey, message: Message) -> None:
+        def lose(message: Message) -> Iterator[Message]:
             if isinstance(message, AppendLink):
                 asked.append(message.link)
                 if len(asked) > 1:
                     return  # it is not given back, for now
-            do(connection, device, message)
+            yield message
             if isinstance(message, AnswerJoin):
                 memory_relay.log = deepcopy(backup)
                 memory_relay.new_term()
 
-        memory_relay.do = lose  # type: ignore[method-assign]
+        memory_relay.mishear = lose
         async with trio.open_nursery() as nursery:
             nursery.start_soon(invite.joined)
             with pytest.raises(InviteError, match="ask for a new invite"):
@@ -268,7 +253,7 @@ async def test_a_joiner_learns_that_the_relay_has_lost_that_it_was_let_in(
 async def test_a_writer_may_not_invite(open_device: OpenDevice) -> None:
     async with party(open_device) as guests:
         _, b = guests
-        with pytest.raises(RelayRefusedError):
+        with pytest.raises(KeyringError, match="may not add devices"):
             await b.vault.invite()
 
 

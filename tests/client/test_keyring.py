@@ -6,20 +6,33 @@ from sealwire_client import cipher
 from sealwire_client.cipher import Secret
 from sealwire_client.identity import DeviceIdentity
 from sealwire_client.keyring import (
+    EpochKey,
     KeyringError,
     Names,
     NameTooLongError,
     NotAMemberError,
     VaultKeys,
-    add_device_link,
     keys_from_log,
-    new_vault,
-    replace_device_link,
+    to_adopt,
+    unwrapped_beside,
+    wrapped_beside,
 )
+from sealwire_client.linkmaking import add_device_link, new_epoch_link, new_vault, replace_device_link
 from sealwire_client.sealing import Draft, Reason
+from sealwire_protocol.errors import LocalMisuse
 from sealwire_protocol.ids import MEMBERSHIP, Author
-from sealwire_protocol.limits import LINK_BYTES_MAX
-from sealwire_protocol.membership import LINK_CONTEXT, AddDevice, LinkError, LinkType, Membership, Role, encode_unsigned
+from sealwire_protocol.limits import ADOPTED_MAX, LINK_BYTES_MAX
+from sealwire_protocol.links import (
+    LINK_CONTEXT,
+    AddDevice,
+    LinkError,
+    LinkType,
+    NewEpoch,
+    Role,
+    decode_link,
+    encode_unsigned,
+)
+from sealwire_protocol.membership import Membership
 
 ADMIN, WRITER, STRANGER = (DeviceIdentity(Secret(bytes([n]) * 32)) for n in (1, 2, 3))
 
@@ -132,10 +145,10 @@ def test_a_name_that_cannot_be_read_keeps_nobody_from_new_keys() -> None:
 
 
 def test_s04_a_key_that_the_log_did_not_commit_to_is_never_used() -> None:
-    _, other = vault()
-    membership, _ = vault()
-    handed_over(membership, other.sealed_for(WRITER.box_key, bytes(32)))
-    with pytest.raises(KeyringError, match="not the vault's"):
+    (_, other), (membership, keys) = vault(), vault()
+    mixed = VaultKeys(keys.vault, keys._tag_key, [other.current])
+    handed_over(membership, mixed.sealed_for(WRITER.box_key, bytes(32)))
+    with pytest.raises(KeyringError, match=r"key of epoch 1 .* is not the vault's"):
         keys_from_log(WRITER, membership)
 
 
@@ -221,10 +234,204 @@ def test_a_collection_never_becomes_stream_0(monkeypatch: pytest.MonkeyPatch) ->
     assert hashed == [b"streamtodos", b"streamtodos\0"]
 
 
-def test_an_epoch_that_is_not_known_is_an_error() -> None:
+def test_a_key_that_is_not_known_is_an_error() -> None:
     _, keys = vault()
     with pytest.raises(KeyringError, match="epoch 7"):
-        keys.sealer(keys.stream_id("todos"), Author(1), ADMIN.hedge_key, epoch=7)
+        keys.named(7, keys.current.key_id)
+
+
+# --- epochs
+
+
+def began(membership: Membership, *removed: int) -> VaultKeys:
+    """The vault's keys after another epoch, begun by the admin."""
+    keys = keys_from_log(ADMIN, membership)
+    lineages = [Author(author) for author in removed]
+    membership.apply(new_epoch_link(ADMIN, membership, keys, lineages), cipher.verify)
+    return keys_from_log(ADMIN, membership)
+
+
+def test_a_new_epoch_is_read_by_all_who_are_members_then_and_so_is_what_came_before() -> None:
+    membership, keys = vault()
+    add(membership, keys, WRITER)
+    first = keys.current
+    began(membership)
+    second = began(membership).current
+    for device in (ADMIN, WRITER):
+        found = keys_from_log(device, membership)
+        assert found.current == second
+        assert found.epochs[1] == first
+        assert sorted(found.epochs) == [1, 2, 3]
+        assert found.current.key_id == membership.key_id
+        assert found.stream_id("todos") == keys.stream_id("todos")
+
+
+def test_whoever_joins_later_reads_the_epochs_before() -> None:
+    membership, keys = vault()
+    first, later = keys.current, began(membership)
+    add(membership, later, WRITER)
+    found = keys_from_log(WRITER, membership)
+    assert found.epochs == {1: first, 2: later.current}
+    third = began(membership).current
+    assert keys_from_log(WRITER, membership).epochs[3] == third
+
+
+def two_ends() -> tuple[Membership, VaultKeys, EpochKey]:
+    """A vault whose admin has begun the second epoch, after another end of the log had done so that gave way: members
+    and keys of the one that stands, and the key of the other."""
+    membership, keys = vault()
+    add(membership, keys, WRITER)
+    other = began(membership.copy()).current
+    standing = began(membership)
+    standing.keep([other])
+    return membership, standing, other
+
+
+def test_a_key_of_an_end_that_gave_way_is_handed_on_to_all() -> None:
+    membership, keys, other = two_ends()
+    assert (keys.current.number, keys.named(2, other.key_id)) == (2, other)
+    adopt = to_adopt(membership, keys)
+    assert adopt == [other]
+    membership.apply(new_epoch_link(ADMIN, membership, keys, adopt=adopt), cipher.verify)
+    began(membership)
+    add(membership, keys_from_log(ADMIN, membership), STRANGER)
+    stream = keys.stream_id("todos")
+    sealed = keys.sealer(stream, Author(1), ADMIN.hedge_key, key=other).seal_many([Draft("t1", b"milk", 1)])
+    for device in (ADMIN, WRITER, STRANGER):
+        found = keys_from_log(device, membership)
+        assert list(found.others.values()) == [other]
+        assert found.opener(stream).open_segment(sealed[0].encoded, 0).opened[0].value == b"milk"
+        assert to_adopt(membership, found) is None
+        assert not found.beyond(found)
+
+
+def test_a_key_of_a_later_epoch_than_the_log_has_is_adopted_once_it_has_it() -> None:
+    membership, keys = vault()
+    longer = membership.copy()
+    began(longer)
+    other = began(longer).current
+    keys.keep([other])
+    assert to_adopt(membership, keys) == [], "an epoch comes first"
+    keys.take_in(began(membership))
+    assert to_adopt(membership, keys) == []
+    keys.take_in(began(membership))
+    assert (to_adopt(membership, keys), keys.current.number, other.number) == ([other], 3, 3)
+
+
+def test_s04_a_key_that_is_not_the_one_it_was_adopted_for_is_passed_over() -> None:
+    _, keys, other = two_ends()
+    (adopted,) = wrapped_beside(keys, [other])
+    assert unwrapped_beside(keys, [(2, adopted)]) == [other]
+    assert unwrapped_beside(keys, [(9, adopted)]) == [], "wrapped under a key that is not here"
+    assert unwrapped_beside(keys, [(1, adopted)]) == [], "wrapped under another"
+    under = cipher.derive(keys.current.secret, cipher.Purpose.EPOCH_WRAP)
+    context = keys.vault + (2).to_bytes(2, "big") + adopted.commitment
+    for secret in (bytes(32), bytes(48), b""):
+        wrong = adopted._replace(wrapped=cipher.private_seal(under, secret, context, bytes(32)))
+        assert unwrapped_beside(keys, [(2, wrong)]) == []
+
+
+@pytest.mark.parametrize(
+    ("adopted", "why"),
+    [
+        ([2, 2], "that the log has"),
+        ([0], "that the log has"),
+        ([3], "not before its own"),
+        ([1], "not before its own"),
+    ],
+    ids=["twice", "the log's own", "its own epoch", "the first"],
+)
+def test_a_link_adopts_no_key_that_records_could_take_for_another(adopted: list[int], why: str) -> None:
+    membership, keys, other = two_ends()
+    own = keys.epochs[2]
+    beside = [other._replace(number=number) if number else own for number in adopted]
+    with pytest.raises(LinkError, match=why):
+        membership.apply(new_epoch_link(ADMIN, membership, keys, adopt=beside), cipher.verify)
+    assert membership.epoch == 2
+
+
+def test_a_link_adopts_a_bounded_number_of_keys() -> None:
+    membership, keys, _ = two_ends()
+    many = [began(membership.copy()).current._replace(number=2) for _ in range(ADOPTED_MAX + 1)]
+    with pytest.raises(LocalMisuse):
+        new_epoch_link(ADMIN, membership, keys, adopt=many)
+    raw = new_epoch_link(ADMIN, membership, keys, adopt=many[1:])
+    at = raw.index(bytes([ADOPTED_MAX]) + b"\0\2")
+    for cut in (b"", bytes([ADOPTED_MAX + 1]), bytes([200])):
+        with pytest.raises(LinkError):
+            decode_link(raw[:at] + cut + raw[at + 1 :] if cut else raw[: at + 40])
+
+
+def test_s11_who_was_removed_gets_no_key_of_the_epoch_that_removed_it() -> None:
+    membership, keys = vault()
+    add(membership, keys, WRITER)
+    began(membership, 2)
+    with pytest.raises(NotAMemberError):
+        keys_from_log(WRITER, membership)
+    start = membership.epochs[2]
+    assert start.receivers == (1,)
+    assert membership.share(2, Author(2)) is None
+    assert [member.removed for member in membership.members.values()] == [False, True]
+    with pytest.raises(KeyringError, match="no member"):
+        new_epoch_link(ADMIN, membership, keys_from_log(ADMIN, membership), [Author(2)])
+
+
+def test_who_was_removed_may_be_added_again_as_another_member() -> None:
+    membership, keys = vault()
+    add(membership, keys, WRITER)
+    add(membership, began(membership, 2), WRITER)
+    assert keys_from_log(WRITER, membership).epochs.keys() == {1, 2}
+    found = membership.by_device(WRITER.device_key)
+    assert found is not None
+    assert found.author == 4
+
+
+def test_a_device_is_removed_with_all_keys_that_it_has_taken() -> None:
+    membership, keys = vault()
+    add(membership, keys, WRITER)
+    taken = replace_device_link(WRITER, STRANGER, membership, keys_from_log(WRITER, membership))
+    membership.apply(taken, cipher.verify)
+    began(membership, 2)
+    for device in (WRITER, STRANGER):
+        with pytest.raises(NotAMemberError):
+            keys_from_log(device, membership)
+        with pytest.raises(KeyringError):
+            replace_device_link(device, DeviceIdentity.generate(), membership, keys)
+
+
+def test_an_admin_cannot_remove_itself_and_nobody_else_anyone() -> None:
+    membership, keys = vault()
+    add(membership, keys, WRITER)
+    with pytest.raises(KeyringError, match="cannot remove itself"):
+        new_epoch_link(ADMIN, membership, keys, [Author(1)])
+    with pytest.raises(KeyringError, match="may not"):
+        new_epoch_link(WRITER, membership, keys_from_log(WRITER, membership))
+    began(membership)
+    with pytest.raises(KeyringError, match="present keys"):
+        new_epoch_link(ADMIN, membership, keys)
+
+
+def test_s04_a_share_that_does_not_match_the_commitment_is_never_used() -> None:
+    membership, keys = vault()
+    add(membership, keys, WRITER)
+    raw = new_epoch_link(ADMIN, membership, keys)
+    body = decode_link(raw).body
+    assert isinstance(body, NewEpoch)
+    wrong = body._replace(shares=body.shares[:32] + body.shares[:32])
+    unsigned = encode_unsigned(LinkType.NEW_EPOCH, 3, keys.vault, membership.last_hash, Author(1), wrong)
+    membership.apply(unsigned + ADMIN.sign(LINK_CONTEXT + unsigned), cipher.verify)
+    assert keys_from_log(ADMIN, membership).current.number == 2
+    with pytest.raises(KeyringError, match="not the vault's"):
+        keys_from_log(WRITER, membership)
+
+
+def test_a_member_whose_key_is_no_key_keeps_nobody_from_a_new_epoch() -> None:
+    membership, keys = vault()
+    handed = keys.sealed_for(WRITER.box_key, bytes(32))
+    body = AddDevice(WRITER.device_key, bytes(32), Role.WRITER, handed, b"")
+    unsigned = encode_unsigned(LinkType.ADD_DEVICE, 2, keys.vault, membership.last_hash, Author(1), body)
+    membership.apply(unsigned + ADMIN.sign(LINK_CONTEXT + unsigned), cipher.verify)
+    assert began(membership).current.number == 2
 
 
 def test_s22_vault_keys_do_not_show_or_copy_themselves() -> None:

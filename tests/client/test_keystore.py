@@ -108,7 +108,7 @@ def test_processes_that_create_at_once_get_one_device(path: Path) -> None:
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    told = {process.communicate(timeout=60)[0] for process in running}
+    told = {process.communicate(timeout=250)[0] for process in running}
     assert told == {keystore.load(path).device_key.hex() + "\n"}
 
 
@@ -128,6 +128,23 @@ def test_a_folder_open_to_others_is_refused(path: Path) -> None:
         with pytest.raises(KeystoreError, match=f"mode 0755.*chmod 700 {path.parent}"):
             use(path)
     assert not path.exists()
+
+
+def test_a_device_whose_folder_was_opened_to_others_is_told_how_to_close_it(path: Path) -> None:
+    keystore.create(path)
+    path.parent.chmod(0o755)
+    with pytest.raises(KeystoreError, match=f"mode 0755.*chmod 700 {path.parent}"):
+        keystore.load(path)
+
+
+def test_nobody_is_told_to_close_a_shared_folder_that_holds_other_things(path: Path) -> None:
+    path.parent.mkdir(mode=0o755)
+    path.with_name("passwd").write_text("")
+    for use in (keystore.create, keystore.load, keystore.load_or_create):
+        with pytest.raises(KeystoreError, match="is no device: choose another folder") as told:
+            use(path)
+        assert "chmod" not in str(told.value)
+    assert os.listdir(path.parent) == ["passwd"]
 
 
 def test_a_file_or_folder_of_another_user_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,6 +226,21 @@ def test_a_folder_that_cannot_be_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(KeystoreError):
         keystore.create(tmp_path / "file" / "keystore.json")
+
+
+def test_a_folder_that_cannot_be_made_is_not_told_as_a_device_that_is_missing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory")  # what the kernel says of one below /proc
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    for use in (keystore.create, keystore.load_or_create):
+        with pytest.raises(KeystoreError, match=f"folder {path.parent} cannot be used.*choose another") as told:
+            use(path)
+        assert not isinstance(told.value, KeystoreMissingError)
+    with pytest.raises(KeystoreMissingError):
+        keystore.load(path)
 
 
 def test_s22_neither_seed_nor_passphrase_shows_in_an_error_of_a_wrong_passphrase(path: Path) -> None:

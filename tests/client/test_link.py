@@ -128,7 +128,7 @@ async def test_a_connection_that_lasted_begins_the_pauses_anew(memory_relay: Mem
         memory_relay.start()
         for _ in range(20):
             await online(link)
-            await trio.sleep(STABLE_SECONDS)
+            await trio.sleep(STABLE_SECONDS + 1)
             memory_relay.cut()
             await link.until(lambda link: link.state is not LinkState.ONLINE)
             lost = trio.current_time()
@@ -171,7 +171,7 @@ async def test_waking_tries_at_once() -> None:
         await trio.testing.wait_all_tasks_blocked()
         assert diary.times[before:] == [trio.current_time()]
         await trio.sleep(FIRST_RETRY_SECONDS_MAX)
-        assert len(diary.times) == before + 2, "the pauses begin anew"
+        assert len(diary.times) >= before + 2, "the pauses begin anew"
         nursery.cancel_scope.cancel()
 
 
@@ -186,6 +186,21 @@ async def test_waking_gives_up_a_connection_that_may_be_dead(memory_relay: Memor
         now = trio.current_time()
         await online(link)
         assert (trio.current_time(), memory_relay.dialled, memory_relay.connections) == (now, 2, 1)
+        nursery.cancel_scope.cancel()
+
+
+@virtual
+async def test_a_connection_made_anew_for_a_devices_own_reasons_comes_at_once_and_is_no_failure(
+    memory_relay: MemoryRelay,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        link = await begin(nursery, memory_relay.dial)
+        await online(link)
+        link.dial_anew("there are other keys")
+        await link.until(lambda link: link.state is not LinkState.ONLINE)
+        assert (link.state, link.last_error) == (LinkState.CONNECTING, None)
+        await online(link)
+        assert (trio.current_time(), memory_relay.dialled, memory_relay.connections) == (0, 2, 1)
         nursery.cancel_scope.cancel()
 
 
@@ -327,6 +342,11 @@ async def test_a_login_that_does_not_end_is_given_up_and_tried_again(memory_rela
         began = trio.current_time()
         await link.until(lambda link: link.state is LinkState.OFFLINE)
         assert trio.current_time() - began == LOGIN_SECONDS_MAX
+        # The relay waits as long, and may be the first to say so.
+        assert link.last_error in (
+            "the relay did not finish the login in time",
+            "the relay ended the connection: the login was not finished in time (4001)",
+        )
         memory_relay.alter = None
         await online(link)
         nursery.cancel_scope.cancel()

@@ -141,6 +141,13 @@ def test_what_this_app_does_not_know_stays_as_those_who_know_it_left_it(
         assert old.decode(found) == old.decode(mine)
 
 
+def test_where_both_made_the_entry_a_field_that_one_left_at_its_default_is_as_the_other_set_it() -> None:
+    here, there = Card("here"), Card(done=True, steps=["there"], place=Place("x"))
+    both = Card("here", done=True, steps=["there"], place=Place("x"))
+    assert merged(None, here, there) == merged(None, there, here) == both
+    assert merged(None, Card("mine"), Card("theirs")) == Card("mine")
+
+
 def test_sets_take_what_either_put_in_and_lose_what_either_took_out() -> None:
     base, mine, theirs = (Card(labels=frozenset(x)) for x in ("ab", "bc", "abd"))
     assert merged(base, mine, theirs) == Card(labels=frozenset("bcd"))

@@ -1,8 +1,7 @@
 """Devices whose relay was set back, or lost everything: what they hold brings it to where it was (R9 to R15)."""
 
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from copy import deepcopy
 
 import pytest
@@ -13,9 +12,8 @@ from sealwire_client.device import Device
 from sealwire_client.sending import ConflictError, explained
 from sealwire_client.testing import MemoryLog, MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
-from sealwire_client.testing.relay import _Connection
 from sealwire_protocol.errors import Action, FaultCode
-from sealwire_protocol.ids import MEMBERSHIP, DeviceKey
+from sealwire_protocol.ids import MEMBERSHIP
 from sealwire_protocol.limits import FETCH_RECORDS_MAX
 from sealwire_protocol.messages import Deliver, Done, Fault, Message, Push, Ranges, Records
 from tests.client.guarded import Account, Card, Seat, agree, seated, shown, table
@@ -28,26 +26,10 @@ from tests.client.party import (
     put_many,
     records,
     returned,
+    sent_by,
     stream_of,
 )
 from tests.support.virtual import virtual
-
-
-@contextmanager
-def carried(relay: MemoryRelay) -> Iterator[list[Message]]:
-    """What the relay sends to devices in the block."""
-    sent: list[Message] = []
-
-    def note(message: Message) -> Sequence[Message]:
-        sent.append(message)
-        return [message]
-
-    relay.alter = note
-    try:
-        yield sent
-    finally:
-        relay.alter = None
-
 
 # --- what comes back
 
@@ -107,17 +89,16 @@ async def test_new_writes_that_pass_the_old_cursors_hide_nothing_from_who_return
 
 def set_back_beneath(relay: MemoryRelay, backup: MemoryLog) -> None:
     """Set the database back while the relay goes on under its term, until it notices that when it is to write."""
-    do = relay.do
     relay.cut()
     relay.log = deepcopy(backup)
 
-    def notice(connection: _Connection, device: DeviceKey, message: Message) -> None:
+    def notice(message: Message) -> Sequence[Message]:
         if isinstance(message, Push):
-            relay.do = do  # type: ignore[method-assign]
+            relay.mishear = None
             relay.new_term()
-        do(connection, device, message)
+        return [message]
 
-    relay.do = notice  # type: ignore[method-assign]
+    relay.mishear = notice
 
 
 @pytest.mark.parametrize("written", [0, 5], ids=["before the term wrote anything", "in its midst"])
@@ -299,7 +280,7 @@ async def test_only_what_differs_travels(open_device: OpenDevice, memory_relay: 
         await put_many(a, "lost", 7)
         await in_step(guests)
         memory_relay.restore(backup)
-        with carried(memory_relay) as sent:
+        with sent_by(memory_relay) as sent:
             await in_step(guests)
         ranges = [message for message in sent if isinstance(message, Ranges)]
         assert ranges

@@ -1,7 +1,6 @@
 """A comparison that is disturbed: broken connections, stale pins, an old relay, other work meanwhile (R13)."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import pytest
 import trio
@@ -10,12 +9,10 @@ import trio.testing
 from sealwire_client.reconcile import AGAIN_SECONDS
 from sealwire_client.testing import MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
-from sealwire_client.testing.relay import _Connection
 from sealwire_protocol.errors import Action, FaultCode
-from sealwire_protocol.ids import DeviceKey
 from sealwire_protocol.messages import ATOMIC, REFILL, Fault, Message, Push, Ranges
 from tests.client.guarded import Account, agree, seated, table
-from tests.client.party import Note, comes, founded, in_step, notes_of, party, put_many, returned, told
+from tests.client.party import Note, asked_of, comes, founded, in_step, notes_of, party, put_many, returned, told
 from tests.support.virtual import virtual
 
 
@@ -183,24 +180,6 @@ async def test_a_write_to_a_stream_that_was_lost_is_sent_again_before_its_collec
 # --- another loss meanwhile
 
 
-@contextmanager
-def never_arriving(relay: MemoryRelay) -> Iterator[list[Push]]:
-    """What devices push in the block: none of it arrives."""
-    do, pushed = relay.do, list[Push]()
-
-    def swallow(connection: _Connection, device: DeviceKey, message: Message) -> None:
-        if isinstance(message, Push):
-            pushed.append(message)
-        else:
-            do(connection, device, message)
-
-    relay.do = swallow  # type: ignore[method-assign]
-    try:
-        yield pushed
-    finally:
-        relay.do = do  # type: ignore[method-assign]
-
-
 @pytest.mark.parametrize("slow", [False, True])
 def test_what_stands_together_is_given_back_upon_nothing_less_than_what_it_was_compared_with(
     open_device: OpenDevice, memory_relay: MemoryRelay, slow: bool
@@ -223,7 +202,7 @@ def test_what_stands_together_is_given_back_upon_nothing_less_than_what_it_was_c
         memory_relay.restore(backup)
         async with open_device("device 0") as device:
             await agree([await seated(await returned(device))])
-        with never_arriving(memory_relay) as pushed:
+        with asked_of(memory_relay, Push, swallowed=True) as pushed:
             async with open_device("device 1") as device:
                 await seated(await returned(device))
                 await trio.testing.wait_all_tasks_blocked(0.1)
@@ -231,7 +210,7 @@ def test_what_stands_together_is_given_back_upon_nothing_less_than_what_it_was_c
         memory_relay.restore(backup)
         async with open_device("device 1") as device:
             if slow:
-                with never_arriving(memory_relay) as pushed:
+                with asked_of(memory_relay, Push, swallowed=True) as pushed:
                     b = await seated(await returned(device))
                     await trio.testing.wait_all_tasks_blocked(0.1)
                 assert len(pushed) == 1, "no other one is made before this one is judged"

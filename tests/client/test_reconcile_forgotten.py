@@ -9,15 +9,7 @@ from sealwire_client.testing.fixtures import OpenDevice
 from sealwire_protocol.limits import CREDIT_BYTES_MIN, Limits
 from sealwire_protocol.messages import Ranges, Records
 from tests.client.guarded import Card, agree, table
-from tests.client.party import (
-    Note,
-    in_step,
-    joined,
-    party,
-    put_many,
-    returned,
-)
-from tests.client.test_reconcile import carried
+from tests.client.party import Note, in_step, joined, party, put_many, returned, sent_by
 from tests.support.virtual import virtual
 
 
@@ -43,7 +35,7 @@ async def test_who_was_away_for_too_long_brings_its_edits_and_no_deleted_entry(
         memory_relay.purge()
         await a.notes.put("later", Note("more"))
         await in_step([a])
-        with carried(memory_relay) as sent:
+        with sent_by(memory_relay) as sent:
             async with open_device("device 1") as other:
                 b = await returned(other)
                 await in_step([a, b])
@@ -175,7 +167,7 @@ async def test_a_newcomer_that_catches_up_while_deletions_are_forgotten_ends_lik
             await in_step(guests)
         memory_relay.limits = Limits(credit_bytes=CREDIT_BYTES_MIN)
         memory_relay.delay = 0.3
-        with carried(memory_relay) as sent:
+        with sent_by(memory_relay) as sent:
             async with open_device("newcomer") as device:
                 b = await joined(device, a.vault)
                 for number in range(20):

@@ -12,7 +12,7 @@ from sealwire_client.replica import ReplicaCorruptError
 from sealwire_client.replica.database import FILE_NAME
 from sealwire_client.testing import MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
-from sealwire_protocol.membership import Role
+from sealwire_protocol.links import Role
 from sealwire_protocol.messages import Pushed
 from tests.client.party import (
     Guest,
@@ -26,7 +26,7 @@ from tests.client.party import (
     party,
     returned,
 )
-from tests.client.replica.test_salvage import overwrite, pages_of
+from tests.client.replica.noise import overwrite, pages_of
 from tests.client.test_enrolment import roles
 from tests.support.virtual import virtual
 

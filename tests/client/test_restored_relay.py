@@ -1,12 +1,8 @@
 """Devices and the real relay, which is set back to a backup while they hold more: all of it comes back (R9 to R15)."""
 
-import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import IO
 
 import pytest
 import trio
@@ -17,56 +13,25 @@ from sealwire_client.device import Device
 from sealwire_client.policies import merge, strict
 from tests.client.guarded import Account, Card
 from tests.client.party import Guest, Note, all_synced, founded, joined, returned
+from tests.client.realrelay import RealRelay, real_relay
+from tests.support.polling import POLL_S
 
 pytestmark = pytest.mark.trio
 
-SECONDS_MAX = 60.0
-"""Only a test that fails takes so long."""
-
 Open = Callable[[str], AbstractAsyncContextManager[Device]]
-
-
-class RealRelay:
-    """A relay in a process of its own, that can be set back."""
-
-    def __init__(self, process: "subprocess.Popen[str]", told: IO[str]) -> None:
-        self._process, self._told = process, told
-        self.origin = f"ws://127.0.0.1:{int(told.readline())}"
-
-    async def backup(self) -> None:
-        """Remember how things are."""
-        await self._ask(signal.SIGUSR1)
-
-    async def restore(self) -> None:
-        """Be as things were."""
-        await self._ask(signal.SIGUSR2)
-
-    async def _ask(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
-        await trio.to_thread.run_sync(self._told.readline)
 
 
 @pytest.fixture
 def relay() -> Iterator[RealRelay]:
     """A fresh relay."""
-    command = [sys.executable, "-m", "tests.support.memory_relay", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        yield RealRelay(process, process.stdout)
-        process.terminate()
+    with real_relay() as relay:
+        yield relay
 
 
 @pytest.fixture
 def open_device(relay: RealRelay, tmp_path: Path) -> Open:
     """Opens devices of that relay."""
     return lambda name: Device.open(tmp_path / name, relay=relay.origin)
-
-
-@pytest.fixture(autouse=True)
-async def in_time() -> AsyncIterator[None]:
-    """Fails a test that hangs."""
-    with trio.fail_after(SECONDS_MAX):
-        yield
 
 
 class House:
@@ -106,8 +71,12 @@ async def _opened(open_device: Open, names: str) -> AsyncIterator[list[Device]]:
 
 
 async def agree(*found: House) -> None:
-    await all_synced([house.vault for house in found])
-    assert all(house.shown() == found[0].shown() for house in found)
+    """Wait until all show the same, with all sent. What one has sent is at the relay before the others hear of it."""
+    while True:
+        await all_synced([house.vault for house in found])
+        if all(house.shown() == found[0].shown() for house in found):
+            return
+        await trio.sleep(POLL_S)
 
 
 async def test_the_real_relay_is_filled_up_again_in_collections_of_every_kind(

@@ -35,6 +35,7 @@ from sealwire_protocol.segment import (
     read_record,
     read_segment,
 )
+from tests.client.ways import WAYS
 
 VAULT, STREAM_ID = VaultId(b"v" * 16), StreamId(b"s" * 8)
 TAG_KEY, EPOCH_KEY, HEDGE = Secret(b"T" * 32), Secret(b"E" * 32), Secret(b"H" * 32)
@@ -76,7 +77,7 @@ def forged(plaintext: bytes, tag: Tag, flags: int = 0) -> Record:
     own = sealing.CONTEXT_OWN.pack(flags, 1, 7, tag)
     state = keyed_state(KEYS.nonce_key, Purpose.NONCE, 12, sealing._common(STREAM, KEYS))
     state.update(own + bytes(8))
-    body = record_seal(KEYS.record_key)(plaintext, sealing._common(STREAM, KEYS) + own, state.digest())
+    body = record_seal(KEYS.record_key)(state.digest(), plaintext, sealing._common(STREAM, KEYS) + own)
     return Record(tag, 7, Author(1), 1, KEY_ID, flags, bytes(8), body)
 
 
@@ -86,6 +87,7 @@ DRAFTS = st.builds(
     st.one_of(st.binary(max_size=300), st.integers(4000, 5000).map(bytes), st.just(b"\x80\0\0")),
     st.one_of(st.integers(1, 2**20), st.integers(2**32 - 2, 2**63 - 1)),
     st.just(0),
+    st.none(),
 )
 
 
@@ -103,13 +105,37 @@ def test_what_is_sealed_opens_and_is_sealed_again_to_the_same_bytes(
     assert [(o.tag, o.rank) for o in opened] == [(s.tag, s.rank) for s in sealed]
     placed = list(read_segment(segment, 100))
     assert [o.rank for o in opened] == [p.record.rank.pack() for p in placed]
-    assert [o.mac for o in opened] == [p.record.body[-16:] for p in placed]
+    assert [o.key_id for o in opened] == [p.record.key_id for p in placed]
     assert segment == encode_segment(p.record for p in placed)
     again = [
         writer.seal_with_salt(Draft(o.key, o.value, p.record.version, o.flags), Author(author), p.record.salt)
         for o, p in zip(opened, placed, strict=True)
     ]
     assert again == sealed
+
+
+def test_a_segment_is_the_same_and_as_well_guarded_whatever_way_the_cipher_goes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drafts = [Draft(f"{n}", bytes(37 * n), n + 1) for n in range(60)] + [Draft("gone", b"", 9, TOMBSTONE)]
+    made = set()
+    for way in WAYS.values():
+        monkeypatch.setattr(sealing, "record_seal", way.seal)
+        made.add(b"".join(one.encoded for one in sealer(random=bytes).seal_many(drafts)))
+    (segment,) = made
+    records = [placed.record for placed in read_segment(segment, 0)]
+    bodies = [records[-1].body, *(record.body for record in records[:-1])]
+    swapped = encode_segment(record._replace(body=body) for record, body in zip(records, bodies, strict=True))
+    moved = encode_segment(record._replace(version=record.version + 1) for record in records)
+    for way in WAYS.values():
+        monkeypatch.setattr(sealing, "record_open", way.open)
+        opened, unopened = opener().open_segment(segment, 0)
+        assert not unopened
+        assert [(o.key, o.value, o.flags) for o in opened] == [(d.key, d.value, d.flags) for d in drafts]
+        for lie in (swapped, moved):
+            opened, unopened = opener().open_segment(lie, 0)
+            assert not opened
+            assert [one.reason for one in unopened] == [Reason.NOT_AUTHENTIC] * len(drafts)
 
 
 @given(st.lists(st.tuples(DRAFTS, st.integers(0, 2**40)), max_size=6), st.data())
@@ -211,6 +237,43 @@ def test_a_record_that_does_not_open_stops_no_other_and_is_kept() -> None:
     assert unopened[0].rank == records[1].rank.pack()
 
 
+def test_a_record_that_claims_to_be_longer_than_what_is_left_is_cut_off() -> None:
+    """How many units it has is not bound into the seal: what is there of the last one is authentic."""
+    first, last = (record.encoded for record in sealer().seal_many([Draft("a", b"1", 1), Draft("b", b"2", 2)]))
+    units_at = len(last) - 16 - 16 - 1
+    assert last[units_at] == 1
+    longer = last[:units_at] + b"\2" + last[units_at + 1 :]
+    with pytest.raises(DecodeError):
+        opener().open_segment(first + longer, 0)
+    assert reason_of(read_record(longer + bytes(16), 0)[1]) is Reason.NOT_AUTHENTIC
+    unpadded = forged(b"\1a" + b"value\x80", tag_of(STREAM, "a"))
+    whole = encode_record(unpadded._replace(body=bytes(32)))
+    with pytest.raises(DecodeError):
+        opener().open_segment(first + whole[:-32] + unpadded.body, 0)
+
+
+@pytest.mark.parametrize("records_max", [1, 2, 3, 7, 50])
+def test_parts_hold_what_the_whole_holds(records_max: int) -> None:
+    records = [record_of(Draft(f"{n}", bytes(n * 20), 1 + n % 5 * 2**31)) for n in range(40)]
+    records[5] = records[5]._replace(salt=bytes(8))
+    segment = b"".join(encode_record(record, n % 3 * 100) for n, record in enumerate(records))
+    whole = opener().open_segment(segment, 0)
+    parts = list(opener().open_parts(segment, 0, records_max=records_max))
+    assert [one for part in parts for one in part.opened] == whole.opened
+    assert [one for part in parts for one in part.unopened] == whole.unopened
+    assert len(whole.unopened) == 1
+    assert all(len(part.opened) == records_max for part in parts[:-1])
+    assert all(part.opened or part.unopened for part in parts)
+
+
+def test_a_record_beyond_the_end_is_in_no_part() -> None:
+    segment = b"".join(one.encoded for one in sealer().seal_many([Draft(f"{n}", b"", n + 1) for n in range(6)]))
+    parts = opener().open_parts(segment, 0, last=3, records_max=2)
+    assert [one.seq for one in next(parts).opened] == [1, 2]
+    with pytest.raises(DecodeError):
+        next(parts)
+
+
 def test_epochs_may_alternate_within_a_segment() -> None:
     writers = [sealer(epoch=1), sealer(epoch=2)]
     segment = b"".join(writers[n % 2].seal_many([Draft(f"{n}", b"v", n + 1)])[0].encoded for n in range(6))
@@ -223,7 +286,7 @@ def test_epochs_may_alternate_within_a_segment() -> None:
     ("plaintext", "flags", "reason"),
     [
         (pad(b"b", b"value"), 0, Reason.WRONG_TAG),
-        (pad(b"a", b"value"), SIGNED, Reason.UNKNOWN_KIND),
+        (pad(b"a", b"value"), SIGNED, Reason.SIGNED_HERE),
         (pad(b"a", b"value"), TOMBSTONE, Reason.MALFORMED),
         (bytes(16), 0, Reason.MALFORMED),
         (b"\x01a" + bytes(14), 0, Reason.MALFORMED),

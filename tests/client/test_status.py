@@ -12,8 +12,8 @@ from sealwire_client.status import State
 from sealwire_client.testing import MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
 from sealwire_protocol.ids import NO_TERM, KeyId
-from sealwire_protocol.messages import StreamKind, StreamState, Subscribed
-from tests.client.party import Note, comes, cut_off, founded, in_step, joined, party, returned
+from sealwire_protocol.messages import CreateVault, StreamKind, StreamState, Subscribed
+from tests.client.party import Note, asked_of, comes, cut_off, founded, in_step, joined, party, returned
 from tests.support.virtual import virtual
 
 SOON = timedelta(seconds=30)
@@ -39,6 +39,16 @@ async def test_a_first_connection_is_being_made_and_a_lost_one_is_offline(
             assert status.state is State.OFFLINE and status.last_error
         await vault.synced()
         assert (await vault.status()).state == "synced"
+
+
+@virtual
+async def test_a_vault_that_is_being_made_is_not_refused(open_device: OpenDevice, memory_relay: MemoryRelay) -> None:
+    with asked_of(memory_relay, CreateVault, swallowed=True) as asked:
+        async with open_device("a") as device:
+            vault = await device.create_vault("home")
+            await comes(lambda: bool(asked))
+            status = await vault.status()
+            assert (status.state, status.last_error) == (State.CATCHING_UP, None)
 
 
 @virtual

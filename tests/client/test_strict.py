@@ -18,7 +18,7 @@ from sealwire_client.sending import ConflictError, OfflineError, StrictError
 from sealwire_client.testing import MemoryLog, MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
 from sealwire_protocol.errors import Outcome
-from sealwire_protocol.membership import LinkError
+from sealwire_protocol.links import LinkError
 from sealwire_protocol.messages import Pushed
 from tests.client.cutting import cut_everywhere
 from tests.client.guarded import Account, Card, Seat, agree, altering, seated, table

@@ -35,7 +35,7 @@ def test_the_example_of_the_page_runs_as_printed(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=250,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

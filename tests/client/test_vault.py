@@ -10,10 +10,12 @@ from sealwire_client.encoding import EncodingError
 from sealwire_client.link import LinkState
 from sealwire_client.policies import latest
 from sealwire_client.replica import ColumnsChangedError, QueryError, ReplicaMisuse
+from sealwire_client.statements import STATEMENTS
 from sealwire_client.status import State
 from sealwire_client.testing import MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
 from sealwire_protocol.messages import Deliver
+from sealwire_protocol.registration import SIGNATURE_BYTES, Token, encode_token, token_bytes, token_text
 from tests.client.party import Note, comes, cut_off, founded, in_step, notes_of, party, records, returned
 from tests.support.virtual import virtual
 
@@ -68,6 +70,15 @@ async def test_a_collection_that_is_open_cannot_be_opened_as_another_type(open_d
             await a.vault.collection("notes", Other, policy=latest())
         with pytest.raises(EncodingError):
             await a.vault.collection("other", int, policy=latest())
+
+
+@virtual
+async def test_an_app_cannot_open_what_devices_keep_for_themselves(open_device: OpenDevice) -> None:
+    async with open_device("a") as device:
+        vault = await device.create_vault("home")
+        for name in (STATEMENTS, "_edit"):
+            with pytest.raises(ReplicaMisuse, match="cannot name a collection"):
+                await vault.collection(name, Note, policy=latest())
 
 
 @virtual
@@ -141,6 +152,19 @@ async def test_synced_waits_for_verdicts_and_for_the_echo(open_device: OpenDevic
         assert trio.current_time() - began == 2
         assert records(memory_relay, a.vault) == 2
         await comes(lambda: b.notes.get("x") is not None)
+
+
+@virtual
+async def test_another_registration_token_is_shown_at_once(open_device: OpenDevice, memory_relay: MemoryRelay) -> None:
+    token = token_text(encode_token(Token(bytes(8), bytes(16), 2**40, 1)) + bytes(SIGNATURE_BYTES))
+    memory_relay.log.tokens = {token_bytes(token): 1}
+    async with open_device("a") as device:
+        vault = await device.create_vault("home")
+        await comes(lambda: vault._sync.is_refused)
+        began = trio.current_time()
+        await vault.register(token)
+        await vault.synced()
+        assert trio.current_time() == began
 
 
 @virtual

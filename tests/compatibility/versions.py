@@ -17,7 +17,7 @@ from demo.processes import FOREIGN, kill_tree
 RELEASED: Final = Path(__file__).parent / "released" / "0.1.0.zip"
 PACKAGES: Final = ("protocol", "relay", "client")
 
-STEP_S_MAX: Final = 40.0
+STEP_S_MAX: Final = 100.0
 """For one command, or for a relay to be ready: only a test that fails waits so long."""
 
 
@@ -59,7 +59,8 @@ class Version:
 
     async def sealwire(self, folder: Path, *arguments: str) -> Done:
         """Run a command of a device."""
-        return await self.python("-m", "sealwire_client", *arguments, "--folder", str(folder), "--json")
+        place = ("--folder", str(folder), "--json", "--wait", "20")
+        return await self.python("-m", "sealwire_client", *arguments, *place)
 
     @asynccontextmanager
     async def inviting(self, folder: Path) -> AsyncIterator[str]:

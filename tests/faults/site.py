@@ -26,7 +26,7 @@ from tests.faults.passage import Passage
 from tests.support.postgres import Server, embedded_binaries
 
 READY_S_MAX: Final = 60.0
-"""For a relay to serve devices, or a Postgres to have recovered, on a busy machine."""
+"""For a relay to serve devices, or a Postgres to notice that it was hurt, on a busy machine."""
 
 METRICS_S_MAX: Final = 5.0
 SWEEP_SECONDS: Final = "0.2"
@@ -168,19 +168,8 @@ class Site:
         and recovers. False if none wrote in time. Returns when Postgres answers again."""
         killed = await self.with_database(_kill_appender, limit_s)
         if killed:
-            await trio.to_thread.run_sync(self._recovered)
+            await self.with_asyncio(self.postgres.answering)
         return killed
-
-    def _recovered(self) -> None:
-        deadline = time.monotonic() + READY_S_MAX
-        while True:
-            try:
-                asyncio.run(self.postgres.run("SELECT 1"))
-                return
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                if time.monotonic() > deadline:
-                    raise
-            time.sleep(0.05)
 
     async def with_database(self, work: Callable[..., Awaitable[T]], *given: Any) -> T:
         """Run `work` on a connection past the way that is cut."""
@@ -242,6 +231,9 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 async def _kill_appender(connection: Any, limit_s: float) -> bool:
+    """Returns when Postgres has noticed: it has ended this connection too."""
+    ended = asyncio.Event()
+    connection.add_termination_listener(lambda _: ended.set())
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
         pid = await connection.fetchval(
@@ -250,6 +242,8 @@ async def _kill_appender(connection: Any, limit_s: float) -> bool:
         )
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
+            async with asyncio.timeout(READY_S_MAX):
+                await ended.wait()
             return True
     return False
 

@@ -39,7 +39,7 @@ def outcome(folder: Path, ci: str) -> tuple[int, str]:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=250,
         check=False,
     )
     return done.returncode, done.stdout

@@ -7,18 +7,22 @@ from sealwire_protocol.codec import encode
 from sealwire_protocol.events import Beside, Listen, Opened, Received, Send, Sign, Signed
 from sealwire_protocol.ids import START, Author, DeviceKey, KeyId, Position, StreamId, Tag, Term, TermStart, VaultId
 from sealwire_protocol.limits import VERSION_MAX, Limits
-from sealwire_protocol.login import login_payload
-from sealwire_protocol.membership import (
+from sealwire_protocol.links import (
     FIRST_AUTHOR,
     LINK_CONTEXT,
     AddDevice,
+    End,
     Genesis,
+    Leave,
     LinkType,
+    Move,
+    NewEpoch,
     ReplaceDevice,
     Role,
     encode_unsigned,
     proved_by,
 )
+from sealwire_protocol.login import login_payload
 from sealwire_protocol.messages import Challenge, Hello, Prove, StreamKind, StreamState, Subscribed, Wanted, Welcome
 from sealwire_protocol.relay_session import RelaySession, RelayState
 from sealwire_protocol.segment import Record, encode_segment
@@ -74,6 +78,41 @@ def replace_device(
     proof = new.sign(proved_by(vault, previous, signed_by, key_of(new), b"z" * 32)).signature
     body = ReplaceDevice(key_of(new), b"z" * 32, proof, b"keys", b"name")
     unsigned = encode_unsigned(LinkType.REPLACE_DEVICE, seq, vault, previous, signed_by, body)
+    return unsigned + key.sign(LINK_CONTEXT + unsigned).signature
+
+
+def new_epoch(
+    key: SigningKey,
+    signed_by: Author,
+    vault: VaultId,
+    seq: int,
+    previous: bytes,
+    shares: int,
+    removed: tuple[int, ...] = (),
+    epoch: int = 2,
+) -> bytes:
+    """A link that begins an epoch, with so many shares."""
+    lineages = tuple(map(Author, removed))
+    body = NewEpoch(lineages, epoch, bytes([epoch]) * 32, b"e" * 32, b"wrapped", bytes(32 * shares))
+    unsigned = encode_unsigned(LinkType.NEW_EPOCH, seq, vault, previous, signed_by, body)
+    return unsigned + key.sign(LINK_CONTEXT + unsigned).signature
+
+
+def leave(key: SigningKey, signed_by: Author, vault: VaultId, seq: int, previous: bytes) -> bytes:
+    """A link by which its signer leaves."""
+    unsigned = encode_unsigned(LinkType.LEAVE, seq, vault, previous, signed_by, Leave())
+    return unsigned + key.sign(LINK_CONTEXT + unsigned).signature
+
+
+def end(key: SigningKey, signed_by: Author, vault: VaultId, seq: int, previous: bytes) -> bytes:
+    """A link that deletes the vault."""
+    unsigned = encode_unsigned(LinkType.END, seq, vault, previous, signed_by, End())
+    return unsigned + key.sign(LINK_CONTEXT + unsigned).signature
+
+
+def move(key: SigningKey, signed_by: Author, vault: VaultId, seq: int, previous: bytes, origin: str) -> bytes:
+    """A link that moves a vault to another relay."""
+    unsigned = encode_unsigned(LinkType.MOVE, seq, vault, previous, signed_by, Move(origin))
     return unsigned + key.sign(LINK_CONTEXT + unsigned).signature
 
 

@@ -5,7 +5,19 @@ from typing import Any
 from hypothesis import strategies as st
 
 from sealwire_protocol.codec import layout_of
-from sealwire_protocol.fields import Enumerated, Field, Fixed, ListOf, Row, Sized, TermField, Text, Unsigned, Varint
+from sealwire_protocol.fields import (
+    Enumerated,
+    Field,
+    Fixed,
+    Later,
+    ListOf,
+    Row,
+    Sized,
+    TermField,
+    Text,
+    Unsigned,
+    Varint,
+)
 from sealwire_protocol.ids import Author, KeyId, Tag, Term
 from sealwire_protocol.messages import BY_TYPE, Message
 from sealwire_protocol.segment import FLAGS_KNOWN, Record
@@ -25,6 +37,8 @@ def value_of(field: Field) -> st.SearchStrategy[Any]:
             return st.binary(min_size=field.size, max_size=field.size)
         case Sized():
             return st.binary(max_size=min(field.most, BYTES_MAX))
+        case Later():
+            return value_of(field.field)
         case Text():
             return st.text(st.characters(codec="utf-8"), max_size=32)
         case Enumerated():

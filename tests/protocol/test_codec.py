@@ -13,7 +13,7 @@ from sealwire_protocol.codec import decode, encode
 from sealwire_protocol.errors import Action, CloseCode, DecodeError, FaultCode, LocalMisuse
 from sealwire_protocol.ids import Term
 from sealwire_protocol.limits import FRAME_BYTES_MAX, LINK_BYTES_MAX, SUBSCRIBE_STREAMS_MAX
-from sealwire_protocol.membership import decode_link, decode_links
+from sealwire_protocol.links import decode_link, decode_links
 from sealwire_protocol.messages import BY_TYPE, CRITICAL, NO_VAULT, Ack, Done, Fault, Hello, Message, Prove, Push
 from sealwire_protocol.segment import read_segment, survey
 from tests.protocol.examples import T1
@@ -92,7 +92,7 @@ def test_unknown_types_below_the_mark_are_ignored_and_above_it_refused() -> None
 
 def test_types_say_who_may_send_them() -> None:
     from_device = {byte for byte in BY_TYPE if byte < 0xC0}
-    assert all(byte >= CRITICAL for byte in BY_TYPE) and len(from_device) == 13
+    assert all(byte >= CRITICAL for byte in BY_TYPE) and len(from_device) == 14
 
 
 # --- limits

@@ -164,7 +164,7 @@ def test_refused_records_are_cut_out_and_the_others_follow_each_other() -> None:
     found = judged(held, good[0], *bad, good[1])
     assert (found.records, found.top) == (2, 9)
     assert found.body == encode_segment([good[0][1], good[1][1]])
-    assert found.holds == {tag(1): Current(6, B, False, 101), tag(3): Current(9, B, True, 102)}
+    assert found.holds == {tag(1): Current(6, B, False, 101, epoch=1), tag(3): Current(9, B, True, 102, epoch=1)}
     assert found.refused == {1: 9, 2: 0}
 
 
@@ -172,7 +172,7 @@ def test_what_is_accepted_whole_keeps_its_bytes() -> None:
     pairs = [(NOTHING, record(1, 5)), (NOTHING, record(2, 5)), (NOTHING, record(3, 6, B))]
     found = judged({tag(2): Current(5, A, False, 70)}, *pairs)
     assert found.body == encode_segment([record for _, record in pairs])
-    assert found.holds[tag(2)] == Current(5, A, False, 102), "an equal record is appended again"
+    assert found.holds[tag(2)] == Current(5, A, False, 102, epoch=1), "an equal record is appended again"
     assert (found.records, found.top, found.refused) == (3, 6, {})
 
 

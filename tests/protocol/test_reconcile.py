@@ -4,7 +4,6 @@ import io
 import os
 import random
 import tempfile
-import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
@@ -406,16 +405,6 @@ def test_a_build_that_fails_gives_its_files_back() -> None:
     with pytest.raises(OSError, match="no space"):
         gathering.build()
     assert [file.closed for file in files] == [True, True]
-
-
-def test_it_is_fast_enough_for_millions() -> None:
-    """Three microseconds of processor time for a record were measured: a million takes three seconds."""
-    segments = [encode_segment(record(n, 3) for n in range(first, first + 1_000)) for first in range(1, 50_000, 1_000)]
-    gathering, began = Gathering(), time.process_time()
-    for number, body in enumerate(segments):
-        gathering.add_segment(body, number * 1_000, number * 1_000 + 1_000)
-    assert gathering.build().count == 50_000
-    assert time.process_time() - began < 50_000 * 20e-6
 
 
 # --- relays that lie

@@ -13,7 +13,7 @@ from sealwire_protocol.limits import LOST_TERMS_MAX
 from sealwire_protocol.lines import LostTerm, decode_held, encode_held, is_of_one_line, line_of
 from sealwire_protocol.messages import StreamKind, StreamState
 from sealwire_protocol.refills import judge_returned, read_returned, survey_refill
-from sealwire_protocol.segment import TOMBSTONE, Record, encode_record, encode_segment
+from sealwire_protocol.segment import TOMBSTONE, Record, Survey, encode_record, encode_segment
 from tests.protocol.examples import T1, T2, stream_state
 
 T3, UNKNOWN, LATER = Term(3, b"\3" * 8), Term(2, b"\7" * 8), Term(9, b"\7" * 8)
@@ -98,8 +98,8 @@ def test_where_nothing_stands_it_is_appended_and_marked() -> None:
     judged = give_back((LOST, record(1)), (LOST, record(2, 7, flags=TOMBSTONE)))
     assert (judged.records, judged.top) == (2, 7)
     assert judged.holds == {
-        record(1).tag: Current(5, b"the salt", False, 51, (LOST,)),
-        record(2).tag: Current(7, b"the salt", True, 52, (LOST,)),
+        record(1).tag: Current(5, b"the salt", False, 51, (LOST,), 1),
+        record(2).tag: Current(7, b"the salt", True, 52, (LOST,), 1),
     }
 
 
@@ -248,7 +248,7 @@ def test_a_refill_may_mix_authors_and_epochs() -> None:
         record(2, 4, author=Author(300), epoch=2, key_id=KeyId(b"key2")),
         record(3, 6, author=Author(2)),
     ]
-    assert survey_refill(encode_segment(mixed)) == (3, 9, 4, 300, 2, b"key2")
+    assert survey_refill(encode_segment(mixed)) == Survey(3, 9, 4, 300, 2, b"key2", 0)
 
 
 @pytest.mark.parametrize(

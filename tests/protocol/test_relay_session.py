@@ -10,6 +10,7 @@ from sealwire_protocol.events import (
     Answer,
     Close,
     Do,
+    LinksReplaced,
     Lost,
     Noted,
     Opened,
@@ -39,9 +40,11 @@ from sealwire_protocol.limits import (
 )
 from sealwire_protocol.login import login_payload
 from sealwire_protocol.messages import (
+    ATOMIC,
     BY_TYPE,
     NO_REQUEST,
     REFILL,
+    RESEAL,
     Ack,
     Acked,
     CreateVault,
@@ -96,6 +99,7 @@ EVENTS: tuple[RelayEvent, ...] = (
     Refuse(FaultCode.INTERNAL, Action.RETRY, "why", request=1),
     PageRead(VAULT, STREAM, (), 0),
     TermChanged(T2),
+    LinksReplaced(VAULT),
 )
 
 
@@ -186,12 +190,20 @@ def test_ranges_that_are_none_and_those_of_the_membership_log_end_the_connection
         assert closed(receive(relay_in(S.READY), message)) is CloseCode.PROTOCOL_ERROR
 
 
-def test_a_refill_ends_a_conversation_of_a_version_that_has_none() -> None:
+@pytest.mark.parametrize("flags", [REFILL, RESEAL])
+def test_a_refill_or_reseal_ends_a_conversation_of_a_version_that_has_none(flags: int) -> None:
     for version, refused in ((1, True), (2, False)):
         session = relay_in(S.READY, version=version)
         subscribe(session, stream_state())
-        effects = receive(session, replace(push(1), flags=REFILL))
+        effects = receive(session, replace(push(1), flags=flags))
         assert isinstance(effects[0], Close) == refused
+
+
+@pytest.mark.parametrize("flags", [RESEAL | ATOMIC, RESEAL | REFILL, 8])
+def test_flags_of_a_push_that_mean_nothing_together_end_the_conversation(flags: int) -> None:
+    session = relay_in(S.READY)
+    subscribe(session, stream_state())
+    assert closed(receive(session, replace(push(1), flags=flags))) is CloseCode.PROTOCOL_ERROR
 
 
 @pytest.mark.parametrize("answer", (full_message(Ranges), full_message(Records)))
@@ -409,6 +421,25 @@ def test_an_answer_read_before_the_term_changed_is_followed_by_the_fault() -> No
     effects = session.handle(Answer(subscribed(stream_state(), term=T1)))
     assert [f.code for f in sent(effects, Fault)] == [FaultCode.TERM_CHANGED]
     assert [f.code for f in sent(receive(session, push(1)), Fault)] == [FaultCode.NOT_SUBSCRIBED]
+
+
+# --- the end of a membership log is replaced (R15)
+
+
+def test_r15_who_listens_to_a_membership_log_whose_end_was_replaced_subscribes_again() -> None:
+    session = ready(stream_state(MEMBERSHIP))
+    assert session.handle(LinksReplaced(ELSEWHERE)) == []
+    [fault] = sent(session.handle(LinksReplaced(VAULT)), Fault)
+    assert (fault.code, fault.action, fault.vault) == (FaultCode.TERM_CHANGED, Action.RESUBSCRIBE, VAULT)
+    assert (VAULT, MEMBERSHIP) not in session.listeners, "nothing is sent from where it stands in the former log"
+    assert session.handle(LinksReplaced(VAULT)) == [], "it has been told"
+
+
+def test_r15_a_subscribe_that_waits_is_answered_from_the_log_that_stands_since() -> None:
+    session = relay_in(S.READY)
+    receive(session, Subscribe(VAULT, (wanted(MEMBERSHIP),)))
+    assert session.handle(LinksReplaced(VAULT)) == []
+    assert (VAULT, MEMBERSHIP) in session.listeners
 
 
 # --- requests

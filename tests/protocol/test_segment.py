@@ -10,9 +10,11 @@ from sealwire_protocol.limits import PLAINTEXT_BYTES_MAX, RECORD_BYTES_MAX, VERS
 from sealwire_protocol.segment import (
     OVERHEAD_BYTES_MIN,
     RANK_BYTES,
+    TOMBSTONE,
     Placed,
     Rank,
     Record,
+    Survey,
     decode_varint,
     encode_record,
     encode_segment,
@@ -149,7 +151,10 @@ def test_a_segment_that_holds_a_record_past_its_end_is_refused(skip: int) -> Non
 
 def test_a_survey_tells_what_the_relay_must_know() -> None:
     found = survey(encode_segment([record(5), record(9), record(7)]))
-    assert found == (3, 9, 5, 1, 1, b"kkkk")
+    assert found == Survey(3, 9, 5, 1, 1, b"kkkk", 0)
+    gone = [record(version)._replace(flags=TOMBSTONE) for version in (1, 2)]
+    assert survey(encode_segment(gone)).flags == TOMBSTONE
+    assert survey(encode_segment([*gone, record(3)])).flags == 0
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ from sealwire_protocol.conditions import Current
 from sealwire_protocol.ids import Author, KeyId, StreamId, Tag, Term
 from sealwire_protocol.messages import StreamKind
 from sealwire_protocol.segment import MAC_BYTES, SALT_BYTES, TOMBSTONE, UNIT_BYTES, Record, encode_segment, read_segment
-from sealwire_relay.store.interface import Dirty, Page, Store, StoredSegment, StreamWrite
+from sealwire_relay.store.cleaning import Dirty
+from sealwire_relay.store.interface import Page, Store, StreamWrite
+from sealwire_relay.store.segments import StoredSegment
 from tests.relay.store.places import Vault, make_vault, whole, write
 
 KEY_ID = KeyId(b"\x01\x02\x03\x04")

@@ -1,7 +1,5 @@
 """What devices acknowledge reaches the store: behind, the last word only, and within bounds."""
 
-import asyncio
-
 import pytest
 
 from sealwire_protocol.ids import MEMBERSHIP, START, DeviceKey, Position, StreamId, VaultId
@@ -9,13 +7,14 @@ from sealwire_protocol.messages import Ack, Acked, Fault
 from sealwire_relay import acks as module
 from sealwire_relay.acks import Acks
 from sealwire_relay.metrics import Metrics
-from sealwire_relay.store.interface import Reader, StoreDownError
+from sealwire_relay.store.cleaning import Reader
+from sealwire_relay.store.interface import StoreDownError
 from sealwire_relay.store.memory import MemoryStore
 from tests.relay.logs import Log, make_log, record
 from tests.support.aio import asyncio_test
 from tests.support.device import Device, Identity, group, stream_id
 from tests.support.device import record as made
-from tests.support.relay import Mishap, TroubledStore, memory_store, running, turns_until
+from tests.support.relay import Mishap, TroubledStore, memory_store, running, turns, turns_until
 
 TODOS = stream_id(1)
 DOWN = StoreDownError("The database cannot be reached now.")
@@ -113,7 +112,7 @@ async def test_it_is_written_again_and_again_whatever_the_store_does(monkeypatch
     acks.start()
     position = said(acks, log, log.vault.admin, 1)
     await turns_until(lambda: troubled.calls.count("acked") == 3)
-    await asyncio.sleep(0)
+    await turns(1)
     assert [reader.position for reader in await readers(store)] == [position]
     await acks.stop()
 

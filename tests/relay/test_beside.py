@@ -22,7 +22,8 @@ from sealwire_relay.purging import Forgotten
 from sealwire_relay.settings import Settings
 from tests.support.aio import asyncio_test
 from tests.support.device import Device, Identity, group, record, stream_id
-from tests.support.program import POLL_S, WAIT_S_MAX, Program, answer, relay
+from tests.support.polling import looked_until
+from tests.support.program import WAIT_S_MAX, Program, answer, relay
 
 ANNA = Identity(1)
 LISTED = stream_id(1)
@@ -55,14 +56,12 @@ def lives(pid: int) -> bool:
 
 async def until(holds: Callable[[], bool]) -> None:
     """Wait until something holds that other processes bring about and do not announce."""
-    async with asyncio.timeout(WAIT_S_MAX):
-        while not holds():  # noqa: ASYNC110 - another process sets no event here
-            await asyncio.sleep(POLL_S)
+    assert await asyncio.to_thread(looked_until, holds, WAIT_S_MAX), "it did not come about"
 
 
 def counted(control: str, name: str) -> float:
     """The value of one of a relay's metrics."""
-    with urllib.request.urlopen(f"{control}/metrics", timeout=5) as response:
+    with urllib.request.urlopen(f"{control}/metrics", timeout=WAIT_S_MAX) as response:
         lines = response.read().decode().splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith(f"sealwire_{name}"))
 

@@ -11,7 +11,8 @@ from sealwire_relay import cleaner as module
 from sealwire_relay.cleaner import Cleaned, Cleaner, Looked, Worth, by_share
 from sealwire_relay.compaction import Survivors
 from sealwire_relay.pace import Pace
-from sealwire_relay.store.interface import Dirty, StoreDownError
+from sealwire_relay.store.cleaning import Dirty
+from sealwire_relay.store.interface import StoreDownError
 from tests.relay.logs import Log, by_chance, make_log, record
 from tests.relay.store.places import make_vault, stream_write, write
 from tests.support.aio import asyncio_test

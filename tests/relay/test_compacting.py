@@ -10,10 +10,10 @@ import pytest
 
 from sealwire_relay import compacting
 from sealwire_relay.ending import ExitCode, RelayError
-from sealwire_relay.store.interface import StoredSegment
 from sealwire_relay.store.migrate import Phase, migrate
 from sealwire_relay.store.postgres import PostgresStore
 from sealwire_relay.store.repack import repacking
+from sealwire_relay.store.segments import StoredSegment
 from tests.relay.logs import make_log, record
 from tests.relay.test_beside import ANNA, ENTRIES, LISTED, VERSIONS, push_versions
 from tests.support.aio import asyncio_test

@@ -9,7 +9,7 @@ from sealwire_protocol.errors import DecodeError
 from sealwire_protocol.ids import Author, KeyId, Tag
 from sealwire_protocol.segment import TOMBSTONE, Placed, Record, encode_record, encode_segment, read_segment
 from sealwire_relay.compaction import JOINED_BYTES_MAX, JOINED_MIN, Buried, Survivors, Swap, swaps
-from sealwire_relay.store.interface import StoredSegment
+from sealwire_relay.store.segments import StoredSegment
 
 Log = list[StoredSegment]
 

@@ -2,9 +2,13 @@
 
 import asyncio
 import contextlib
+import socket
 
 import pytest
 from websockets.exceptions import ConnectionClosed
+from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
 
 from sealwire_protocol import codec
 from sealwire_protocol.errors import CloseCode
@@ -25,9 +29,10 @@ from sealwire_protocol.messages import (
 )
 from sealwire_protocol.segment import encode_segment
 from sealwire_relay.connection import LOGIN_BYTES_MAX, REQUEST_BYTES_MAX, TURN_BYTES_MAX, Connection
+from sealwire_relay.handshakes import site_of
 from tests.support.aio import asyncio_test
 from tests.support.device import Device, Identity, group, record, stream_id
-from tests.support.relay import Mishap, TroubledStore, memory_store, running, turns_until
+from tests.support.relay import Mishap, TroubledStore, memory_store, running, turns, turns_until
 from tests.support.stranger import BINARY, CLOSE, CONT, PING, PONG, REQUEST, TEXT, Stranger, frame
 
 ANNA, BERT = Identity(1), Identity(2)
@@ -94,7 +99,7 @@ async def test_a_request_that_comes_byte_by_byte_is_understood() -> None:
     async with running() as relay, await Stranger.dial(relay.port) as stranger:
         for byte in REQUEST + b"\r\n":
             stranger.send(bytes((byte,)))
-            await asyncio.sleep(0)
+            await turns(1)
         assert (await stranger.response()).startswith(b"HTTP/1.1 101")
 
 
@@ -107,10 +112,22 @@ async def test_a_greeting_in_the_packet_of_the_request_is_heard() -> None:
         assert isinstance(codec.decode(data), Challenge)
 
 
+def answer_of_one_that_compresses(request: bytes) -> bytes:
+    """What a server that likes to compress answers a request."""
+    server = ServerProtocol(extensions=[ServerPerMessageDeflateFactory()])
+    server.receive_data(request)
+    [event] = server.events_received()
+    assert isinstance(event, Request)
+    server.send_response(server.accept(event))
+    return b"".join(server.data_to_send())
+
+
 @asyncio_test
 async def test_s20_permessage_deflate_is_not_negotiated() -> None:
+    offer = REQUEST + b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n"
+    assert b"permessage-deflate" in answer_of_one_that_compresses(offer)
     async with running() as relay, await Stranger.dial(relay.port) as stranger:
-        stranger.send(REQUEST + b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n")
+        stranger.send(offer)
         response = await stranger.response()
         assert response.startswith(b"HTTP/1.1 101")
         assert b"extensions" not in response.lower()
@@ -177,8 +194,7 @@ async def test_s17_a_message_over_the_limit_is_refused_by_its_header_and_the_rea
         stranger.deafen()
         stranger.send(frame(BINARY, bytes(3_000_000)))
         await turns_until(lambda: connection._closing)
-        for _ in range(100):
-            await asyncio.sleep(0)
+        await turns(100)
         stranger.deafen(False)
         assert await stranger.closed() == CloseCode.TOO_LARGE
         await bert.create_vault()
@@ -274,19 +290,59 @@ async def test_s16_sockets_that_never_log_in_are_capped_ended_in_time_and_cost_n
         for stranger in shaken:
             assert await stranger.closed() == CloseCode.TOO_SLOW
         await turns_until(lambda: relay.plane.connections == 0)
-        assert store.calls == ["open_term"]
+        assert [call for call in store.calls if call != "clear"] == ["open_term"], "which the relay does by itself"
         for stranger in silent + shaken:
             await stranger.__aexit__()
 
 
 @asyncio_test
 async def test_s16_strangers_that_dawdle_make_place_for_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sealwire_relay.gateway.HANDSHAKE_GRACE_SECONDS", 0.0)
+    monkeypatch.setattr("sealwire_relay.handshakes.GRACE_SECONDS", 0.0)
     async with running(handshakes_max=2) as relay:
         async with await Stranger.upgraded(relay.port) as oldest, await Stranger.upgraded(relay.port):
             async with await Device.open(relay.port, ANNA) as anna:
                 await anna.create_vault()
                 assert await oldest.closed() == CloseCode.OVERLOADED
+
+
+@asyncio_test
+async def test_s16_one_address_cannot_take_the_place_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sealwire_relay.handshakes.is_loopback", lambda _: False)
+    async with running(handshakes_max=6, handshakes_per_address_max=2) as relay:
+        silent = [await Stranger.dial(relay.port, "127.0.0.2") for _ in range(2)]
+        for _ in range(3):
+            async with await Stranger.dial(relay.port, "127.0.0.2") as refused:
+                assert await refused.rest() == b""
+        assert (relay.plane.connections, relay.counted("closes_total", code="refused")) == (2, 3)
+        async with await Device.open(relay.port, ANNA) as anna:
+            await anna.create_vault()
+            monkeypatch.setattr("sealwire_relay.handshakes.GRACE_SECONDS", 0.0)
+            async with await Stranger.upgraded(relay.port) as other, await Stranger.dial(relay.port, "127.0.0.2"):
+                assert await silent[0].rest() == b"", "of its own address the one that dawdles makes place"
+                await turns_until(lambda: relay.plane.connections == 4)
+                other.send(frame(BINARY, HELLO))
+                await other.receive()
+        for stranger in silent:
+            await stranger.__aexit__()
+
+
+@pytest.mark.parametrize(
+    ("address", "site"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8::1:2:3:4", "2001:db8::/64"),
+        ("2001:db8:0:0:ffff::1", "2001:db8::/64"),
+        ("2001:db8:0:1::1", "2001:db8:0:1::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("127.0.0.1", ""),
+        ("::1", ""),
+        ("", ""),
+        ("a socket", "a socket"),
+    ],
+)
+def test_addresses_are_counted_by_what_one_person_has_of_them(address: str, site: str) -> None:
+    assert site_of(address) == site
 
 
 @asyncio_test
@@ -303,10 +359,10 @@ async def test_connections_are_capped_and_a_place_that_is_given_up_is_free() -> 
 
 @asyncio_test
 async def test_the_setting_for_the_login_counts_from_accepting_the_socket() -> None:
-    async with running(login_seconds=2.0) as relay, await Stranger.upgraded(relay.port) as stranger:
+    async with running(login_seconds=8.0) as relay, await Stranger.upgraded(relay.port) as stranger:
         stranger.send(frame(BINARY, HELLO))
         await stranger.receive()
-        relay.pass_time(2.0)
+        relay.pass_time(8.0)
         assert await stranger.closed() == CloseCode.TOO_SLOW
 
 
@@ -348,11 +404,16 @@ async def test_s18_a_subscriber_that_never_reads_is_sent_its_credit_and_cut_off(
         async with await logged_in(relay.port, BERT) as deaf:
             deaf.deafen()
             deaf.send(frame(BINARY, codec.encode(Subscribe(vault, (Wanted(TODOS, START, START),)))))
+            (connection,) = [each for each in relay.plane._gateway._connections if each.device == BERT.key]
+            transport = connection._transport
+            assert transport is not None
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+            unsent = []
             for batch in range(1, 61):
                 await anna.push(vault, batch, group(TODOS, record(units=4000)))
-                for connection in relay.plane._gateway._connections:
-                    assert connection._transport is not None
-                    assert connection._transport.get_write_buffer_size() <= 2_097_152 + 200
+                unsent.append(transport.get_write_buffer_size())
+            assert 1_048_576 < max(unsent) <= 2_097_152 + 200
+            assert unsent[-1] == unsent[-10], "it is sent no more"
             assert relay.plane.connections == 2
             relay.pass_time(26.0)
             relay.pass_time(80.0)

@@ -94,6 +94,19 @@ async def test_it_leaves_signals_alone_and_frees_its_port() -> None:
 
 
 @asyncio_test
+async def test_a_device_that_dials_it_by_mistake_gets_no_socket_and_fills_no_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = ControlServer(control_app(Metrics(), list), "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", await server.start())
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close, Upgrade\r\nUpgrade: websocket\r\n\r\n")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 404")
+    writer.close()
+    await server.stop()
+    assert [record for record in caplog.records if record.name.startswith("uvicorn")] == []
+
+
+@asyncio_test
 async def test_who_keeps_a_connection_open_does_not_keep_the_relay_from_stopping() -> None:
     server = ControlServer(control_app(Metrics(), list), "127.0.0.1", 0)
     _, writer = await asyncio.open_connection("127.0.0.1", await server.start())

@@ -10,26 +10,31 @@ import pytest
 
 from sealwire_protocol.errors import Action, FaultCode, Outcome
 from sealwire_protocol.ids import MEMBERSHIP, START, Author, KeyId, MailboxId, Position, Term, VaultId
-from sealwire_protocol.membership import Role, decode_links
+from sealwire_protocol.links import Role, decode_links, encode_links
 from sealwire_protocol.messages import (
+    NO_VAULT,
     Appended,
     AppendLink,
     CreateStream,
     CreateVault,
     Done,
     Fault,
+    Fetch,
     Group,
     Message,
+    OfferLinks,
     OpenMailbox,
     Push,
     Pushed,
+    Reconcile,
     StreamKind,
     Subscribe,
     Subscribed,
     Wanted,
 )
+from sealwire_protocol.reconcile import ROOT
 from sealwire_relay.metrics import Metrics
-from sealwire_relay.store.memory import MemoryDatabase
+from sealwire_relay.store.kept import MemoryDatabase
 from sealwire_relay.terms import Terms
 from tests.support.aio import asyncio_test
 from tests.support.device import Device, Identity, add_link, genesis, group, record, replace_link, stream_id
@@ -148,10 +153,22 @@ async def test_a_gap_in_the_numbers_is_refused_within_a_term_and_legal_in_the_ne
         assert (await anna.push(vault, 2, group(TODOS, record()))).outcome is Outcome.STALE_NUMBER
 
 
+@asyncio_test
+async def test_r06_what_is_sealed_as_another_member_is_refused_and_uses_up_no_number() -> None:
+    async with running() as relay:
+        anna, bert, vault = await shared_vault(relay)
+        async with anna, bert:
+            await bert.subscribe(vault, TODOS)
+            await bert.send(Push(vault, bert.term(vault), 1, 0, (group(TODOS, record(author=1)),)))
+            fault = await bert.until(Fault)
+            assert (fault.code, fault.action, fault.vault) == (FaultCode.TERM_CHANGED, Action.RESUBSCRIBE, vault)
+            await bert.subscribe(vault, TODOS)
+            assert (await bert.push(vault, 1, group(TODOS, record(author=2)))).outcome is Outcome.DONE
+
+
 @pytest.mark.parametrize(
     ("spoilt", "outcome"),
     [
-        (group(TODOS, record(author=1)), Outcome.MALFORMED),
         (group(TODOS, record(author=2, version=2**32 + 1)), Outcome.MALFORMED),
         (group(TODOS, record(author=2)._replace(epoch=2)), Outcome.EPOCH_STALE),
         (group(TODOS, record(author=2)._replace(key_id=KeyId(b"else"))), Outcome.EPOCH_STALE),
@@ -160,7 +177,7 @@ async def test_a_gap_in_the_numbers_is_refused_within_a_term_and_legal_in_the_ne
         (group(MEMBERSHIP, record(author=2)), Outcome.MALFORMED),
         (group(TODOS, record(author=2))._replace(conditions=b"x"), Outcome.MALFORMED),
     ],
-    ids=["author", "version-step", "epoch", "key", "version-0", "no-stream", "stream-0", "conditions"],
+    ids=["version-step", "epoch", "key", "version-0", "no-stream", "stream-0", "conditions"],
 )
 def test_a_push_that_breaks_a_rule_uses_up_its_number_and_stores_nothing(spoilt: Group, outcome: Outcome) -> None:
     @asyncio_test
@@ -200,28 +217,41 @@ async def test_s15_a_vault_of_others_and_a_vault_that_does_not_exist_get_the_sam
     async with running() as relay:
         anna, bert, vault = await shared_vault(relay)
         async with anna, bert, await Device.open(relay.port, CARL) as carl:
-            term = (await anna.subscribe(vault, TODOS)).term
-            heard = [await everything_that_a_stranger_hears(carl, v, term) for v in (vault, VaultId(bytes(15) + b"x"))]
+            await carl.create_vault()
+            told = await anna.subscribe(vault, TODOS)
+            await anna.push(vault, 1, group(TODOS, record()))
+            assert {state.kind for state in told.streams} == {StreamKind.OPEN}, "it is there, for its members"
+            heard = [
+                await everything_that_a_stranger_hears(carl, each, told.term)
+                for each in (vault, VaultId(bytes(15) + b"x"))
+            ]
             assert heard[0] == heard[1]
-            assert "NO_SUCH_VAULT" in heard[0][0]
+            assert len(heard[0]) == 9
+            told_of_none = {FaultCode.NO_SUCH_VAULT, FaultCode.NOT_SUBSCRIBED, FaultCode.NO_SUCH_MAILBOX}
+            assert {fault.code for fault in heard[0]} == told_of_none
 
 
-async def everything_that_a_stranger_hears(device: Device, vault: VaultId, term: Term) -> list[str]:
+async def everything_that_a_stranger_hears(device: Device, vault: VaultId, term: Term) -> list[Fault]:
     """What a device that is no member is told of a vault, without the vault's id and the request's number."""
-    await device.subscribe_raw(vault, TODOS)
+    await device.subscribe_raw(vault, MEMBERSHIP, TODOS)
     heard = [await device.until(Fault)]
     await device.send(Push(vault, term, 1, 0, (group(TODOS, record()),)))
     heard.append(await device.until(Fault))
+    pin, log = Position(term, 1), [genesis(ANNA)]
     asks: tuple[Callable[[int], Message], ...] = (
+        lambda n: Reconcile(n, vault, TODOS, START, (ROOT,)),
+        lambda n: Reconcile(n, vault, TODOS, pin, (ROOT,)),
+        lambda n: Fetch(n, vault, TODOS, pin, (1,)),
         lambda n: CreateStream(n, vault, TODOS, StreamKind.OPEN),
         lambda n: OpenMailbox(n, vault, MailboxId(bytes(16)), 60),
-        lambda n: AppendLink(n, vault, add_link(ANNA, [genesis(ANNA)], CARL)),
+        lambda n: AppendLink(n, vault, add_link(ANNA, log, CARL)),
+        lambda n: OfferLinks(n, vault, 1, encode_links([add_link(CARL, log, CARL)])),
     )
     for make in asks:
         answer = await device.request(make)
         assert isinstance(answer, Fault)
-        heard.append(replace(answer, request=0))
-    return [repr(fault).replace(repr(vault), "the vault") for fault in heard]
+        heard.append(answer)
+    return [replace(fault, request=0, vault=NO_VAULT) for fault in heard]
 
 
 @asyncio_test
@@ -406,9 +436,9 @@ async def test_done_means_durable() -> None:
     store = await memory_store()
     async with running(store) as relay, await Device.open(relay.port, ANNA) as anna:
         vault, log = await anna.create_vault()
-        assert await store.links(vault) == tuple(log)
+        assert (await store.links(vault)).links == tuple(log)
         assert await anna.add(log, BERT) == Author(2)
-        assert await store.links(vault) == tuple(log)
+        assert (await store.links(vault)).links == tuple(log)
         answer = await anna.request(lambda n: CreateStream(n, vault, TODOS, StreamKind.OPEN))
         assert isinstance(answer, Done)
 
@@ -429,7 +459,7 @@ async def test_a_replaced_device_reads_and_hears_old_verdicts_and_its_new_key_wr
             author = await bert.replace(log, 2, CARL)
             await anna.when(lambda: sum(d.stream == MEMBERSHIP for d in anna.delivered) >= 2)
             assert await bert.push(vault, 1, sent) == first
-            for batch, records in ((1, record(author=2)), (2, record(author=2)), (7, record(author=author))):
+            for batch, records in ((1, record(author=2)), (2, record(author=2)), (7, record(author=2))):
                 told = await bert.push(vault, batch, group(TODOS, records))
                 assert (told.outcome, told.appended) == (Outcome.CLONED, ())
             await carl.subscribe(vault, TODOS)

@@ -11,10 +11,11 @@ from sealwire_protocol.limits import CREDIT_BYTES_MIN, DELIVER_HEAD_BYTES_MAX, S
 from sealwire_protocol.messages import Ack, Deliver
 from sealwire_protocol.segment import encode_segment
 from sealwire_relay.fanout import deliver_frames
-from sealwire_relay.store.interface import Page, StoreDownError, StoredSegment, StoreError
+from sealwire_relay.store.interface import Page, StoreDownError, StoreError
+from sealwire_relay.store.segments import StoredSegment
 from tests.support.aio import asyncio_test
 from tests.support.device import Device, Identity, group, record, stream_id
-from tests.support.relay import Mishap, Relay, TroubledStore, memory_store, running, turns_until
+from tests.support.relay import Mishap, Relay, TroubledStore, memory_store, running, turns, turns_until
 
 ANNA, BERT = Identity(1), Identity(2)
 TODOS, NOTES = stream_id(1), stream_id(2)
@@ -160,12 +161,10 @@ def test_pushes_during_catching_up_are_delivered_once_and_in_order(seed: int) ->
                 async def push_all() -> None:
                     for batch in range(6, 31):
                         await anna.push(vault, batch, group(TODOS, *[record()] * chance.randint(1, 3)))
-                        for _ in range(chance.randrange(10)):
-                            await asyncio.sleep(0)
+                        await turns(chance.randrange(10))
 
                 async def listen(device: Device) -> None:
-                    for _ in range(chance.randrange(60)):
-                        await asyncio.sleep(0)
+                    await turns(chance.randrange(60))
                     await device.subscribe(vault, TODOS)
                     if chance.random() < 0.5:
                         # Again, from where it stands, in the middle of it.

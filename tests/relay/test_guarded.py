@@ -13,7 +13,7 @@ from sealwire_protocol.ids import Author, VaultId
 from sealwire_protocol.messages import ATOMIC, Appended, Group, Push, Pushed, Refused, StreamKind
 from sealwire_protocol.segment import TOMBSTONE, Record, encode_record
 from sealwire_relay.store.interface import OutcomeUnknownError, StoreDownError
-from sealwire_relay.store.memory import MemoryDatabase
+from sealwire_relay.store.kept import MemoryDatabase
 from sealwire_relay.view import LIGHT_BYTES_MAX
 from sealwire_relay.winners import SEGMENTS_MAX
 from tests.support.aio import asyncio_test

@@ -10,16 +10,10 @@ from sealwire_protocol.events import Listen
 from sealwire_protocol.ids import START, VaultId
 from sealwire_protocol.messages import Fault, Group, Push, Pushed, Subscribed, Wanted
 from sealwire_protocol.segment import read_segment
-from sealwire_relay.store.interface import (
-    DiskFullError,
-    OutcomeUnknownError,
-    Purge,
-    Store,
-    StoreDownError,
-    StoredSegment,
-    StoreError,
-)
-from sealwire_relay.store.memory import MemoryDatabase
+from sealwire_relay.store.cleaning import Purge
+from sealwire_relay.store.interface import DiskFullError, OutcomeUnknownError, Store, StoreDownError, StoreError
+from sealwire_relay.store.kept import MemoryDatabase
+from sealwire_relay.store.segments import StoredSegment
 from tests.support.aio import asyncio_test
 from tests.support.device import Device, Identity, group, record, stream_id
 from tests.support.relay import Mishap, Relay, TroubledStore, memory_store, running, turns_until

@@ -9,7 +9,7 @@ from sealwire_protocol.ids import Position, Term
 from sealwire_protocol.messages import REFILL, StreamKind
 from sealwire_relay import losses
 from sealwire_relay.store.interface import StoreDownError
-from sealwire_relay.store.memory import MemoryDatabase
+from sealwire_relay.store.kept import MemoryDatabase
 from tests.support.aio import asyncio_test
 from tests.support.device import Device, Identity, guarded, record, returned, stream_id
 from tests.support.relay import Mishap, TroubledStore, memory_store, running

@@ -12,10 +12,11 @@ from sealwire_relay import purging as module
 from sealwire_relay.cleaner import Cleaner
 from sealwire_relay.purging import ATTEMPTS_MAX, Forgotten, Purger
 from sealwire_relay.retention import Retention
-from sealwire_relay.store.interface import AckedPosition, Mark, Store, StoreDownError
+from sealwire_relay.store.cleaning import AckedPosition, Mark
+from sealwire_relay.store.interface import Store, StoreDownError
 from tests.relay.logs import Log, deleted_by_chance, make_log, record
 from tests.support.aio import asyncio_test
-from tests.support.relay import Mishap, TroubledStore, memory_store
+from tests.support.relay import Mishap, TroubledStore, memory_store, turns
 
 AT_ONCE = Retention(0, 1_000)
 """Whatever is compacted may go, as soon as devices know it."""
@@ -273,8 +274,7 @@ async def test_purgers_and_cleaners_at_once_while_devices_push_bring_nothing_bac
         for _ in range(20):
             purged = (await log.page()).purged
             await log.append(*deleted_by_chance(random, groups=2, above=purged))
-            for _ in range(random.randrange(60)):
-                await asyncio.sleep(0)
+            await turns(random.randrange(60))
 
     async def look(own: Store) -> None:
         for _ in range(8):

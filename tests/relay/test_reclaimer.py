@@ -9,7 +9,8 @@ from sealwire_relay import reclaimer as module
 from sealwire_relay.cleaner import Cleaner
 from sealwire_relay.pace import Pace
 from sealwire_relay.reclaimer import LARGE_BYTES, RECLAIM_BYTES_MIN, Reclaimer
-from sealwire_relay.store.interface import Room, Store, StoreDownError
+from sealwire_relay.store.cleaning import Room
+from sealwire_relay.store.interface import Store, StoreDownError
 from tests.relay.logs import Log, make_log, record
 from tests.support.aio import asyncio_test
 from tests.support.relay import memory_store

@@ -15,8 +15,9 @@ from sealwire_protocol.messages import Branch, Fault, Fetch, Prefix, Reconcile, 
 from sealwire_protocol.reconcile import ROOT
 from sealwire_protocol.segment import TOMBSTONE, Record, encode_record, encode_segment, encode_varint
 from sealwire_relay import reconciler, trees
-from sealwire_relay.store.interface import StoreDownError, StoredSegment
-from sealwire_relay.store.memory import MemoryDatabase
+from sealwire_relay.store.interface import StoreDownError
+from sealwire_relay.store.kept import MemoryDatabase
+from sealwire_relay.store.segments import StoredSegment
 from tests.relay.comparing import compare, fetch, fetch_all, ranges, refused, tree_of
 from tests.support.aio import asyncio_test
 from tests.support.device import Device, Identity, group, record, stream_id
@@ -126,7 +127,7 @@ async def test_a_stream_without_records_and_one_that_is_absent_hold_nothing() ->
 
 
 @asyncio_test
-async def test_s03_strangers_and_the_membership_log() -> None:
+async def test_s15_strangers_are_told_of_no_vault_and_the_membership_log_is_not_compared() -> None:
     async with vault() as place, await Device.open(place.relay.port, BERT) as bert:
         await place.push(record())
         pin = (await ranges(place.anna, place.id, NOTES)).pin
@@ -334,7 +335,7 @@ async def test_a_stream_that_is_written_under_another_term_meanwhile_is_scanned_
             log = place.log
             del log.segments[1:], log.lasts[1:]
             log.head = 1
-            log.append(term, [StoredSegment(1, 2, encode_segment([record(tag=9)]))])
+            log.append(term, [StoredSegment(1, 2, encode_segment([record(tag=9)]))], 0.0)
 
         place.store.expect("read", Mishap(made=True, after=restore))
         told = await ranges(place.anna, place.id, NOTES)

@@ -3,10 +3,11 @@
 import pytest
 
 from sealwire_protocol.ids import START, Author, DeviceKey, Position, StreamId, Term, TermStart, VaultId
-from sealwire_protocol.membership import Role
+from sealwire_protocol.links import Role
 from sealwire_protocol.messages import StreamKind
+from sealwire_relay.holding import held
 from sealwire_relay.retention import MARKS_EACH, Heard, Retention, active, marked, may_go, older_than
-from sealwire_relay.store.interface import Mark, Reader, Tombstones
+from sealwire_relay.store.cleaning import Mark, Reader, Tombstones
 
 DAY = 86_400
 KEPT = Retention(30 * DAY, 90 * DAY)
@@ -59,6 +60,19 @@ MARKS = at(20, 100), at(50, 80), at(70, 31), at(95, 29)
 )
 def test_what_is_old_and_known_may_go(readers: tuple[Reader, ...], upto: int) -> None:
     assert may_go(tombstones(*readers, marks=MARKS), KEPT) == upto
+
+
+@pytest.mark.parametrize(("days", "upto"), [(1, 20), (89, 20), (91, 70)])
+def test_in_a_vault_that_was_moved_here_within_the_cutoff_only_the_cutoff_counts(days: float, upto: int) -> None:
+    """A device that was left behind has not been seen here, and may come yet with what is deleted (R18)."""
+    found = tombstones(reader(100), marks=MARKS)._replace(arrived=NOW - days * DAY)
+    assert may_go(found, KEPT) == upto
+
+
+def test_who_looks_is_told_that_devices_left_behind_are_waited_for() -> None:
+    found = tombstones(reader(100), marks=MARKS)._replace(arrived=NOW - DAY, oldest=30)
+    assert "the vault was moved here" in held(found, KEPT).why
+    assert "the vault was moved here" not in held(found._replace(arrived=NOW - 91 * DAY), KEPT).why
 
 
 def test_nothing_that_is_not_compacted_may_go() -> None:

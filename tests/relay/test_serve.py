@@ -50,6 +50,7 @@ class FakeDatabase:
 
     def __init__(self) -> None:
         self.store = FlakyStore()
+        self.seen: Exception | None = None
         self.failure: Exception | None = None
         self.lost = asyncio.Event()
         self.may_start = asyncio.Event()
@@ -59,6 +60,11 @@ class FakeDatabase:
         self.changed: Changed | None = None
         self.trouble: str | None = None
         self.address = ""
+
+    def look(self) -> None:
+        """As a test says."""
+        if self.seen is not None:
+            raise self.seen
 
     async def start(self, changed: Changed) -> Store:
         """When the test lets it."""
@@ -173,6 +179,18 @@ async def test_a_port_that_is_taken_is_found_before_the_database_is_touched() ->
                 await run(settings, database, lambda ready: None)
             assert caught.value.code is ExitCode.IN_USE
             assert database.changed is None
+
+
+@asyncio_test
+async def test_a_relay_that_runs_in_the_folder_is_named_before_the_ports_that_it_has() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        database = FakeDatabase()
+        database.seen = AlreadyRunningError("The folder is in use by the relay with process id 7; stop it.", 7)
+        with pytest.raises(RelayError, match="process id 7") as caught:
+            await run(Settings(port=port, control_port=port), database, lambda ready: None)
+        assert caught.value.code is ExitCode.IN_USE
+        assert database.changed is None
 
 
 @asyncio_test

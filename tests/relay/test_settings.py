@@ -145,9 +145,40 @@ def test_the_page_states_the_defaults() -> None:
     )
     stated = {(flag, variable): default.strip().strip("`").replace(",", "") for flag, variable, default in rows}
     shown = {field.name: field.default for field, _ in fields()}
-    for empty in ("origins", "database_url", "folder"):
+    for empty in ("origins", "registration_keys", "database_url", "folder"):
         del shown[empty]
     for name, default in shown.items():
         text = f"{default:g}" if isinstance(default, float) else str(default)
         assert stated[option(name), f"SEALWIRE_{name.upper()}"] == text
-    assert len(stated) == len(shown) + 3
+    assert len(stated) == len(shown) + 4
+
+
+# --- registration
+
+
+KEY = "A" * 43 + "="
+
+
+def test_trusted_keys_come_from_options_variables_and_files(tmp_path: Path) -> None:
+    other = "B" * 43 + "="
+    file = tmp_path / "keys"
+    file.write_text(f"{KEY}\n{other}\n")
+    told = [
+        load({}, {"registration": "token", "registration_keys": f"{KEY},{other}"}),
+        load({"SEALWIRE_REGISTRATION": "token", "SEALWIRE_REGISTRATION_KEYS": f"{KEY} {other}"}, {}),
+        load({"SEALWIRE_REGISTRATION": "token", "SEALWIRE_REGISTRATION_KEYS_FILE": str(file)}, {}),
+    ]
+    assert all(each == told[0] for each in told)
+    assert [len(key) for key in told[0].trusted_keys()] == [32, 32]
+    assert option("registration_keys") == "--registration-key"
+
+
+@pytest.mark.parametrize("key", ["rubbish!", "QUJD", KEY[:-1], f"{KEY}{KEY}", "ü"])
+def test_what_is_no_key_is_not_trusted(key: str) -> None:
+    assert "token keygen" in refusal({}, registration_keys=key)
+
+
+def test_tokens_of_nobody_are_refused_as_a_mistake() -> None:
+    assert "--registration-key" in refusal({}, registration="token")
+    assert "open, token, closed" in refusal({}, registration="ajar")
+    assert load({}, {"registration": "closed"}).trusted_keys() == ()

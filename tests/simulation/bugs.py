@@ -1,5 +1,6 @@
 """Planted bugs: single changes to the real code, made while it runs, each of which the simulation must find."""
 
+import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final
@@ -7,25 +8,31 @@ from unittest import mock
 
 from sealwire_client import sending
 from sealwire_client.batching import Batcher
+from sealwire_client.receiving import Receiving
 from sealwire_client.replica import Replica, StoredBatch, edits
 from sealwire_client.replica.edits import Edits
 from sealwire_client.replica.outbox import Outbox
 from sealwire_client.replica.positions import Positions
 from sealwire_client.sending import Sending
-from sealwire_client.sync import VaultSync
 from sealwire_protocol import conditions
 from sealwire_protocol.client_session import CLIENT_MESSAGES, ClientSession, ClientState
 from sealwire_protocol.events import PageRead
+from sealwire_protocol.ids import MEMBERSHIP, StreamId, VaultId
 from sealwire_protocol.messages import Deliver
 from sealwire_protocol.relay_session import RELAY_EVENTS, RelaySession, RelayState
 from sealwire_relay import compaction
 from sealwire_relay.cleaner import _Step
 from sealwire_relay.compaction import Survivors
 from sealwire_relay.ingest import Ingest
+from sealwire_relay.store.interface import Page
 from sealwire_relay.store.memory import MemoryStore
 from sealwire_relay.view import Draft
+from tests.simulation.epoch_bugs import EPOCH_BUGS
+from tests.simulation.forks import FORKS
 from tests.simulation.history_bugs import HISTORY_BUGS
 from tests.simulation.planting import CALLS, Bug, change, put, rewritten, text
+from tests.simulation.relay import RelayProcess
+from tests.simulation.store import FaultyStore
 
 
 def _no_dedup(stack: ExitStack) -> None:
@@ -40,9 +47,9 @@ def _no_dedup(stack: ExitStack) -> None:
 
 def _cursor_first(stack: ExitStack) -> None:
     """The cursor is moved in a transaction of its own, before the one with the data."""
-    apply = VaultSync._apply_records
+    apply = Receiving._apply_records
 
-    def moved_first(self: VaultSync, replica: Replica, delivers: list[Deliver]) -> Any:
+    def moved_first(self: Receiving, replica: Replica, delivers: list[Deliver]) -> Any:
         connection = replica.database.connection
         numbers = [(self._streams[deliver.stream].collection.number, deliver) for deliver in delivers]
         before = [(replica.positions.standing(number).cursor.seq, number) for number, _ in numbers]
@@ -54,7 +61,7 @@ def _cursor_first(stack: ExitStack) -> None:
             connection.executemany("UPDATE _collection SET cursor_seq = ? WHERE id = ?", before)
             return apply(self, replica, delivers)
 
-    put(stack, VaultSync, "_apply_records", moved_first)
+    put(stack, Receiving, "_apply_records", moved_first)
 
 
 def _sealed_anew(stack: ExitStack) -> None:
@@ -124,7 +131,25 @@ def _salt_ignored(stack: ExitStack) -> None:
     put(stack, conditions, "holds", changed)
 
 
+def _withheld(stack: ExitStack) -> None:
+    """Each fifth page that a relay reads for its devices lacks the records of its last segment."""
+    read, pages = MemoryStore.read, itertools.count(1)
+
+    async def leaves_out(
+        self: MemoryStore, vault: VaultId, stream: StreamId, after: int, bytes_max: int
+    ) -> Page | None:
+        page = await read(self, vault, stream, after, bytes_max)
+        serves = isinstance(self, FaultyStore) and isinstance(self._process, RelayProcess) and stream != MEMBERSHIP
+        if not serves or page is None or not page.segments or next(pages) % 5:
+            return page
+        *segments, last = page.segments
+        return page._replace(segments=(*segments, last._replace(body=b"")))
+
+    put(stack, MemoryStore, "read", leaves_out)
+
+
 BUGS: Final[dict[str, Bug]] = {
+    "withheld": Bug("a relay leaves records out of what it shows some devices", _withheld),
     "no_dedup": Bug("the relay carries out a repeated batch again", _no_dedup),
     "cursor_first": Bug("the cursor is durable before the records are", _cursor_first),
     "versions": Bug("versions do not rise above those received", _versions_forgotten),
@@ -187,7 +212,7 @@ BUGS: Final[dict[str, Bug]] = {
     ),
     "strict_blind": Bug(
         "a strict write is sealed on what is there now, not on what its app has read",
-        change(Batcher, "_decided", ("else said.rank == seen.rank", "else True")),
+        change(Batcher, "_decided", ("if not same_write or said.value", "if seen.local and said.value")),
     ),
     "guards_forgotten": Bug(
         "what a guarded stream holds is not committed with the records",
@@ -218,6 +243,8 @@ BUGS: Final[dict[str, Bug]] = {
     ),
     "live_early": Bug("a listener is live before it was sent everything", _live_too_early),
     **HISTORY_BUGS,
+    **EPOCH_BUGS,
+    **FORKS,
 }
 
 

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from sealwire_client.sealing import Opener
+from sealwire_client.statements import STATEMENTS
 from sealwire_protocol.errors import Refusal
 from sealwire_protocol.ids import StreamId, Tag
 from sealwire_protocol.segment import TOMBSTONE, read_record
@@ -57,9 +58,14 @@ class Ended(NamedTuple):
 
 _NOTHING_ENDED: Final = Ended()
 
+Gone = Mapping[str, Mapping[Key, bytes | None]]
+
+_NOBODY_GONE: Final[Gone] = {}
+
 
 class Checker:
-    """Holds a history against the logs that stand in the end. `names`: what each stream's collection is called."""
+    """Holds a history against the logs that stand in the end. `names`: what each stream's collection is called. `gone`:
+    devices that are no members any more, and what each shows of the keys of which something is unsent there."""
 
     def __init__(
         self,
@@ -67,8 +73,9 @@ class Checker:
         logs: Mapping[StreamId, list[Logged]],
         names: Mapping[StreamId, str],
         ended: Ended = _NOTHING_ENDED,
+        gone: Gone = _NOBODY_GONE,
     ):
-        self.history, self.logs, self.names, self.ended = history, logs, names, ended
+        self.history, self.logs, self.names, self.ended, self.gone = history, logs, names, ended, gone
         self.ranks = {(stream, record.rank): record.seq for stream, log in logs.items() for record in log}
         self.lost: set[Name] = {(stream, record.rank) for stream, log in ended.lost.items() for record in log}
         self.placed: dict[tuple[StreamId, int], set[bytes]] = defaultdict(set)
@@ -76,6 +83,7 @@ class Checker:
         for stream, log in (*logs.items(), *ended.lost.items()):
             for record in log:
                 self.placed[stream, record.seq].add(record.rank)
+        self.origins = self._origins()
         self.winners: dict[Key, Logged] = {}
         for stream, log in logs.items():
             for record in log:
@@ -83,6 +91,19 @@ class Checker:
                 held = self.winners.get(place)
                 if record.seq > ended.forgotten.get(place, 0) and (held is None or record.rank >= held.rank):
                     self.winners[place] = record
+
+    def _origins(self) -> dict[Name, bytes]:
+        """Of what was sealed anew, the rank with which its author had sealed it."""
+        sealed = {(seal.place, _write(seal.rank)): seal.rank for seal in self.history.seals}
+        found: dict[Name, bytes] = {}
+        for stream, log in (*self.logs.items(), *self.ended.lost.items()):
+            for record in log:
+                if (stream, record.rank) in self.history.resealed:
+                    origin = sealed.get(((stream, record.key), _write(record.rank)))
+                    if origin is None:
+                        raise Violation(f"only devices write: {record.key} at {record.seq} was sealed anew by others")
+                    found[stream, record.rank] = origin
+        return found
 
     def shown(self, stream: StreamId) -> dict[str, bytes]:
         """What every replica must show of a stream."""
@@ -100,6 +121,7 @@ class Checker:
     def check(self) -> None:
         """All promises. Raises Violation."""
         self.once()
+        self.sealed_anew_is_the_same()
         self.acked_is_logged()
         self.refused_is_not()
         self.all_or_none()
@@ -118,8 +140,26 @@ class Checker:
                 places.append(record.seq)
                 if len(places) > 1 + len(self.history.returned.get((stream, record.rank), ())):
                     raise Violation(f"exactly once: {record.key} stands at {places[-2]} and at {record.seq}")
-                if record.rank not in sealed:
+                if record.rank not in sealed and (stream, record.rank) not in self.origins:
                     raise Violation(f"only devices write: {record.key} at {record.seq} of {stream.hex()}")
+
+    def sealed_anew_is_the_same(self) -> None:
+        """What is sealed anew has the value that its author gave it, and takes the place of that very record: else it
+        changes nothing. After a loss what it was made from may come back later."""
+        values = {(seal.place[0], seal.rank): seal.value for seal in self.history.seals}
+        for stream, log in self.logs.items():
+            held: dict[str, Logged] = {}
+            for record in log:
+                before, origin = held.get(record.key), self.origins.get((stream, record.rank))
+                if before is None or record.rank >= before.rank:
+                    held[record.key] = record
+                if origin is None:
+                    continue
+                if record.value is None or record.value != values[stream, origin]:
+                    raise Violation(f"what is sealed anew is the same: {record.key} at {record.seq} is not")
+                wins = before is None or record.rank > before.rank
+                if wins and not self.history.restores and (before is None or _write(before.rank) != _write(origin)):
+                    raise Violation(f"what is sealed anew wins over nothing: {record.key} at {record.seq} does")
 
     def acked_is_logged(self) -> None:
         """What a device was told to be committed is in the log where it was told, or was until a restore."""
@@ -142,7 +182,11 @@ class Checker:
             if not there:
                 raise Violation(f"a refusal names what came first: {who} is told of {refused.seq}, which is not there")
             # After a restore it may be an older one of its own, for that which it named has been lost.
-            if not self.history.restores and all(winner[_AUTHOR] == refused.rank[_AUTHOR] for winner in there):
+            own = [
+                winner[_AUTHOR] == refused.rank[_AUTHOR] and (refused.stream, winner) not in self.origins
+                for winner in there
+            ]
+            if not self.history.restores and all(own):
                 raise Violation(f"no device conflicts with itself: {who}'s write lost to its own at {refused.seq}")
             if refused.winner and read_record(refused.winner, 0)[1].rank.pack() not in there:
                 raise Violation(f"a refusal tells what came first: {who} is told another record than {refused.seq}")
@@ -169,6 +213,8 @@ class Checker:
         merged = {(edit.device, edit.place) for edit in self.history.merged}
         begun: dict[StreamId, list[tuple[int, int]]] = defaultdict(list)
         for seal in self.history.seals:
+            if self.names[seal.place[0]] == STATEMENTS:
+                continue  # no app has asked for it
             found, seq = self._call_of(calls, seal), self.ranks.get((seal.place[0], seal.rank))
             if found is None and (seal.device, seal.place) in merged:
                 continue  # what it had lost was all that it said
@@ -208,12 +254,27 @@ class Checker:
             if not edit.certain:
                 continue
             values = [e.value for e in edits]
+            if self.gone.get(device, {}).get(place, b"") in values:
+                continue  # it could not be sent, and is shown
             found = [seal for seal in seals[device, place] if seal.value in values and seal.step >= edit.step]
             found = found or [seal for seal in seals[device, place] if seal.value == edit.value is not None]
+            if not found and self._may_be_superseded(device, place, values):
+                continue
             if not found:
                 raise Violation(f"nothing unsent is lost: {device}'s edit of {place[1]} at step {edit.step}")
             if found[-1].rank <= edit.seen:
                 raise Violation(f"an edit wins over what its device saw: {device}'s of {place[1]}")
+
+    def _may_be_superseded(self, device: str, place: Key, values: Sequence[bytes | None]) -> bool:
+        """What a device sent before it was removed, and came back, counts as taken if something greater stands there:
+        nobody knows whether it was."""
+        if device not in self.history.came_back:
+            return False
+        greatest = max((record.rank for record in self.logs[place[0]] if record.key == place[1]), default=b"")
+        return any(
+            (seal.device, seal.place) == (device, place) and seal.value in values and seal.rank < greatest
+            for seal in self.history.seals
+        )
 
     def _was_logged(self, name: Name) -> bool:
         return name in self.ranks or name in self.lost
@@ -221,11 +282,14 @@ class Checker:
     def nothing_held_is_lost(self) -> None:
         """What a restore took away is in the log again, unless something greater is; and what was deleted stays so.
 
+        Of what a device wrote that was removed before it could give it back, perhaps nobody else has heard.
+
         Of an entry that is guarded, and of which somebody wrote a version without knowledge of the one that was lost:
         see `guarded`. A strict write that nobody knew to be made is what its author is told of it in the end. Of a
         deletion that was forgotten before an older backup came back, nobody knows any more.
         """
         conflicts, withdrawn, forgotten = self.conflicts, self.withdrawn, self._forgotten()
+        withdrawn |= {(seal.place[0], seal.rank) for seal in self.history.seals if seal.device in self.gone}
         greatest: dict[Key, bytes] = {}
         for stream, log in self.logs.items():
             for record in log:
@@ -234,6 +298,8 @@ class Checker:
         for stream, lost in self.ended.lost.items():
             for record in lost:
                 place = stream, record.key
+                if (stream, record.rank) in self.origins:
+                    continue  # that is what comes back
                 given_up = place in conflicts or (stream, record.rank) in withdrawn
                 given_up = given_up or record.rank <= forgotten.get(place, b"")
                 if not given_up and record.rank > greatest.get(place, b""):
@@ -270,6 +336,7 @@ class Checker:
             for each in self.history.refused
             if self.names[each.stream] == ACCOUNTS and not each.refill and each.eras[0] < each.eras[1]
         }
+        refused |= {name for name in self.history.turned_away if self.names[name[0]] == ACCOUNTS}
         return refused - acked - self.history.received
 
     def no_conflict_with_itself(self) -> None:
@@ -285,8 +352,14 @@ class Checker:
 
     @property
     def sealed_by(self) -> dict[Name, Seal]:
-        """Who sealed a record."""
-        return {(seal.place[0], seal.rank): seal for seal in self.history.seals}
+        """Who sealed a record first."""
+        found = {(seal.place[0], seal.rank): seal for seal in self.history.seals}
+        return found | {name: found[name[0], origin] for name, origin in self.origins.items()}
+
+
+def _write(rank: bytes) -> bytes:
+    """What names a write in a packed rank, whoever has sealed it last: version and author."""
+    return rank[:8] + rank[_AUTHOR]
 
 
 def _last(edits: list[Edit]) -> list[Edit]:

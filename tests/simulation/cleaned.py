@@ -5,7 +5,7 @@ from typing import Final
 
 from sealwire_protocol.ids import Tag
 from sealwire_protocol.segment import Placed, Rank, read_segment
-from sealwire_relay.store.interface import StoredSegment
+from sealwire_relay.store.segments import StoredSegment
 from tests.simulation.history import Violation
 from tests.simulation.past import Grave
 

@@ -44,6 +44,15 @@ def _replaces_what_it_names(checker: Checker, stream: StreamId, log: list[Logged
         held[record.key] = record
         if (stream, record.rank) in checker.history.returned:
             continue
+        if (stream, record.rank) in checker.origins:
+            # What was lost may come back, be superseded, and be sealed anew under the key that it has come to again.
+            if (
+                before is None
+                or before.value != record.value
+                or (record.rank < before.rank and not checker.history.restores)
+            ):
+                raise Violation(f"what is sealed anew replaces itself: {record.key} at {record.seq} does not")
+            continue
         condition = checker.history.conditions.get((stream, record.rank))
         if condition is None or not _names(condition, before):
             raise Violation(f"a guarded write replaces what it names: {record.key} at {record.seq} does not")
@@ -67,6 +76,8 @@ class Merges:
         self._edits = by_device([edit for edit in checker.history.edits if edit.place[0] == stream])
         self._merged = by_device([edit for edit in checker.history.merged if edit.place[0] == stream])
         self._sealed_by = checker.sealed_by
+        self._given_back = checker.history.returned.keys() | checker.history.resealed
+        """Also what was sealed anew: nobody wrote anything by either."""
 
     def check(self) -> None:
         """Every record says what its author's edits say and leaves the rest; no mark is lost in the end."""
@@ -77,7 +88,7 @@ class Merges:
         for record in self._checker.ended.lost.get(self._stream, ()):
             said[record.key].add(_card(record.value))
         for record in self._log:
-            if (self._stream, record.rank) in self._checker.history.returned:
+            if (self._stream, record.rank) in self._given_back:
                 held[record.key] = _card(record.value)
                 said[record.key].add(held[record.key])
                 stood[record.key] |= _marks(held[record.key])
@@ -101,12 +112,19 @@ class Merges:
         self._every_mark_is_there({key: _card(one.value) for (stream, key), one in winners if stream == self._stream})
 
     def _every_mark_is_there(self, held: dict[str, Card | None]) -> None:
+        """Of what a restore took from a device that is no member any more, perhaps nobody else has heard."""
+        gone = self._checker.gone if self._checker.history.restores else ()
         for key, edits in self._by_key():
             taken_out = frozenset().union(*(_removed(edit) for edit in edits))
-            put_in = frozenset().union(*(_added(edit) for edit in edits if edit.certain))
-            lost = put_in - taken_out - _marks(held.get(key))
+            put_in = frozenset().union(*(_added(edit) for edit in edits if edit.certain and edit.device not in gone))
+            lost = put_in - taken_out - _marks(held.get(key)) - self._kept(key)
             if lost:
                 raise Violation(f"nothing unsent is lost: mark {min(lost)} is not in {key}, and nobody took it out")
+
+    def _kept(self, key: str) -> frozenset[str]:
+        """Marks that could not be sent, and are shown where they were made."""
+        shown = [kept.get((self._stream, key)) for kept in self._checker.gone.values()]
+        return frozenset().union(*(_marks(_card(value)) for value in shown))
 
     def _by_key(self) -> Iterator[tuple[str, list[Edit]]]:
         found: dict[str, list[Edit]] = defaultdict(list)
@@ -189,7 +207,8 @@ def _money_is_kept(checker: Checker, log: list[Logged]) -> None:
     moved: set[str] = set()
     for record in log:
         account = _account(record)
-        straight = checker.went_straight((checker.stream(ACCOUNTS), record.rank))
+        name = checker.stream(ACCOUNTS), record.rank
+        straight = checker.went_straight(name) and name not in checker.origins
         if straight and account.balance != balances.get(record.key, 0) + account.moved:
             raise Violation(f"a strict write knows what it replaces: {record.key} at {record.seq} does not")
         balances[record.key] = account.balance

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from sealwire_protocol.conditions import Condition, decode_conditions
 from sealwire_protocol.errors import Refusal
 from sealwire_protocol.ids import StreamId
-from sealwire_protocol.messages import REFILL, Push, Pushed
+from sealwire_protocol.messages import REFILL, RESEAL, Push, Pushed
 from sealwire_protocol.segment import read_record
 
 Key = tuple[StreamId, str]
@@ -123,16 +123,22 @@ class History:
         self.conditions: dict[Name, Condition] = {}
         self.returned: dict[Name, set[tuple[str, int]]] = defaultdict(set)
         """Records that devices have given back after a loss, and the batches in which they did."""
+        self.resealed: set[Name] = set()
+        """Records that devices have sealed anew under a new key: nobody has written anything by them."""
         self.received: set[Name] = set()
         """Records that a device has been delivered, or has fetched, also if it died over it."""
+        self.turned_away: set[Name] = set()
+        """Records of batches that were refused as a whole: what they say is sealed again, or shown to be refused."""
         self.merged: list[Edit] = []
         """Lost entries of a device that became part of the edit `n`, because another write came before they were given
         back. Not certain: what others have taken out of them since is to stay out."""
+        self.came_back: set[str] = set()
+        """Devices that were removed and invited again: what they had sent before may have been taken or not."""
         self.restores = 0
         self.broken: str | None = None
         self._unsealed: dict[tuple[str, Key], Edit] = {}
         self._together: dict[tuple[str, int], _Together] = {}
-        self._pushes: dict[tuple[str, int], tuple[Push, int]] = {}
+        self._pushes: dict[tuple[str, int, int], tuple[Push, int]] = {}
         self._digest = hashlib.blake2b(digest_size=16)
 
     def add(self, kind: str, who: str, data: bytes = b"") -> None:
@@ -177,22 +183,26 @@ class History:
             device = seals[0].device
             places = {seal.place for seal, of in zip(seals, transactions, strict=True) if of == tx}
             made = self._together[device, tx].places
-            # Before a restore a part of it may have been delivered: that is given back, and the rest is sent again.
-            whole = places <= made if self.restores else places == made
+            # Before a restore a part of it may have been delivered: that is given back, and the rest is sent again. Of
+            # what was sent before a removal a part may have been superseded, if it was taken.
+            whole = places <= made if self.restores or device in self.came_back else places == made
             if not atomic or len(set(transactions)) > 1 or not whole:
                 self.fail(f"atomic groups stay whole: {device} seals {len(places)} of transaction {tx}")
 
     # --- at the network
 
-    def pushed(self, device: str, push: Push) -> None:
-        """A batch is being sent: always with the bytes that it had the first time."""
-        known, _ = self._pushes.setdefault((device, push.batch), (push, self.restores))
+    def pushed(self, device: str, push: Push, member: int = 1) -> None:
+        """A batch of a device, which is this member of its vault, is being sent: always with the bytes that it had the
+        first time."""
+        known, _ = self._pushes.setdefault((device, member, push.batch), (push, self.restores))
         if (known.flags, known.groups) != (push.flags, push.groups):
             self.fail(f"the same bytes until there is a verdict: {device} sends batch {push.batch} with others")
         for group in push.groups:
-            if not group.conditions:
-                continue
             names = [(group.stream, rank) for rank in ranks_of(group.records)]
+            if push.flags & RESEAL:
+                self.resealed.update(names)
+            if push.flags & RESEAL or not group.conditions:
+                continue
             if push.flags & REFILL:
                 for name in names:
                     self.returned[name].add((device, push.batch))
@@ -200,11 +210,22 @@ class History:
                 conditions = decode_conditions(group.conditions, len(names))
                 self.conditions |= dict(zip(names, conditions, strict=True))
 
-    def answered(self, device: str, verdict: Pushed) -> None:
-        """A device hears what became of a batch."""
+    def batch(self, device: str, number: int, member: int = 1) -> Push:
+        """A batch of a device, as it was sent."""
+        return self._pushes[device, member, number][0]
+
+    def turn_away(self, device: str, batch: int, member: int) -> None:
+        """A device hears that a batch was refused as a whole."""
+        for group in self._pushes[device, member, batch][0].groups:
+            self.turned_away |= {(group.stream, rank) for rank in ranks_of(group.records)}
+
+    def answered(self, device: str, verdict: Pushed, member: int = 1) -> None:
+        """A device hears what became of a batch that it sent as this member."""
         refused = {(each.group, each.place): each for each in verdict.refused}
         told = {group.stream: group for group in verdict.appended}
-        push, era = self._pushes[device, verdict.batch]
+        push, era = self._pushes[device, member, verdict.batch]
+        if push.flags & RESEAL:
+            return  # nobody waits for it
         refill = bool(push.flags & REFILL)
         for index, group in enumerate(push.groups):
             accepted: list[bytes] = []
@@ -213,6 +234,8 @@ class History:
                 if no is None:
                     accepted.append(rank)
                     continue
+                if push.flags & RESEAL:
+                    continue  # it is looked at again
                 eras = era, self.restores
                 self.refused.append(Refused(device, group.stream, rank, no.reason, no.seq, no.winner, refill, eras))
             at = told.get(group.stream)

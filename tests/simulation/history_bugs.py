@@ -4,7 +4,8 @@ from contextlib import ExitStack
 from typing import Final
 from unittest import mock
 
-from sealwire_client.memberlog import MemberLog
+from sealwire_client import agreeing
+from sealwire_client.agreeing import Agreeing
 from sealwire_client.replica import Replica, reconciling
 from sealwire_client.replica.edits import Edits
 from sealwire_client.replica.reconciling import Reconciling
@@ -15,8 +16,9 @@ from sealwire_protocol.messages import Deliver, Push
 from sealwire_protocol.relay_session import RELAY_MESSAGES, RelaySession, RelayState
 from sealwire_relay import purging, view
 from sealwire_relay.dataplane import DataPlane
-from sealwire_relay.store import memory
+from sealwire_relay.store import kept
 from sealwire_relay.store.memory import MemoryStore
+from sealwire_relay.store.memory_cleaning import MemoryCleaning
 from sealwire_relay.terms import Terms
 from sealwire_relay.view import Draft
 from tests.simulation.planting import Bug, all_of, change, rewritten
@@ -62,7 +64,7 @@ HISTORY_BUGS: Final[dict[str, Bug]] = {
             change(MemoryStore, "_holds", ("write.term != data.term or ", "")),
             change(MemoryStore, "create_vault", (" or term != data.term", "")),
             change(MemoryStore, "append_link", (" or term != data.term", "")),
-            change(memory._Stream, "takes", ("self.term == term or self.term.number < term.number", "True")),
+            change(kept.KeptStream, "takes", ("self.term == term or self.term.number < term.number", "True")),
         ),
     ),
     "any_term": Bug("nobody is told of a new term, and a delivery under another one is applied (R8)", _any_term),
@@ -98,7 +100,7 @@ HISTORY_BUGS: Final[dict[str, Bug]] = {
     "purge_unlocked": Bug(
         "tombstones are purged although the head has moved (R11)",
         change(
-            MemoryStore,
+            MemoryCleaning,
             "swap",
             ("cleaned_to <= log.head == (purge.head if purge else log.head)", "cleaned_to <= log.head"),
         ),
@@ -136,11 +138,19 @@ HISTORY_BUGS: Final[dict[str, Bug]] = {
     ),
     "links_lost": Bug(
         "links of the membership log that a restore took are not given back (R15)",
-        change(MemberLog, "present", ("(await self.links())[after:]", "() if after else await self.links()")),
+        change(Agreeing, "_give_back", ("links[after:]", "() if after else links")),
     ),
     "links_skipped": Bug(
         "of the links that a restore took the first one is not given back (R15)",
-        change(MemberLog, "present", ("[after:]", "[after + bool(after) :]")),
+        change(Agreeing, "_give_back", ("[after:]", "[after + bool(after) :]")),
+    ),
+    "wrong_end": Bug(
+        "of two ends of a membership log a device holds the one that does not stand (R15)",
+        change(Agreeing, "_judge", ("ours.outranks(theirs)", "theirs.outranks(ours)")),
+    ),
+    "former_member": Bug(
+        "a device goes over to another end of the membership log and stays the member that it was (R15)",
+        change(agreeing, "_gone_over", ("if author != before.author:", "if False:")),
     ),
     "strict_in_parts": Bug(
         "of a strict collection each lost record is given back alone (R14)",

@@ -9,10 +9,13 @@ from typing import Final, NamedTuple
 
 import trio
 
-from sealwire_protocol.ids import START, Author, StreamId, Tag, Term, VaultId
+from sealwire_protocol.ids import MEMBERSHIP, START, Author, StreamId, Tag, Term, VaultId
 from sealwire_protocol.segment import read_segment
-from sealwire_relay.store.interface import AckedPosition, Purge, StoredSegment, Tombstones, VaultWrite
-from sealwire_relay.store.memory import MemoryDatabase
+from sealwire_relay.store.cleaning import AckedPosition, Purge, Tombstones
+from sealwire_relay.store.interface import VaultWrite
+from sealwire_relay.store.kept import MemoryDatabase
+from sealwire_relay.store.segments import StoredSegment
+from tests.simulation.members import Members
 
 Name = tuple[VaultId, StreamId]
 
@@ -62,8 +65,9 @@ class Ended(NamedTuple):
 class Past:
     """What every process shares: the database, and what was ever committed to it. `era` counts its restores."""
 
-    def __init__(self, clock: Callable[[], float], failed: Callable[[str], None]) -> None:
+    def __init__(self, clock: Callable[[], float], failed: Callable[[str], None], members: Members) -> None:
         self.database: Final = MemoryDatabase()
+        self.members: Final = members
         self.whole: Whole = defaultdict(list)
         self.forgotten: Forgotten = defaultdict(dict)
         self.ended: list[Ended] = []
@@ -86,6 +90,15 @@ class Past:
                 self._lasts[name].append((stream.new_head, self._clock()))
                 if self._written_in.setdefault((name, write.term), self.era) != self.era:
                     self._failed(f"a position names one record for ever: {write.term} goes on after a restore")
+
+    def links_changed(self) -> None:
+        """The membership log is not what it was."""
+        again = self.members.again
+        for kept in self.database.vaults.values():
+            self.members.follow(kept.streams[MEMBERSHIP].segments, restored=bool(self.era))
+        if self.members.again > again and self.era:
+            # Who was no member when something was purged may hold what a restore took, like one who was silent (R13).
+            self.late |= {(name, tag) for name, tags in self.forgotten.items() for tag in tags}
 
     def heard(self, ack: AckedPosition) -> None:
         """A device is about to be noted as there. Keeps when it was there again after a silence beyond the cutoff."""
@@ -180,6 +193,7 @@ class Past:
         then = snapshot.database.copy()
         for each in fields(then):
             setattr(self.database, each.name, getattr(then, each.name))
+        self.links_changed()
 
 
 def _shared(kept: Sequence[StoredSegment], segments: Sequence[StoredSegment]) -> int:

@@ -1,13 +1,17 @@
 """Restores: while devices work, the database is again and again what it was at some earlier moment."""
 
+from contextlib import suppress
 from random import Random
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from sealwire_protocol.ids import MEMBERSHIP
+from sealwire_client.keyring import KeyringError
+from sealwire_client.link import RelayRefusedError
+from sealwire_client.replica import VaultGoneError
 from tests.simulation import faults
 from tests.simulation.agenda import GRAIN_SECONDS
+from tests.simulation.epochs import PATIENCE_SECONDS
 from tests.simulation.past import Snapshot
 from tests.simulation.store import COMMIT_GRAINS_MAX, Process
 from tests.simulation.work import HURRIED_OPERATIONS
@@ -25,6 +29,9 @@ BEFORE_SECONDS_MAX: Final = 30.0
 LOST_SECONDS_MAX: Final = 40.0
 """How long after a snapshot it is restored, at most: what is committed in between is lost."""
 
+UNKNOWN_SECONDS_MAX: Final = 20.0
+"""How long a stranger is waited for that may be the only one to know of a link."""
+
 STRANGER_CHANCE: Final = 0.5
 """How often a device is away from before a snapshot on until that is restored: it writes without knowledge of what was
 lost, and often before it is given back."""
@@ -37,6 +44,16 @@ COMMIT_SECONDS_MAX: Final = 20.0
 """How long a restore waits, half of the time, for a commit to begin: it strikes before it, within it, or when the
 outcome is on its way, and what follows is queued or on its way as well."""
 
+SIGNS_CHANCE: Final = 0.5
+"""How often a stranger changes the key at once, so that its end of the membership log competes with the one that is
+lost (R15), and may stand."""
+
+REMOVES_CHANCE: Final = 0.5
+"""How often somebody is removed meanwhile who may stay a member by that."""
+
+SIGNS_MAX: Final = 3
+"""How many times, at most."""
+
 AWAY_SECONDS_MAX: Final = 90.0
 """How long a device is away that finds the relay's new writes far beyond its own cursor when it returns."""
 
@@ -44,11 +61,15 @@ AWAY_SECONDS_MAX: Final = 90.0
 class Restores:
     """What restores a run's database."""
 
-    def __init__(self, world: "World", random: Random) -> None:
-        self._world, self._random = world, random
+    def __init__(self, world: "World", seed: int) -> None:
+        self._world, self._random, self._signs = world, Random(f"restores {seed}"), Random(f"signs {seed}")
 
     async def run(self) -> None:
         """All restores of the run; a last one may come when all work is done."""
+        async with trio.open_nursery() as self._nursery:
+            await self._restores()
+
+    async def _restores(self) -> None:
         random, snapshots = self._random, list[Snapshot]()
         for _ in range(random.choice(RESTORES)):
             await self._world.agenda.rest(random.uniform(0, BEFORE_SECONDS_MAX))
@@ -56,6 +77,9 @@ class Restores:
             if stranger is not None:
                 self._world.hold(stranger)
             snapshots.append(self._world.past.snapshot())
+            signs = stranger is not None and self._signs.random() < SIGNS_CHANCE
+            if stranger is not None and signs and self._signs.random() < REMOVES_CHANCE:
+                self._nursery.start_soon(self._world.epochs.remove_unheard, stranger)
             await self._world.agenda.rest(random.uniform(0, LOST_SECONDS_MAX))
             if random.random() < SLOW_CHANCE:
                 for device in self._world.devices:
@@ -65,9 +89,15 @@ class Restores:
                 with trio.move_on_after(COMMIT_SECONDS_MAX):
                     await self._world.past.commit.wait()
                 await self._world.agenda.rest(random.randrange(2 * COMMIT_GRAINS_MAX) * GRAIN_SECONDS)
+            until = self._world.agenda.current_time() + UNKNOWN_SECONDS_MAX
             while not self._host_knows_all_links():
                 await self._world.agenda.rest(1)
+                if stranger is not None and self._world.agenda.current_time() > until:
+                    self._world.let_go(stranger)  # it has signed what it did not hear of
+                    stranger = None
             self._restore(snapshots[-1] if random.random() < 0.7 else random.choice(snapshots), stranger)
+            if stranger is not None and signs:
+                self._nursery.start_soon(self._sign, stranger)
 
     def _stranger(self) -> "SimDevice | None":
         """A device that is not going to hear of what will be lost, and has something to do yet; not the host, who
@@ -76,11 +106,11 @@ class Restores:
         return self._random.choice(found) if found else None
 
     def _host_knows_all_links(self) -> bool:
-        """A link that is lost before the admin who made it has heard of it is made anew by him. Whoever has heard of
-        the first one meets another log then, which needs a hand (R15): that is not for this simulation."""
-        vault, kept = self._world.host.vault, self._world.past.database.vaults
-        links = max((each.streams[MEMBERSHIP].head for each in kept.values()), default=0)
-        return not links or (vault is not None and vault._sync.membership.head >= links)
+        """Whoever was added by a link that is lost before any admin has heard of it, who stays one, must be invited
+        anew if another end of the log stands (R15), and whoever was removed by it be removed anew: that takes a person,
+        and is not for this simulation."""
+        vault = self._world.host.vault
+        return vault is None or vault._sync.membership.last_hash == self._world.members.log.last_hash
 
     def _restore(self, snapshot: Snapshot, stranger: "SimDevice | None") -> None:
         """Bring a snapshot back. Every process either ends with the database, or finds another one behind it. If there
@@ -103,3 +133,17 @@ class Restores:
                 process.crash()
         if stranger is not None:
             world.let_go(stranger)
+
+    async def _sign(self, stranger: "SimDevice") -> None:
+        """Change the key, some times."""
+        await stranger.until_ready()
+        for _ in range(self._signs.randint(1, SIGNS_MAX)):
+            vault = stranger.vault
+            if vault is None or stranger.removed:
+                return
+            self._world.did(stranger, "rotate")
+            with (
+                trio.move_on_after(PATIENCE_SECONDS),
+                suppress(KeyringError, RelayRefusedError, VaultGoneError),
+            ):
+                await stranger.during(vault.rotate)

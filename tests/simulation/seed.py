@@ -9,11 +9,11 @@ from pathlib import Path
 
 import trio
 
-from tests.simulation.chance import seeded
 from tests.simulation.disk import inserted
 from tests.simulation.history import Violation
 from tests.simulation.watching import watched
 from tests.simulation.world import World
+from tests.support.chance import seeded
 
 
 @dataclass(frozen=True)

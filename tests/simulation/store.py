@@ -13,22 +13,22 @@ from typing import Any, Final, Protocol
 
 from sealwire_protocol.conditions import Current
 from sealwire_protocol.ids import DeviceKey, StreamId, Term, VaultId
+from sealwire_relay.store.cleaning import AckedPosition, Dirty, Purge, Tombstones
 from sealwire_relay.store.interface import (
-    AckedPosition,
-    Dirty,
     GuardName,
+    LinkLog,
+    MemberState,
     NewLink,
     OutcomeUnknownError,
     Page,
-    Purge,
     StoreDownError,
-    StoredSegment,
     Subscription,
-    Tombstones,
+    TokenUse,
     VaultState,
     VaultWrite,
 )
 from sealwire_relay.store.memory import MemoryStore
+from sealwire_relay.store.segments import StoredSegment
 from tests.simulation import faults
 from tests.simulation.agenda import GRAIN_SECONDS, Agenda
 from tests.simulation.faults import Faults
@@ -124,15 +124,45 @@ class FaultyStore(MemoryStore):
         self._connect()
         return await super().current_term()
 
-    async def create_vault(self, vault: VaultId, state: VaultState, link: NewLink, term: Term) -> bool:
+    async def create_vault(
+        self, vault: VaultId, state: VaultState, link: NewLink, term: Term, use: TokenUse | None = None, quota: int = 0
+    ) -> bool:
         """As the store's."""
         self._connect()
-        return not self._changed and await super().create_vault(vault, state, link, term)
+        done = not self._changed and await super().create_vault(vault, state, link, term, use, quota)
+        self._past.links_changed()
+        return done
 
-    async def append_link(self, vault: VaultId, link: NewLink, term: Term) -> bool:
+    async def append_link(self, vault: VaultId, link: NewLink, term: Term) -> Term | None:
         """As the store's."""
         self._connect()
-        return not self._changed and await super().append_link(vault, link, term)
+        done = None if self._changed else await super().append_link(vault, link, term)
+        self._past.links_changed()
+        return done
+
+    async def replace_links(
+        self,
+        vault: VaultId,
+        there: LinkLog,
+        after: int,
+        links: Sequence[bytes],
+        members: Sequence[MemberState],
+        state: VaultState,
+        term: Term,
+    ) -> bool:
+        """As the store's; the connection may be lost before its answer."""
+        await self._wait()
+        done = not self._changed and await super().replace_links(vault, there, after, links, members, state, term)
+        self._past.links_changed()
+        await self._return_of_commit()
+        return done
+
+    async def members(self, vaults: Sequence[VaultId]) -> dict[VaultId, set[DeviceKey]]:
+        """As the store's; takes time on the way back, so that what it tells can be old."""
+        await self._wait()
+        told = await super().members(vaults)
+        await self._return()
+        return told
 
     async def subscription(self, vault: VaultId, device: DeviceKey, streams: Sequence[StreamId]) -> Subscription | None:
         """As the store's; takes time on the way back, so that what it tells can be old."""
@@ -172,6 +202,7 @@ class FaultyStore(MemoryStore):
         for write, made in zip(writes, done, strict=True):
             if made:
                 self._past.committed(write)
+                self._past.members.written(write)
         if self._armed.strikes("relays", faults.RELAY_CRASH_AFTER):
             self._process.crash()
             raise StoreDownError("the process is dead")

@@ -9,10 +9,12 @@ from sealwire_protocol.errors import Refusal
 from sealwire_protocol.ids import NO_TERM, StreamId, Term, VaultId
 from sealwire_protocol.messages import Group, Push
 from sealwire_protocol.segment import Rank
-from sealwire_relay.store.interface import StoredSegment, StreamWrite, VaultWrite
+from sealwire_relay.store.interface import StreamWrite, VaultWrite
+from sealwire_relay.store.segments import StoredSegment
 from tests.simulation.checker import Checker, Ended, Logged
 from tests.simulation.guarded import check_guarded
 from tests.simulation.history import Ack, Edit, History, Refused, Seal, Transfer, Violation
+from tests.simulation.members import Members
 from tests.simulation.past import Past
 from tests.simulation.things import ACCOUNTS, CARDS, NOTES, SCHEMAS, Account, Card
 
@@ -191,7 +193,7 @@ def test_what_was_acknowledged_before_a_restore_is_in_the_log_or_was() -> None:
 
 def test_a_position_that_names_two_records_is_found() -> None:
     told: list[str] = []
-    past = Past(lambda: 0.0, told.append)
+    past = Past(lambda: 0.0, told.append, Members(History()))
     vault, term = VaultId(bytes(16)), Term(1, b"name of ")
     write = StreamWrite(STREAM, 0, 1, 1, (StoredSegment(0, 1, b""),))
     snapshot = past.snapshot()
@@ -205,7 +207,7 @@ def test_a_position_that_names_two_records_is_found() -> None:
 
 
 def test_a_snapshot_of_a_history_that_was_ended_takes_away_all_that_came_after_the_two_parted() -> None:
-    past = Past(lambda: 0.0, lambda told: None)
+    past = Past(lambda: 0.0, lambda told: None, Members(History()))
     vault, numbers = VaultId(bytes(16)), iter(range(1, 9))
 
     def commit(head: int, body: bytes) -> None:

@@ -17,6 +17,9 @@ OPERATIONS_MIN: Final = 300
 DEVICES_MIN: Final = 5
 BUGS_MIN: Final = 10
 
+FORKED: Final = 2
+"""A seed without a restore: after one nobody can tell a fork from what was lost."""
+
 SOON: Final = 40
 SOON_FOUND: Final = (
     "term_of_a_process",
@@ -25,8 +28,13 @@ SOON_FOUND: Final = (
     "retention_ignored",
     "lost_dropped",
     "gaps_refused",
+    "keys_forgotten",
+    "any_key",
+    "stale_dropped",
+    "old_epoch",
 )
-"""Of the bugs in how a history is shortened, lost and given back, those that are found within so many seeds."""
+"""Of the bugs in how a history is shortened, lost and given back, and in how keys change, those that are found within
+so many seeds."""
 
 
 def test_a_seed_holds_and_is_the_same_history_again() -> None:
@@ -72,13 +80,29 @@ def test_bugs_in_what_becomes_of_lost_history_are_found() -> None:
     assert found.keys() == set(SOON_FOUND), found
 
 
+def test_a_relay_that_leaves_records_out_is_reported_by_its_devices() -> None:
+    """They notice it while the run goes on, long before all that they hold is compared in the end."""
+    with planted("withheld"):
+        violation = simulate(3).violation
+    assert violation is not None
+    assert violation.startswith("honest devices hold the same")
+
+
+def test_a_relay_that_forks_is_reported_by_its_devices() -> None:
+    """Two groups of them are shown two histories, each whole in itself. They notice when one is sent across."""
+    with planted("forked"):
+        violation = simulate(FORKED).violation
+    assert violation is not None
+    assert violation.startswith("honest devices hold the same")
+
+
 def _told() -> str:
     return "as it was"
 
 
 def test_it_is_known_whether_what_was_planted_is_ever_reached() -> None:
     with planted("links_skipped"):
-        assert dict(CALLS) == {"MemberLog.present": 0}
+        assert dict(CALLS) == {"Agreeing._give_back": 0}
     assert rewritten(_told, ("as it was", "changed"))() == "changed"  # type: ignore[arg-type]
     assert CALLS["_told"] == 1
 

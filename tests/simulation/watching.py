@@ -2,17 +2,33 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 from unittest import mock
 
-from sealwire_client.replica import ALONE, Delivery, GapError, Incoming, Replica, SealedGroup, Taken, TakenEdit
+from sealwire_client import disputing, resealing
+from sealwire_client.disputing import Disputing
+from sealwire_client.replica import (
+    ALONE,
+    Boundary,
+    Delivery,
+    GapError,
+    Incoming,
+    LastStated,
+    Replica,
+    SealedGroup,
+    Taken,
+    TakenEdit,
+    disputes,
+)
 from sealwire_client.replica import Collection as Held
 from sealwire_client.replica import Edit as HeldEdit
+from sealwire_client.replica.disputes import Disputes
 from sealwire_client.replica.edits import REFILLED
 from sealwire_client.replica.outbox import Outbox
 from sealwire_client.replica.positions import Positions
 from sealwire_client.replica.refills import Refills
 from sealwire_client.replica.sent import Refusing, Sent
+from sealwire_client.stream import StreamSync
 from sealwire_client.sync import VaultSync
 from sealwire_protocol.ids import StreamId
 from sealwire_protocol.messages import ATOMIC, StreamKind
@@ -20,11 +36,65 @@ from sealwire_protocol.segment import Rank
 from tests.simulation.history import Edit, Seal
 from tests.simulation.world import World
 
+PACE: Final = resealing.Pace(records_max=5, pause_seconds=0.1, others_seconds=3.0, passes_seconds_max=10.0)
+"""Old data is sealed anew within a run."""
+
 
 @contextmanager
 def watched(world: World) -> Iterator[None]:
     """While the block lasts, edits, seals, verdicts, gaps, losses and what comes of them are entered."""
-    with _writing_watched(world), _log_watched(world):
+    with (
+        _writing_watched(world),
+        _log_watched(world),
+        _statements_watched(world),
+        mock.patch.object(resealing, "PACE", PACE),
+    ):
+        yield
+
+
+STATED_RECORDS: Final = 5
+STATED_SECONDS: Final = 30.0
+"""Devices state what they hold far more often than they do among people."""
+
+
+@contextmanager
+def _statements_watched(world: World) -> Iterator[None]:
+    """No honest run ever has a dispute, how often devices may say what they hold."""
+
+    def watch_dispute(self: Disputes, collection: Held, *args: Any, back: bool, **named: Any) -> bool:
+        assert world.current is not None
+        how = "it goes back" if back else "it differs"
+        world.operations["dispute"] += 1
+        world.history.fail(
+            f"honest devices hold the same: of a statement of {collection.name} {world.current.name} says that {how}"
+        )
+        return False
+
+    def watch_fallen(self: StreamSync, fallen: int, last: int) -> None:
+        assert world.current is not None
+        told = f"of {self.collection.name} {world.current.name} says that it is given older versions, up to {last}"
+        world.history.fail(f"an honest relay delivers nothing older after what is newer: {told}")
+
+    def watch_stated(self: Disputes, collection: int, seq: int) -> LastStated:
+        world.operations["statement"] += 1
+        return stated(self, collection, seq)
+
+    def watch_agreed(self: Disputing, stream: StreamSync, boundary: Boundary) -> Any:
+        world.operations["statements that agree"] += 1
+        return agree(self, stream, boundary)
+
+    def now_ms() -> int:
+        return int(world.agenda.current_time() * 1_000) + 1
+
+    stated, agree = Disputes.stated, Disputing._agree
+    with (
+        mock.patch.object(Disputes, "add", watch_dispute),
+        mock.patch.object(Disputes, "stated", watch_stated),
+        mock.patch.object(Disputing, "_agree", watch_agreed),
+        mock.patch.object(StreamSync, "_report", watch_fallen),
+        mock.patch.multiple(disputing, STATED_RECORDS=STATED_RECORDS, STATED_SECONDS=STATED_SECONDS, now_ms=now_ms),
+        mock.patch.object(disputes, "now_ms", now_ms),
+    ):
         yield
 
 
@@ -34,6 +104,9 @@ def _writing_watched(world: World) -> Iterator[None]:
     edit, store, answer, history = Replica.edit, Outbox.store, Outbox.answer, world.history
 
     def watch_edit(self: Replica, collection: Held, edits: Sequence[HeldEdit], tx: int = ALONE) -> None:
+        if collection.is_internal:
+            edit(self, collection, edits, tx)
+            return
         device = world.current
         assert device is not None
         seen = [self.entries.rank_of(collection.table, edit.key) or b"" for edit in edits]
@@ -52,6 +125,8 @@ def _writing_watched(world: World) -> Iterator[None]:
         assert device is not None
         stored = store(self, taken, sealed)
         if stored:
+            assert device.vault is not None
+            world.members.seals(device.name, device.vault._sync.keys.current)
             pairs = [
                 (_seal(device.name, group.stream, one, seal[0], history.step), one.tx)
                 for group, seals in zip(taken.groups, sealed, strict=True)
@@ -63,7 +138,8 @@ def _writing_watched(world: World) -> Iterator[None]:
             history.sealed([seal for seal, _ in pairs], [max(tx, ALONE) for _, tx in pairs], bool(taken.flags & ATOMIC))
             history.add("sealed", device.name)
         twice = self._database.connection.execute(
-            "SELECT key FROM _sent WHERE seq IS NULL AND n <> ? GROUP BY collection, key HAVING count(*) > 1",
+            "SELECT key FROM (SELECT collection, key FROM _sent WHERE seq IS NULL AND n <> ?"
+            " UNION ALL SELECT collection, key FROM _resealed) GROUP BY collection, key HAVING count(*) > 1",
             (REFILLED,),
         ).fetchone()
         if twice:
@@ -123,7 +199,8 @@ def _log_watched(world: World) -> Iterator[None]:
         return new
 
     def watch_loss(self: VaultSync, stream: StreamId, reason: str) -> None:
-        if not history.restores and "forgotten deletions" not in reason:
+        cut = history.restores or world.members.log.ended
+        if not cut and "forgotten deletions" not in reason:
             history.fail(f"a history that no restore has cut is not lost: {reason}")
         lose(self, stream, reason)
 

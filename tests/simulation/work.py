@@ -9,6 +9,7 @@ import trio
 
 from sealwire_client.sending import StrictError
 from tests.simulation.history import Call, Transfer
+from tests.simulation.parting import AWAY_SECONDS_MAX, leave
 from tests.simulation.things import (
     ACCOUNT_KEYS,
     ACCOUNTS,
@@ -86,6 +87,8 @@ class Work:
         if device is world.host:
             await world.agenda.rest(random.uniform(0, CONNECTS_SECONDS_MAX))
         for number in range(OPERATIONS_OF_DEVICE):
+            if world.history.broken:
+                return  # nothing more is to be learnt
             if random.random() < IDLE_CHANCE:
                 await world.agenda.rest(random.uniform(0, IDLE_SECONDS_MAX))
             await device.until_ready()
@@ -93,6 +96,16 @@ class Work:
                 await world.agenda.rest(1)
                 await device.until_ready()
             device.left = OPERATIONS_OF_DEVICE - number
+            parting = world.partings.get(device.place)
+            if parting is not None and parting.at <= number and not device.removed:
+                del world.partings[device.place]
+                if await leave(world, device):
+                    if not parting.returns:
+                        device.left = 0
+                        return
+                    await world.agenda.rest(random.uniform(0, AWAY_SECONDS_MAX))
+                    device.returns.set()
+                    await device.until_ready()
             if number == late_at:
                 device.names.add(CARDS)
                 world.did(device, "open late")

@@ -12,15 +12,22 @@ from typing import Final
 
 import trio
 
+from sealwire_client.inviting import InviteExpiredError, InviteRefusedError, PendingInvite
+from sealwire_client.keyring import KeyringError
 from sealwire_client.link import RelayRefusedError
-from sealwire_client.vault import InviteExpiredError, PendingInvite
+from sealwire_client.replica import VaultGoneError
+from sealwire_protocol.links import Role
 from tests.simulation import faults
 from tests.simulation.agenda import Agenda, on_grid
 from tests.simulation.cleaner import CleanerProcess
 from tests.simulation.device import SimDevice
+from tests.simulation.ending import CHANCE, Ending
+from tests.simulation.epochs import Epochs
 from tests.simulation.faults import FAULTS_MIN, Faults
 from tests.simulation.history import History
+from tests.simulation.members import Members
 from tests.simulation.network import Trace, Wire
+from tests.simulation.parting import partings
 from tests.simulation.past import CUTOFF_SECONDS, Past
 from tests.simulation.relay import RelayProcess
 from tests.simulation.rest import Rest
@@ -48,9 +55,12 @@ class World:
         self.agenda = Agenda(Random(f"agenda {seed}"))
         self.history = History()
         self.faults = Faults(Random(f"faults {seed}"))
-        self.past = Past(self.agenda.current_time, self.history.fail)
+        self.members = Members(self.history)
+        self.past = Past(self.agenda.current_time, self.history.fail, self.members)
         self.operations: Counter[str] = Counter()
         self.healed = False
+        self.departed: set[str] = set()
+        """Those who have left, by the names that they had."""
         self.writes = self.numbers = 0
         self._away_until: dict[str, float] = {}
         self.current: SimDevice | None = None
@@ -71,6 +81,8 @@ class World:
             SimDevice(f"device {n}", self, folder, Random(f"device {seed} {n}"), starts[n]) for n in range(DEVICES)
         ]
         self.host = self.devices[0]
+        self.epochs = Epochs(self, Random(f"epochs {seed}"))
+        self.partings = partings(Random(f"partings {seed}"), self.devices)
         self.busy = DEVICES
         """Devices that have not done all their work."""
 
@@ -81,24 +93,28 @@ class World:
         return Wire(place, relay, self.faults, Random(f"wire {self._seed} {self._wires}"), Trace(self.history.add))
 
     async def invite(self) -> str | None:
-        """An invite of the host's; None if the host dies over it."""
-        host = self.host
-        await host.until_ready()
-        vault = host.vault
+        """An invite by one of those who are there, all of whom are admins; None if it dies over it, or may not."""
+        await self.host.until_ready()
+        inviter = self.random.choice([device for device in self.devices if device.ready and not device.removed])
+        vault = inviter.vault
         if vault is None:
             return None
-        with trio.move_on_after(60), suppress(RelayRefusedError):  # a restore may just have taken the vault
-            pending = await host.during(vault.invite)
+        with (
+            trio.move_on_after(60),
+            suppress(RelayRefusedError, KeyringError, VaultGoneError),
+        ):  # a restore may have taken the vault
+            pending = await inviter.during(lambda: vault.invite(role=Role.ADMIN))
             if pending is not None:
-                self._nursery.start_soon(host.during, lambda: self._approve(pending))
+                self._nursery.start_soon(inviter.during, lambda: self._approve(inviter, pending))
                 return pending.link
         return None
 
-    async def _approve(self, pending: PendingInvite) -> None:
+    async def _approve(self, inviter: SimDevice, pending: PendingInvite) -> None:
         try:
             await pending.joined()
-        except (InviteExpiredError, RelayRefusedError):
-            self.history.add("invite expired", self.host.name)  # or a restore took it; the joiner asks for another one
+        except (InviteExpiredError, InviteRefusedError, RelayRefusedError, KeyringError, VaultGoneError):
+            # Or a restore took it, or who has it has left since: the joiner asks for another one.
+            self.history.add("invite expired", inviter.name)
 
     def number(self) -> int:
         """The next number: what is written never looks like anything else that was."""
@@ -126,8 +142,12 @@ class World:
                     for device in self.devices:
                         working.start_soon(self._work, device)
                     working.start_soon(self._spoil)
-                    working.start_soon(Restores(self, Random(f"restores {self._seed}")).run)
-                await Rest(self).come()
+                    working.start_soon(self.epochs.run)
+                    working.start_soon(Restores(self, self._seed).run)
+                rest, ending = Rest(self), Random(f"ending {self._seed}")
+                await rest.come()
+                if ending.random() < CHANCE:
+                    await rest.come_to_an_end(Ending(self, ending))
                 self._nursery.cancel_scope.cancel()
 
     async def _work(self, device: SimDevice) -> None:
@@ -157,18 +177,18 @@ class World:
         self.faults.happened[faults.OFFLINE] += 1
         device.go_offline()
         device.paused = True
-        self._away_until[device.name] = math.inf
+        self._away_until[device.place] = math.inf
 
     def let_go(self, device: SimDevice) -> None:
         """It is back, and does something at once."""
-        self._away_until[device.name] = self.agenda.current_time()
+        self._away_until[device.place] = self.agenda.current_time()
         device.hurries = HURRIED_OPERATIONS
         self._is_back(device, True)
         device.paused = False
 
     async def _back_online(self, device: SimDevice, seconds: float, wakes: bool, waits_for_purge: float) -> None:
-        until = self._away_until[device.name] = max(
-            self._away_until.get(device.name, 0.0), self.agenda.current_time() + seconds
+        until = self._away_until[device.place] = max(
+            self._away_until.get(device.place, 0.0), self.agenda.current_time() + seconds
         )
         if math.isinf(until):
             return  # it is held, and will be let go
@@ -176,7 +196,7 @@ class World:
         if waits_for_purge:
             with trio.move_on_after(waits_for_purge):
                 await self.past.purge.wait()
-        if self.agenda.current_time() < self._away_until[device.name]:
+        if self.agenda.current_time() < self._away_until[device.place]:
             return
         self._is_back(device, wakes)
 
@@ -216,7 +236,7 @@ class World:
                 self.faults.arm("cleaners", kind, random.randrange(3))
                 continue
             else:
-                self.faults.arm(device.name, kind, random.randrange(8))
+                self.faults.arm(device.place, kind, random.randrange(8))
                 continue
             self.faults.happened[kind] += 1
             self.history.add(kind, device.name)

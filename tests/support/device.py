@@ -14,7 +14,7 @@ from nacl.signing import SigningKey
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from sealwire_protocol import codec, membership
+from sealwire_protocol import codec
 from sealwire_protocol.client_session import ClientSession
 from sealwire_protocol.conditions import Condition, Names, encode_condition
 from sealwire_protocol.events import (
@@ -47,18 +47,24 @@ from sealwire_protocol.ids import (
     VaultId,
 )
 from sealwire_protocol.lines import encode_held
-from sealwire_protocol.login import login_payload
-from sealwire_protocol.membership import (
+from sealwire_protocol.links import (
     LINK_CONTEXT,
+    SHARE_BYTES,
     AddDevice,
+    End,
     Genesis,
+    Leave,
     LinkType,
+    Move,
+    NewEpoch,
     ReplaceDevice,
     Role,
     encode_unsigned,
+    link_hash,
     proved_by,
     vault_id_of,
 )
+from sealwire_protocol.login import login_payload
 from sealwire_protocol.messages import (
     AppendLink,
     Challenge,
@@ -83,7 +89,7 @@ from sealwire_protocol.messages import (
 )
 from sealwire_protocol.segment import MAC_BYTES, SALT_BYTES, TOMBSTONE, Record, encode_segment, read_segment
 
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 60.0
 """Only a test that fails waits so long."""
 
 COMMITMENT = bytes(range(32))
@@ -117,18 +123,53 @@ def genesis(identity: Identity, nonce: int = 0) -> bytes:
 def add_link(admin: Identity, log: list[bytes], added: Identity, role: Role = Role.WRITER) -> bytes:
     """The link, signed by author 1, that adds a device to the vault of `log`."""
     body = AddDevice(added.key, bytes(32), role, b"keys", b"name")
-    vault, previous = vault_id_of(log[0]), membership.link_hash(log[-1])
+    vault, previous = vault_id_of(log[0]), link_hash(log[-1])
     unsigned = encode_unsigned(LinkType.ADD_DEVICE, len(log) + 1, vault, previous, Author(1), body)
     return unsigned + admin.sign(LINK_CONTEXT + unsigned)
 
 
 def replace_link(old: Identity, author: int, log: list[bytes], new: Identity) -> bytes:
     """The link by which the device that is `author` in the vault of `log` takes another key."""
-    vault, previous = vault_id_of(log[0]), membership.link_hash(log[-1])
+    vault, previous = vault_id_of(log[0]), link_hash(log[-1])
     proof = new.sign(proved_by(vault, previous, Author(author), new.key, bytes(32)))
     body = ReplaceDevice(new.key, bytes(32), proof, b"keys", b"name")
     unsigned = encode_unsigned(LinkType.REPLACE_DEVICE, len(log) + 1, vault, previous, Author(author), body)
     return unsigned + old.sign(LINK_CONTEXT + unsigned)
+
+
+def key_id_of(epoch: int) -> KeyId:
+    """The key id of an epoch that a test begins, or of a vault's first one."""
+    return KEY_ID if epoch == 1 else KeyId(epoch.to_bytes(4, "little"))
+
+
+def epoch_link(admin: Identity, log: list[bytes], epoch: int, members: int, *removed: int, author: int = 1) -> bytes:
+    """The link by which an admin begins an epoch, with shares for so many members."""
+    commitment, shares = key_id_of(epoch).ljust(32, b"\xcc"), bytes(SHARE_BYTES * members)
+    vault, previous = vault_id_of(log[0]), link_hash(log[-1])
+    body = NewEpoch(tuple(Author(one) for one in removed), epoch, commitment, bytes(32), b"wrapped", shares)
+    unsigned = encode_unsigned(LinkType.NEW_EPOCH, len(log) + 1, vault, previous, Author(author), body)
+    return unsigned + admin.sign(LINK_CONTEXT + unsigned)
+
+
+def leave_link(device: Identity, author: int, log: list[bytes]) -> bytes:
+    """The link by which a device, which is this author, leaves the vault of `log`."""
+    return _parting_link(LinkType.LEAVE, device, author, log, Leave())
+
+
+def end_link(admin: Identity, log: list[bytes], author: int = 1) -> bytes:
+    """The link by which an admin deletes the vault of `log`."""
+    return _parting_link(LinkType.END, admin, author, log, End())
+
+
+def move_link(admin: Identity, log: list[bytes], origin: str, author: int = 1) -> bytes:
+    """The link by which an admin moves the vault of `log` to another relay."""
+    return _parting_link(LinkType.MOVE, admin, author, log, Move(origin))
+
+
+def _parting_link(kind: LinkType, device: Identity, author: int, log: list[bytes], body: Leave | End | Move) -> bytes:
+    vault, previous = vault_id_of(log[0]), link_hash(log[-1])
+    unsigned = encode_unsigned(kind, len(log) + 1, vault, previous, Author(author), body)
+    return unsigned + device.sign(LINK_CONTEXT + unsigned)
 
 
 _salts = itertools.count(1)

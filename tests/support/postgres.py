@@ -19,7 +19,9 @@ from pathlib import Path
 import asyncpg  # type: ignore[import-untyped]
 import pytest
 
-START_SECONDS_MAX = 60.0
+from tests.support.polling import asked_until
+
+START_SECONDS_MAX = 120.0
 QUICK = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 ACCOUNTS = ("postgres", "nobody")
 """Under root a server runs as the first of these that exists: Postgres refuses to run as root."""
@@ -87,17 +89,19 @@ class Server:
                 group=self._user.pw_gid if self._user else None,
                 extra_groups=[] if self._user else None,
             )
-        async with asyncio.timeout(START_SECONDS_MAX):
-            while not await self._answers():
-                assert self._process.poll() is None, (self.folder / "log").read_text()
-                await asyncio.sleep(0.02)  # a server that starts has no event to wait for
+        await self.answering()
+
+    async def answering(self) -> None:
+        """Wait until it answers: after its start, or after it has recovered."""
+        assert self._process is not None
+        await asked_until(self._answers, START_SECONDS_MAX)
 
     async def _answers(self) -> bool:
         try:
-            connection = await asyncpg.connect(self.dsn())
+            await self.run("SELECT 1")
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            return False
-        await connection.close()
+            assert self._process is None or self._process.poll() is None, (self.folder / "log").read_text()
+            return False  # one that is about to recover may take the connection, and break it
         return True
 
     async def run(self, sql: str, database: str = "postgres") -> list[dict[str, object]]:

@@ -17,10 +17,8 @@ import pytest
 
 from tests.acceptance.leftovers import Owner, left_behind
 
-WAIT_S_MAX = 60.0
+WAIT_S_MAX = 120.0
 """For a Postgres that makes its files on a slow and busy machine."""
-
-POLL_S = 0.02
 
 
 class Program:
@@ -95,7 +93,7 @@ def failed(*arguments: str, **variables: str) -> tuple[int, str]:
 
 def answer(url: str) -> tuple[int, Any]:
     try:
-        with urllib.request.urlopen(url, timeout=5) as response:
+        with urllib.request.urlopen(url, timeout=WAIT_S_MAX) as response:
             return response.status, json.loads(response.read())
     except urllib.error.HTTPError as error:
         with error:

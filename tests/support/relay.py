@@ -11,10 +11,9 @@ from sealwire_relay.metrics import Metrics
 from sealwire_relay.settings import Settings
 from sealwire_relay.signatures import verify
 from sealwire_relay.store.interface import Store
-from sealwire_relay.store.memory import MemoryDatabase, MemoryStore
-
-TURNS_MAX = 200_000
-"""Turns of the event loop, some seconds: only a test that fails waits so long."""
+from sealwire_relay.store.kept import MemoryDatabase
+from sealwire_relay.store.memory import MemoryStore
+from tests.support.device import WAIT_SECONDS
 
 
 class Mishap(NamedTuple):
@@ -68,8 +67,7 @@ class TroubledStore:
         return call
 
     async def _pause(self) -> None:
-        for _ in range(self._pauses() if self._pauses else 0):
-            await asyncio.sleep(0)
+        await turns(self._pauses() if self._pauses else 0)
 
 
 class Relay(NamedTuple):
@@ -108,10 +106,14 @@ async def running(store: Store | None = None, **settings: Any) -> AsyncIterator[
         await plane.stop()
 
 
-async def turns_until(holds: Callable[[], bool]) -> None:
-    """Let the event loop turn until something holds that nobody announces."""
-    for _ in range(TURNS_MAX):
-        if holds():
-            return
+async def turns(count: int) -> None:
+    """Let the event loop turn so often."""
+    for _ in range(count):
         await asyncio.sleep(0)
-    raise AssertionError("what was waited for did not come about")
+
+
+async def turns_until(holds: Callable[[], bool]) -> None:
+    """Let the event loop turn until something holds that nobody announces. Raises TimeoutError if it does not."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not holds():  # noqa: ASYNC110 - and it is looked at after each turn
+            await asyncio.sleep(0)

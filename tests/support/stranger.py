@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import socket
 from typing import Self, cast
 
 from tests.support.device import WAIT_SECONDS
@@ -42,9 +43,9 @@ class Stranger:
         self._reader, self._writer = reader, writer
 
     @classmethod
-    async def dial(cls, port: int) -> Self:
-        """Connect, and say nothing."""
-        return cls(*await asyncio.open_connection("127.0.0.1", port))
+    async def dial(cls, port: int, address: str = "127.0.0.1") -> Self:
+        """Connect, and say nothing. `address`: from where."""
+        return cls(*await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0)))
 
     @classmethod
     async def upgraded(cls, port: int, headers: bytes = b"") -> Self:
@@ -63,8 +64,10 @@ class Stranger:
             await self._writer.wait_closed()
 
     def deafen(self, deaf: bool = True) -> None:
-        """Read nothing from the socket, or read on."""
+        """Read nothing from the socket, in which next to nothing has room then; or read on."""
         transport = cast(asyncio.Transport, self._writer.transport)
+        if deaf:
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
         (transport.pause_reading if deaf else transport.resume_reading)()
 
     def send(self, data: bytes) -> None:

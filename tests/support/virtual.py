@@ -1,19 +1,22 @@
 """trio tests under a clock that jumps ahead whenever all tasks wait: an hour of retries takes a moment, and each run
-is like the last one."""
+is like the last one, keys and nonces among it. `SEALWIRE_TEST_SEED=n` is another run."""
 
 import functools
-import random
+import os
 from collections.abc import Awaitable, Callable
-from typing import Any, ParamSpec
+from typing import ParamSpec
 
 import trio
 import trio.testing
-from trio._core import _run
+
+from tests.support.chance import seeded
 
 P = ParamSpec("P")
 
 SECONDS_MAX = 86_400.0
 """Only what waits for ever waits longer: the test fails then, at once by the real clock."""
+
+SEED = int(os.environ.get("SEALWIRE_TEST_SEED", "7"))
 
 
 def virtual(test: Callable[P, Awaitable[None]]) -> Callable[P, None]:
@@ -25,15 +28,7 @@ def virtual(test: Callable[P, Awaitable[None]]) -> Callable[P, None]:
             with trio.fail_after(SECONDS_MAX):
                 await test(*args, **kwargs)
 
-        seed(functools.reduce(lambda x, y: x * 31 + y, test.__name__.encode(), 7))
-        trio.run(body, clock=trio.testing.MockClock(autojump_threshold=0))
+        with seeded(functools.reduce(lambda x, y: x * 31 + y, test.__name__.encode(), SEED)):
+            trio.run(body, clock=trio.testing.MockClock(autojump_threshold=0))
 
     return run
-
-
-def seed(number: int) -> None:
-    """Fix what Python and trio's scheduler take from chance."""
-    random.seed(number)
-    scheduler: Any = _run
-    scheduler._ALLOW_DETERMINISTIC_SCHEDULING = True
-    scheduler._r.seed(number)

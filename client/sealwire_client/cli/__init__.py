@@ -11,8 +11,10 @@ from sealwire_client.cli.entries import delete, get, ls, put
 from sealwire_client.cli.failures import ExitCode, Failure, OutputClosed, explained, leaves, sentence, usage
 from sealwire_client.cli.members import init, invite, join
 from sealwire_client.cli.output import Output, say, visible
+from sealwire_client.cli.recovery import recovery
 from sealwire_client.cli.status import status
 from sealwire_client.cli.stuck import stuck
+from sealwire_client.cli.vault import vault
 from sealwire_client.cli.watch import watch
 from sealwire_protocol import __version__
 
@@ -58,13 +60,22 @@ def _failure(error: BaseException) -> Failure:
     match error:
         case click.UsageError():
             command = error.ctx.command_path if error.ctx is not None else "sealwire"
-            return usage(f"{error.format_message().rstrip('.')}; `{command} --help` tells what can be typed")
+            return usage(f"{_mistyped(error)}; `{command} --help` tells what can be typed")
         case click.ClickException():
             return Failure(error.format_message())
         case click.Abort() | KeyboardInterrupt():
             return Failure("Interrupted: nothing was begun.", "interrupted", ExitCode.INTERRUPTED)
         case _:
             return explained(error)
+
+
+def _mistyped(error: click.UsageError) -> str:
+    """What was typed wrong, in words that can be followed by more."""
+    if isinstance(error, click.NoSuchOption) and error.ctx is not None and error.ctx.command is main:
+        option = error.option_name
+        if any(option in parameter.opts for command in main.commands.values() for parameter in command.params):
+            return f"{option} does not stand here: options follow the command, as in `sealwire COMMAND {option}`"
+    return error.format_message().rstrip(".")
 
 
 @click.group(cls=_CommandLine, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -78,5 +89,5 @@ def main() -> None:
     """
 
 
-for _command in (init, invite, join, put, delete, get, ls, watch, status, doctor, stuck):
+for _command in (init, invite, join, put, delete, get, ls, watch, status, doctor, stuck, vault, recovery):
     main.add_command(_command)

@@ -12,6 +12,7 @@ import click
 
 from sealwire_client.cli import options
 from sealwire_client.cli.output import Output, visible
+from sealwire_client.cli.status import disputed_fields
 
 if TYPE_CHECKING:
     from sealwire_client.cli.place import Place
@@ -125,6 +126,7 @@ def _vault(found: VaultFindings) -> dict[str, Any]:
         "state": found.state,
         "verdict": found.verdict,
         "why": found.why,
+        "disputed": [disputed_fields(each) for each in found.disputed],
         "collections": [_collection(each) for each in found.collections],
     }
 
@@ -166,6 +168,8 @@ def _lines(findings: Findings, repaired: str | None) -> Iterator[str]:
         yield f"{'vault':12}{visible(vault.name)} ({vault.id.hex()[:8]}) at {vault.origin}: {vault.state}"
         if vault.why is not None:
             yield f"{'':12}{visible(vault.why)}"
+        for dispute in vault.disputed:
+            yield f"{'  disputed':12}{visible(str(dispute))}"
         for found in vault.collections:
             yield from _of_collection(found)
     yield f"{'verdict':12}{_SUMMARY[findings.verdict]}"

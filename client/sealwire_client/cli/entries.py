@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from sealwire_client.cli import options, values
-from sealwire_client.cli.failures import Failure, relay_missing, usage
+from sealwire_client.cli.failures import FORGET, Failure, relay_missing, usage
 from sealwire_client.cli.output import Bar, Output, compact, visible
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ async def _put(
         await entries.put(*entry)
         status = await _sent(vault, wait, output)
         fields = {"collection": collection, "key": entry[0], "saved": True}
-        _tell_saved(fields, "saved", status, stuck, vault.origin, wait, output)
+        _tell_saved(fields, "saved", status, stuck, vault, wait, output)
 
 
 async def _put_lines(
@@ -131,7 +131,7 @@ async def _put_lines(
         status = await _sent(vault, wait, output)
         fields = {"collection": collection, "saved": count}
         _tell_saved(
-            fields, f"{count:,} {'entry' if count == 1 else 'entries'} saved", status, stuck, vault.origin, wait, output
+            fields, f"{count:,} {'entry' if count == 1 else 'entries'} saved", status, stuck, vault, wait, output
         )
 
 
@@ -173,21 +173,24 @@ async def _sent(vault: Vault, wait: float, output: Output) -> Status:
 
 
 def _tell_saved(
-    fields: dict[str, object], what: str, status: Status, stuck: int, origin: str, wait: float, output: Output
+    fields: dict[str, object], what: str, status: Status, stuck: int, vault: Vault, wait: float, output: Output
 ) -> None:
     """Say what became of an edit, plainly. Raises Failure if the relay refused something for good."""
     from sealwire_client.cli import session
 
     refused = status.stuck - stuck
     sent = status.pending == 0 and refused <= 0
-    why = None if sent else session.why_not(status, origin, wait).rstrip(".")
-    text = (
-        f"{what} on this device; sent" if sent else f"{what} on this device; will be sent when the relay is reachable"
-    )
+    why = None if sent else session.why_not(status, vault.origin, wait).rstrip(".")
+    text = f"{what} on this device; {session.fate(status, refused)}"
     output.answer({**fields, "sent": sent, "pending": status.pending, "why": why}, text)
     if refused > 0:
-        raise relay_missing(f"The relay refused {refused:,} writes for good, which stay on this device: {why}")
-    if not sent:
+        writes = "1 write" if refused == 1 else f"{refused:,} writes"
+        raise relay_missing(
+            f"The relay refused {writes} for good, kept on this device: {why} (`sealwire stuck retry --all`)"
+        )
+    if vault.is_known is False or vault.over is not None:
+        output.say(f"Not sent: {why}; or {FORGET}")
+    elif not sent:
         output.say(f"Not sent yet: {why}. The next put, delete, watch or status that reaches the relay sends it")
 
 
@@ -230,7 +233,7 @@ async def _delete(place: Place, name: str | None, collection: str, key: str, wai
         await entries.delete(key)
         status = await _sent(vault, wait, output)
         fields = {"collection": collection, "key": key, "deleted": True}
-        _tell_saved(fields, "deleted", status, stuck, vault.origin, wait, output)
+        _tell_saved(fields, "deleted", status, stuck, vault, wait, output)
 
 
 @click.command(short_help="Print the value at a key of a collection.")

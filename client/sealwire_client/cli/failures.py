@@ -10,6 +10,9 @@ from enum import IntEnum
 MESSAGE_CHARACTERS_MAX = 2_000
 """Longest sentence shown: parts of it may come from the relay."""
 
+FORGET = "`sealwire vault forget` deletes it here"
+"""What can be done about a vault that is over."""
+
 
 class ExitCode(IntEnum):
     """How a command ended; docs/cli.md lists them for those who write scripts."""
@@ -68,9 +71,9 @@ def _foreseen(error: BaseException) -> Failure | None:
 
 def _of_the_device(error: BaseException) -> Failure | None:
     from sealwire_client.encoding import EncodingError
-    from sealwire_client.keyring import KeyringError, NameTooLongError
+    from sealwire_client.keyring import KeyringError, NameTooLongError, VaultOverError
     from sealwire_client.keystore import KeystoreError, PassphraseError
-    from sealwire_client.replica import ReplicaError, ReplicaFullError, ReplicaInUseError
+    from sealwire_client.replica import ReplicaError, ReplicaFullError, ReplicaInUseError, UnsentError
     from sealwire_client.sealing import ValueTooLargeError
     from sealwire_client.transactions import TransactionError
 
@@ -92,25 +95,35 @@ def _of_the_device(error: BaseException) -> Failure | None:
             return Failure(f"{told}; nothing of it was saved", "too_large")
         case EncodingError() | NameTooLongError():
             return Failure(told, "value")
+        case VaultOverError():
+            return Failure(f"{told}; {FORGET}", "no_vault")
         case KeyringError():
             return Failure(told, "membership")
+        case UnsentError():
+            return Failure(told, "unsent")
         case _:
             return None
 
 
 def _of_the_relay(error: BaseException) -> Failure | None:
     from sealwire_client.invites import InviteError
+    from sealwire_client.inviting import InviteExpiredError, InviteRefusedError
     from sealwire_client.link import RelayRefusedError
+    from sealwire_client.moving import MoveError
+    from sealwire_client.recovery import RecoveryError
     from sealwire_client.sending import ConflictError, StrictError
     from sealwire_client.transport import InsecureOriginError, TransportError
-    from sealwire_client.vault import InviteExpiredError
     from sealwire_protocol.errors import FaultCode, LocalMisuse
-    from sealwire_protocol.membership import LinkError
+    from sealwire_protocol.links import LinkError
 
     told = str(error)
     match error:
-        case InviteError() | InviteExpiredError():
+        case InviteError() | InviteExpiredError() | InviteRefusedError():
             return Failure(told, "invite")
+        case RecoveryError():
+            return Failure(told, "recovery")
+        case MoveError():
+            return Failure(told, "moved")
         case RelayRefusedError() if error.fault.code in (FaultCode.MAILBOX_USED, FaultCode.NO_SUCH_MAILBOX):
             return Failure(told, "invite")
         case RelayRefusedError():

@@ -7,7 +7,7 @@ from typing import Any, Final
 import trio
 
 from sealwire_client.cli import config
-from sealwire_client.cli.failures import Failure, relay_missing, sentence
+from sealwire_client.cli.failures import FORGET, Failure, relay_missing, sentence
 from sealwire_client.cli.output import Bar, say, visible
 from sealwire_client.cli.place import Place
 from sealwire_client.collection import Collection
@@ -17,6 +17,7 @@ from sealwire_client.replica import ColumnsChangedError, Replica, ReplicaInUseEr
 from sealwire_client.status import State, Status
 from sealwire_client.vault import Vault
 from sealwire_protocol.ids import VaultId
+from sealwire_protocol.links import Role
 
 IN_USE_SECONDS_MAX: Final = 2.0
 """Another command on the same folder is usually done sooner; what takes longer is a `watch`, or an app."""
@@ -57,25 +58,43 @@ async def opened(
         yield device
 
 
-def move(place: Place, vault: VaultId, relay: str) -> bool:
-    """Give a vault another relay, durably, if nothing of it has left this device yet. True if it was given.
+def move(place: Place, vault: VaultId, relay: str, token: bytes) -> bool:
+    """Give a vault another relay, durably, if nothing of it has left this device yet, and the registration token for
+    that (empty: none). True if it was given.
 
     The device must not be open. Raises ReplicaError.
     """
     with closing(Replica(place.folder)) as replica:
-        return any(replica.vaults.move(held, relay) for held in replica.vaults.all() if held.id == vault)
+        return any(replica.vaults.move(held, relay, token) for held in replica.vaults.all() if held.id == vault)
+
+
+def keep_token(place: Place, vault: VaultId, token: bytes) -> None:
+    """Give a vault another registration token, durably, which its relay is shown from the next connection on. The
+    device must not be open. Raises ReplicaError."""
+    with closing(Replica(place.folder)) as replica:
+        for held in replica.vaults.all():
+            if held.id == vault:
+                replica.vaults.keep_token(held.number, token)
 
 
 def chosen(device: Device, place: Place, name: str | None) -> Vault:
     """The vault that is meant: the one named, else the folder's default, else the only one."""
     if not device.vaults and device.incomplete:
         raise Failure(device.incomplete, "no_vault")
+    default = config.read(place.folder).vault
+    if not device.vaults and default is not None:
+        raise Failure(
+            f"The device in {place.folder} does not hold its vault ({default[:ID_DIGITS]}) any more: its replica is"
+            " gone, and what it had not sent is gone with it; run `sealwire invite` on another device of the vault, and"
+            " `sealwire join` with that link here",
+            "no_vault",
+        )
     if not device.vaults:
         raise Failure(
             f"The device in {place.folder} holds no vault yet: make one with `sealwire init`, or `sealwire join` one",
             "no_vault",
         )
-    name = name or config.read(place.folder).vault
+    name = name or default
     if name is None and len(device.vaults) == 1:
         return device.vaults[0]
     held = ", ".join(f"{vault.name} ({vault.id.hex()[:ID_DIGITS]})" for vault in device.vaults)
@@ -101,7 +120,8 @@ async def entries(vault: Vault, name: str, wanted: str | None = None) -> Entries
     policy = wanted or await vault.policy_of(name) or "latest"
     try:
         if policy in POLICIES:
-            return await vault.collection(name, dict, policy=POLICIES[policy]())
+            signed = await vault.is_signed(name)
+            return await vault.collection(name, dict, policy=POLICIES[policy](), signed=signed)
         raise ColumnsChangedError(policy)
     except ColumnsChangedError as error:
         raise Failure(
@@ -111,9 +131,22 @@ async def entries(vault: Vault, name: str, wanted: str | None = None) -> Entries
         ) from error
 
 
+def check_not_over(vault: Vault, so: str = "nothing was done") -> None:
+    """Raises Failure if a vault is over for this device, as far as it has heard."""
+    if vault.over is not None:
+        raise Failure(f"{vault.over}; {so}; {FORGET}", "no_vault")
+
+
 async def writable(device: Device, vault: Vault, name: str, policy: str | None, seconds: float) -> Entries:
     """A collection to be written to, with everything else that waits on its way. If it is strict, its relay is waited
-    for. Raises Failure."""
+    for. Raises Failure, also if the vault is over for this device, or it may only read: nothing would ever be sent."""
+    check_not_over(vault, "nothing was written")
+    if any(member.is_this and member.role is Role.READER for member in vault.members):
+        raise Failure(
+            f"This device may only read vault {vault.name}, so nothing was written: ask an admin of it to remove this"
+            " device and to invite it again as a writer",
+            "membership",
+        )
     found = await entries(vault, name, policy)
     await open_known(vault)
     if found.is_strict:
@@ -187,6 +220,17 @@ def why_not(status: Status, origin: str, seconds: float) -> str:
     return f"the relay did not confirm it within {seconds:g} s"
 
 
+def fate(status: Status, refused: int) -> str:
+    """What became of writes, plainly; `refused`: how many of them the relay refused for good."""
+    if refused > 0:
+        return "refused by the relay"
+    if not status.pending:
+        return "sent"
+    if status.state is State.REFUSED:
+        return "not sent, since the relay refuses this device"
+    return "will be sent when the relay is reachable"
+
+
 async def reach(device: Device, origin: str, seconds: float, then: str) -> None:
     """Wait until a relay has let this device in. Raises Failure after `seconds`, or at once if it refuses for good.
 
@@ -201,3 +245,18 @@ async def reach(device: Device, origin: str, seconds: float, then: str) -> None:
         return
     told = link.last_error or f"{origin} did not answer within {seconds:g} s"
     raise relay_missing(f"{told}; {then}")
+
+
+async def reach_for(device: Device, vault: Vault, seconds: float, then: str) -> None:
+    """Wait until a vault's relay has let this device in, and has told it of the members. Raises Failure as `reach`
+    does, and if the vault is over for this device, or its relay says that it knows no such vault for it."""
+    check_not_over(vault)
+    await reach(device, vault.origin, seconds, then)
+    with trio.move_on_after(seconds):
+        await vault.known()
+    check_not_over(vault)
+    if not vault.is_known:
+        why = why_not(await vault.status(), vault.origin, seconds)
+        if vault.is_known is None:
+            raise relay_missing(f"{why}; {then}")
+        raise Failure(f"{why}; or {FORGET}", "no_vault")

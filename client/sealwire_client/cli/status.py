@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from sealwire_client.cli.output import Bar, Output, visible
 
 if TYPE_CHECKING:
     from sealwire_client.cli.place import Place
-    from sealwire_client.status import Status
+    from sealwire_client.status import Disputed, Status
 
 
 @click.command(short_help="Send and fetch, and tell how this device stands.")
@@ -35,12 +36,15 @@ def status(vault: str | None, wait: float, folder: Path | None, as_json: bool) -
 
 async def _status(place: Place, name: str | None, wait: float, output: Output) -> ExitCode:
     from sealwire_client.cli import session
+    from sealwire_client.status import State
 
     async with session.opened(place) as device:
         vault = session.chosen(device, place, name)
         collections = await session.open_known(vault)
         with Bar("Coming into step", output) as bar:
             found = await session.until(vault, session.in_step, wait, bar)
+        if found.state is State.CONNECTING and wait:  # this command ends before the connection is given up
+            found = replace(found, last_error=session.why_not(found, vault.origin, wait))
         fields = {
             "state": found.state,
             "vault": vault.name,
@@ -56,6 +60,7 @@ async def _status(place: Place, name: str | None, wait: float, output: Output) -
             "members": found.members,
             "last_synced": _milliseconds(found.last_synced),
             "last_error": found.last_error,
+            "disputed": [disputed_fields(each) for each in found.disputed],
             "devices": [
                 {"name": one.name, "key": one.key.hex(), "this": one.is_this, "heard": _milliseconds(one.last_heard)}
                 for one in found.devices
@@ -74,8 +79,28 @@ def _lines(fields: Mapping[str, object], found: Status) -> Iterator[str]:
             for one in found.devices:
                 told = "this one" if one.is_this else f"last heard {_when(one.last_heard)}"
                 yield f"{'device':12}{visible(one.name or one.key.hex())}: {told}"
+        elif name == "disputed":
+            for dispute in found.disputed:
+                yield f"{'disputed':12}{visible(str(dispute))}"
+            if found.disputed:
+                yield f"{'':12}the relay shows its devices different histories, or has dropped a record: no strict"
+                yield f"{'':12}write is made until you have looked, and said `sealwire vault dismiss`"
         else:
             yield f"{name:12}{_shown(name, value)}"
+
+
+def disputed_fields(dispute: Disputed) -> dict[str, object]:
+    """What programs are told of a dispute."""
+    return {
+        "collection": dispute.collection,
+        "device": dispute.device,
+        "key": dispute.key.hex(),
+        "seq": dispute.seq,
+        "back": dispute.back,
+        "since": _milliseconds(dispute.since),
+        "held": dispute.held.hex(),
+        "theirs": dispute.theirs.hex(),
+    }
 
 
 def _milliseconds(at: datetime | None) -> int | None:

@@ -104,12 +104,13 @@ async def _retry(place: Place, name: str | None, wanted: tuple[str, str] | None,
         with Bar("Sending", output) as bar:
             status = await session.until(vault, session.all_sent, wait, bar)
         left = status.stuck
+        again = left - (len(before) - tried)
         why = session.why_not(status, vault.origin, wait).rstrip(".") if status.pending or left else None
         output.answer(
             {"retried": tried, "stuck": left, "pending": status.pending, "why": why},
-            f"{tried:,} sent again" if not status.pending else f"{tried:,} will be sent when the relay is reachable",
+            f"{tried:,} tried again; {session.fate(status, again)}",
         )
-        if left > len(before) - tried:
+        if again > 0:
             raise relay_missing(f"The relay refused again; {left:,} writes stay on this device: {why}")
 
 

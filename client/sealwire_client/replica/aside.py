@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from sealwire_client.replica.database import Database
 from sealwire_client.replica.edits import STRICT, TakenEdit
-from sealwire_client.replica.entries import Change, Collection, Edit, Entries
+from sealwire_client.replica.entries import INTERNAL, Change, Collection, Edit, Entries
 from sealwire_client.replica.errors import ReplicaMisuse
 from sealwire_client.replica.sent import Refusing
 
@@ -113,7 +113,8 @@ class Aside:
         """The stuck writes of a vault, each with the name of its collection, in their order."""
         found = self._database.connection.execute(
             "SELECT c.name, s.key, s.value, s.reason, s.tx > 0 FROM _stuck AS s JOIN _collection AS c"
-            " ON c.id = s.collection WHERE c.vault = ? ORDER BY c.name, s.key",
+            " ON c.id = s.collection WHERE c.vault = ?"
+            f" AND NOT {INTERNAL} ORDER BY c.name, s.key",
             (vault,),
         )
         return [(name, Stuck(key, value, reason, bool(together))) for name, key, value, reason, together in found]
@@ -121,7 +122,9 @@ class Aside:
     def why(self, vault: int) -> str | None:
         """Why a write of the vault was refused for good; None if none was."""
         found = self._database.connection.execute(
-            "SELECT reason FROM _stuck JOIN _collection AS c ON c.id = collection WHERE c.vault = ? LIMIT 1", (vault,)
+            "SELECT reason FROM _stuck JOIN _collection AS c ON c.id = collection WHERE c.vault = ?"
+            f" AND NOT {INTERNAL} LIMIT 1",
+            (vault,),
         ).fetchone()
         return found[0] if found else None
 

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from sealwire_client.replica.database import Database
-from sealwire_client.replica.entries import Collection, Column, Table
+from sealwire_client.replica.entries import INTERNAL, Collection, Column, Table
 from sealwire_client.replica.values import Encoder, Kept, Live, Row
 from sealwire_protocol.ids import StreamId
 from sealwire_protocol.messages import StreamKind
@@ -55,7 +55,8 @@ class Census:
     def collections(self, vault: int) -> list[Collection]:
         """A vault's collections by name, also those that nobody has opened. Their values cannot be read."""
         found = self._database.connection.execute(
-            "SELECT id, vault, name, stream, kind, policy, columns FROM _collection WHERE vault = ? ORDER BY name",
+            "SELECT id, vault, name, stream, kind, policy, columns, signed FROM _collection WHERE vault = ?"
+            f" AND NOT {INTERNAL} ORDER BY name",
             (vault,),
         )
         return [undecoded(*row) for row in found]
@@ -93,11 +94,14 @@ class Census:
         return {tag_of(key) for (key,) in rows} | {tag for (tag,) in aside}
 
 
-def undecoded(number: int, vault: int, name: str, stream: bytes, kind: int, policy: str, columns: str) -> Collection:
+def undecoded(
+    number: int, vault: int, name: str, stream: bytes, kind: int, policy: str, columns: str, signed: int
+) -> Collection:
     """A collection by its row of `_collection`, whose values cannot be read."""
     kept = tuple(Column(*column) for column in json.loads(columns))
+    table, values = Table(number, kept), _NoValues()
     return Collection(
-        number, vault, name, StreamId(stream), StreamKind(kind), policy, kept, Table(number, kept), _NoValues()
+        number, vault, name, StreamId(stream), StreamKind(kind), policy, kept, table, values, bool(signed)
     )
 
 

@@ -9,14 +9,16 @@ from sealwire_client.replica.entries import Collection
 from sealwire_client.replica.reading import Seen
 from sealwire_client.replica.values import Live
 from sealwire_protocol.conditions import NOTHING, Condition, Names, encode_condition
+from sealwire_protocol.ids import Author
 
 KEYS_AT_ONCE: Final = 500
 """Keys named in one statement."""
 
 _PLACE: Final = Struct(">QQ")
 _VERSION: Final = slice(0, 8)
+_AUTHOR: Final = slice(10, 14)
 _SALT: Final = slice(14, 22)
-"""Where a packed rank holds its version and its salt."""
+"""Where a packed rank holds its version, its author and its salt."""
 
 
 class Shown(NamedTuple):
@@ -44,7 +46,22 @@ class Said(NamedTuple):
         if self.rank is None:
             return NOTHING
         names = Names.TOMBSTONE if self.value is None else Names.ENTRY
-        return Condition(names, int.from_bytes(self.rank[_VERSION], "big"), self.rank[_SALT])
+        return Condition(names, self.version, self.salt)
+
+    @property
+    def version(self) -> int:
+        """The version of the record that won; 0: nothing was said."""
+        return int.from_bytes((self.rank or b"")[_VERSION], "big")
+
+    @property
+    def author(self) -> Author:
+        """Who wrote it."""
+        return Author(int.from_bytes((self.rank or b"")[_AUTHOR], "big"))
+
+    @property
+    def salt(self) -> bytes:
+        """Its salt."""
+        return (self.rank or b"")[_SALT]
 
     @property
     def replaced(self) -> bytes:
@@ -56,6 +73,13 @@ def replaced(condition: bytes, place: tuple[int, int] | None) -> bytes:
     """What a sealed write replaces, to be remembered should it be refused. The very record that is lost and given back
     stands elsewhere then: what was refused while it was gone may be tried again."""
     return condition if place is None else condition + _PLACE.pack(*place)
+
+
+def is_same_write(one: bytes | None, other: bytes | None) -> bool:
+    """True if two packed ranks, or both times none, are of one write: it may have been sealed anew in between."""
+    if one is None or other is None:
+        return one is other
+    return (one[_VERSION], one[_AUTHOR]) == (other[_VERSION], other[_AUTHOR])
 
 
 class Claims:

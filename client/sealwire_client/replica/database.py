@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, Protocol, cast
 from urllib.parse import quote
 
 from sealwire_client.replica.errors import (
@@ -67,6 +67,7 @@ OWN_TABLES: Final = (
     "_sent",
     "_stuck",
     "_counted",
+    "_dispute",
 )
 """What only this device has. It is checked whenever the file is opened: it is little, and must not be built upon if it
 is damaged. Everything else can be fetched again, and shows its damage when it is met."""
@@ -106,6 +107,19 @@ class FolderLock:
         os.close(self._fd)
 
 
+class Beside(Protocol):
+    """What is held in memory beside the file, and changes with its transactions."""
+
+    def mark(self) -> object:
+        """How it stands."""
+
+    def go_back(self, mark: object) -> None:
+        """Stand as it did."""
+
+    def write(self) -> None:
+        """Put it into the file: the outermost transaction ends."""
+
+
 class Database:
     """The writing connection. Belongs to the thread that opened it."""
 
@@ -126,6 +140,7 @@ class Database:
                 raise full(self.path, OPENING) from error
             raise ReplicaError(f"The folder {folder} cannot hold a replica ({error}): choose another one.") from error
         self._depth = 0
+        self.beside: list[Beside] = []
         self._damage: ReplicaCorruptError | None = None
         try:
             try:
@@ -275,13 +290,19 @@ class Database:
         connection, name = self.connection, f"s{self._depth}"
         if self._damage is not None:
             raise self._damage
+        marks = [each.mark() for each in self.beside]
         try:
             connection.execute(f"SAVEPOINT {name}" if self._depth else "BEGIN IMMEDIATE")
             self._depth += 1
             try:
                 yield connection
+                if self._depth == 1:
+                    for each in self.beside:
+                        each.write()
                 connection.execute(f"RELEASE {name}" if self._depth > 1 else "COMMIT")
             except BaseException:
+                for each, mark in zip(self.beside, marks, strict=True):
+                    each.go_back(mark)
                 # A full disk makes SQLite roll back the whole transaction by itself.
                 if connection.in_transaction:
                     if self._depth > 1:

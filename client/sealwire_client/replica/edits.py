@@ -9,7 +9,7 @@ from sealwire_client.replica.entries import Change, Collection, Edit, Entries
 from sealwire_protocol.ids import StreamId
 from sealwire_protocol.limits import PUSH_GROUPS_MAX, PUSH_RECORDS_MAX, SEGMENT_BYTES_MAX
 from sealwire_protocol.messages import ATOMIC, StreamKind
-from sealwire_protocol.segment import padded_bytes
+from sealwire_protocol.segment import PROOF_BYTES, padded_bytes
 
 RECORD_BYTES_BESIDE: Final = 80
 """Most that a record adds to its padded plaintext: skip count, wide header, MAC."""
@@ -72,9 +72,10 @@ class Mark(NamedTuple):
     n: int
 
 
-def sealed_bytes(key: str, value: bytes | None) -> int:
-    """At most how many bytes the record of an entry takes in a push."""
-    return padded_bytes(len(key.encode()) + len(value or b"") + PLAINTEXT_BYTES_BESIDE) + RECORD_BYTES_BESIDE
+def sealed_bytes(key: str, value: bytes | None, signed: bool = False) -> int:
+    """At most how many bytes the record of an entry takes in a push. `signed`: its collection is."""
+    beside = PLAINTEXT_BYTES_BESIDE + PROOF_BYTES if signed else PLAINTEXT_BYTES_BESIDE
+    return padded_bytes(len(key.encode()) + len(value or b"") + beside) + RECORD_BYTES_BESIDE
 
 
 _ADD: Final = (
@@ -89,11 +90,12 @@ _BEFORE_STUCK: Final = (
 """Adds an edit in the place of others: `before` is the n of the first of them."""
 
 _FREE: Final = (
-    "SELECT e.collection, e.n, e.key, e.value, e.raw, e.tx, e.since, e.base, e.refused FROM _edit AS e"
+    "SELECT e.collection, c.signed, e.n, e.key, e.value, e.raw, e.tx, e.since, e.base, e.refused FROM _edit AS e"
     " JOIN _collection AS c ON c.id = e.collection WHERE e.vault = ?"
     " AND e.collection IN ({marks})"
     " AND NOT EXISTS (SELECT 1 FROM _sent AS s WHERE s.collection = e.collection AND s.key = e.key"
     f" AND (s.seq IS NULL OR c.kind = {StreamKind.GUARDED:d}))"
+    " AND NOT EXISTS (SELECT 1 FROM _resealed AS r WHERE r.collection = e.collection AND r.key = e.key)"
     " AND NOT EXISTS (SELECT 1 FROM _edit AS o WHERE o.collection = e.collection AND o.key = e.key AND o.n < e.n)"
 )
 """Edits that may be sealed: none of the key is on its way (R4), and no older one waits. In a guarded stream the one on
@@ -175,14 +177,14 @@ class Edits:
         )
         taken: dict[int, list[TakenEdit]] = {}
         count = size = 0
-        for collection, *columns in found:
+        for collection, signed, *columns in found:
             edit = TakenEdit(*columns)
             if edit.tx > 0:
                 together = {} if taken else self._whole(free, vault, tops, edit.tx)
                 if together:
                     return self._numbered(vault, tops, together, ATOMIC)
                 continue
-            count, size = count + 1, size + sealed_bytes(edit.key, edit.value)
+            count, size = count + 1, size + sealed_bytes(edit.key, edit.value, signed)
             if taken and (size > bytes_max or (collection not in taken and len(taken) == PUSH_GROUPS_MAX)):
                 break
             taken.setdefault(collection, []).append(edit)
@@ -195,7 +197,7 @@ class Edits:
         execute = self._database.connection.execute
         together: dict[int, list[TakenEdit]] = {}
         found = execute(f"{free} AND e.tx = ? AND e.tx > 0 ORDER BY e.n", (vault, *tops, tx)).fetchall()
-        for collection, *columns in found:
+        for collection, _, *columns in found:
             together.setdefault(collection, []).append(TakenEdit(*columns))
         (count,) = execute("SELECT count(*) FROM _edit WHERE tx = ? AND tx > 0", (tx,)).fetchone()
         return together if count == len(found) else {}
@@ -222,7 +224,8 @@ class Edits:
         """True if this device has anything of the key that is not in the log, refused writes apart."""
         found = self._database.connection.execute(
             "SELECT EXISTS (SELECT 1 FROM _edit WHERE collection = ?1 AND key = ?2)"
-            " OR EXISTS (SELECT 1 FROM _sent WHERE collection = ?1 AND key = ?2)",
+            " OR EXISTS (SELECT 1 FROM _sent WHERE collection = ?1 AND key = ?2)"
+            " OR EXISTS (SELECT 1 FROM _resealed WHERE collection = ?1 AND key = ?2)",
             (collection, key),
         )
         return bool(found.fetchone()[0])

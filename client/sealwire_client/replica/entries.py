@@ -15,11 +15,12 @@ from typing import Final, NamedTuple
 
 from sealwire_client.replica.database import Database
 from sealwire_client.replica.errors import ColumnsChangedError, NeedsNewerAppError, ReplicaMisuse
+from sealwire_client.replica.proofs import Proofs, Proven
 from sealwire_client.replica.reshaping import Reshaping
 from sealwire_client.replica.values import Kept, Live, Row, Values, live, read
 from sealwire_protocol.ids import TAG_BYTES, StreamId
 from sealwire_protocol.messages import StreamKind
-from sealwire_protocol.segment import FLAGS_KNOWN
+from sealwire_protocol.segment import FLAGS_KNOWN, RANK_BYTES
 
 CHANGES_NAMED_MAX: Final = 1_000
 """Changed keys that one delivery names to watchers. Of more it says only that there were many: naming each costs
@@ -31,6 +32,12 @@ COLUMNS_MAX: Final = 500
 _KIND: Final = 1
 _TAG: Final = slice(2, 2 + TAG_BYTES)
 """Where the bytes of a record that skips nothing hold its kind, which has the flags in it, and its tag."""
+
+_VERSION_BYTES: Final = 8
+"""With which a rank begins."""
+
+INTERNAL: Final = "substr(name, 1, 1) = '_'"
+"""True of a collection that no app has opened, nor can: it is left out wherever an app's are told or counted."""
 
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _TYPES: Final = frozenset(("TEXT", "INTEGER", "REAL", "NUMERIC", "BLOB", "BOOLEAN"))
@@ -59,6 +66,13 @@ class Collection:
     table: "Table" = field(repr=False, compare=False)
     values: Values = field(repr=False, compare=False)
     """How its values lie in bytes and rows."""
+    signed: bool = False
+    """Its entries are signed by their authors."""
+
+    @property
+    def is_internal(self) -> bool:
+        """True if no app has opened it: see INTERNAL."""
+        return self.name.startswith("_")
 
     def read(self, value: bytes) -> tuple[Row | None, Kept]:
         """A value's bytes as a row, and what must be kept beside it. The row is None if a newer app is needed."""
@@ -66,7 +80,8 @@ class Collection:
 
 
 class Incoming(NamedTuple):
-    """A record of the log, opened. Both `row` and `kept` None: a tombstone; see `Collection.read`."""
+    """A record of the log, opened. Both `row` and `kept` None: a tombstone; see `Collection.read`. `proof`: who stands
+    for it, in a signed collection."""
 
     seq: int
     key: str
@@ -75,6 +90,7 @@ class Incoming(NamedTuple):
     flags: int
     row: Row | None
     kept: Kept = None
+    proof: bytes = b""
 
 
 class Unopened(NamedTuple):
@@ -190,7 +206,7 @@ class Table:
 
 def check_names(name: str, columns: Sequence[Column]) -> None:
     """Refuse names that an app's SQL could not say, or that would hide the replica's own. Raises ReplicaMisuse."""
-    if not _NAME.fullmatch(name) or name.lower().startswith("sqlite_"):
+    if not _NAME.fullmatch(name.removeprefix("_")) or name.lower().startswith("sqlite_"):
         raise ReplicaMisuse(
             f"{name!r} cannot name a collection: use a letter, then up to 63 letters, digits or underscores."
         )
@@ -215,8 +231,10 @@ class Entries:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.proofs = Proofs(database)
         self.opened: dict[int, Collection] = {}
         """Collections opened in this run, by number."""
+        self._gone = 0
 
     def open(
         self,
@@ -227,6 +245,7 @@ class Entries:
         policy: str,
         columns: Sequence[Column],
         values: Values,
+        signed: bool = False,
     ) -> Collection:
         """Open a collection, or make it. Columns may have been appended since, or their forms have changed: then rows
         are brought into the form that `values` read, and what needed a newer app is looked at again.
@@ -237,14 +256,20 @@ class Entries:
         check_names(name, columns)
         with self._database.transaction() as connection:
             found = connection.execute(
-                "SELECT id, columns, opened, kind, stream, policy FROM _collection WHERE vault = ? AND name = ?",
+                "SELECT id, columns, opened, kind, stream, policy, signed FROM _collection"
+                " WHERE vault = ? AND name = ?",
                 (vault, name),
             ).fetchone()
             if found is None:
-                table = self._create(vault, name, stream, kind, policy, columns)
+                table = self._create(vault, name, stream, kind, policy, columns, signed)
                 number = int(table.name[2:])
             else:
-                number, kept, opened, known_kind, known_stream, known_policy = found
+                number, kept, opened, known_kind, known_stream, known_policy, known_signed = found
+                if known_signed != signed:
+                    raise ReplicaMisuse(
+                        f"collection {name} is {'' if known_signed else 'not '}signed on this device, which cannot be"
+                        f" changed; open it with signed={bool(known_signed)}, or use another name"
+                    )
                 if known_stream != stream:
                     raise ReplicaMisuse(
                         f"collection {name} is another stream here than its keys say; it was not opened"
@@ -259,17 +284,31 @@ class Entries:
                 held = [Column(*column) for column in json.loads(kept)]
                 table = self._widen(name, Table(number, held), columns)
                 self._reshape(table, held[:opened], columns, values)
-        collection = Collection(number, vault, name, stream, kind, policy, tuple(columns), table, values)
+        collection = Collection(number, vault, name, stream, kind, policy, tuple(columns), table, values, signed)
         self.opened[number] = collection
         return collection
 
+    def forget(self, numbers: Iterable[int]) -> None:
+        """These collections have gone: their numbers stand for no others in this run."""
+        for number in numbers:
+            self.opened.pop(number, None)
+            self._gone = max(self._gone, number)
+
     def _create(
-        self, vault: int, name: str, stream: StreamId, kind: StreamKind, policy: str, columns: Sequence[Column]
+        self,
+        vault: int,
+        name: str,
+        stream: StreamId,
+        kind: StreamKind,
+        policy: str,
+        columns: Sequence[Column],
+        signed: bool,
     ) -> Table:
         execute = self._database.connection.execute
         number = execute(
-            "INSERT INTO _collection (vault, name, stream, kind, policy, columns, opened) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (vault, name, stream, int(kind), policy, json.dumps(columns), len(columns)),
+            "INSERT INTO _collection (id, vault, name, stream, kind, policy, columns, opened, signed)"
+            " VALUES ((SELECT max(coalesce(max(id), 0), ?) + 1 FROM _collection), ?, ?, ?, ?, ?, ?, ?, ?)",
+            (self._gone, vault, name, stream, int(kind), policy, json.dumps(columns), len(columns), signed),
         ).lastrowid
         assert number is not None
         table = Table(number, columns)
@@ -339,9 +378,30 @@ class Entries:
             table.absorb,
             [
                 (key, rank, key_id, flags, term, seq, live(row, kept), kept, *padded(row))
-                for seq, key, rank, key_id, flags, row, kept in records
+                for seq, key, rank, key_id, flags, row, kept, _ in records
             ],
         )
+
+    def fallen_back(self, collection: Collection, term: int, records: Iterable[Incoming]) -> int:
+        """How many records came after one of the same key with a greater version, in one term: to a guarded stream no
+        honest relay appends such a one (R5). To be asked before they are absorbed, in the order of their seqs."""
+        if collection.kind is not StreamKind.GUARDED:
+            return 0
+        name = collection.table.name
+        stands = f"SELECT EXISTS (SELECT 1 FROM {name} WHERE key = ? AND _term = ? AND _seq < ? AND _rank > ?)"
+        execute, greatest, fallen = self._database.connection.execute, dict[str, bytes](), 0
+        for record in records:
+            version, before = record.rank[:_VERSION_BYTES], greatest.get(record.key, b"")
+            above = version.ljust(RANK_BYTES, b"\xff")
+            fallen += before > version or execute(stands, (record.key, term, record.seq, above)).fetchone()[0]
+            greatest[record.key] = max(version, before)
+        return fallen
+
+    def prove(self, collection: Collection, records: Iterable[Incoming]) -> None:
+        """Keep who stands for records of a signed collection that were absorbed. Within the caller's transaction."""
+        if collection.signed:
+            proven = [Proven(record.key, record.rank, record.proof) for record in records]
+            self.proofs.take(collection.number, collection.table.name, proven)
 
     def quarantine(self, collection: Collection, term: int, records: Iterable[Unopened]) -> None:
         """Keep records that could not be opened. Within the caller's transaction."""
@@ -353,6 +413,19 @@ class Entries:
                 for seq, rank, record, reason, _ in records
             ],
         )
+
+    def unopened(self, collection: Collection, reason: str) -> list[tuple[int, int, int, bytes]]:
+        """The records that could not be opened for this reason, in order: a name, the term's number, seq and bytes."""
+        found = self._database.connection.execute(
+            "SELECT id, term, seq, record FROM _quarantine WHERE collection = ? AND reason = ? AND term > 0"
+            " ORDER BY term, seq",
+            (collection.number, reason),
+        )
+        return found.fetchall()
+
+    def release(self, name: int) -> None:
+        """A record that could not be opened could be."""
+        self._database.connection.execute("DELETE FROM _quarantine WHERE id = ?", (name,))
 
     def show(self, collection: Collection, edits: Iterable[Edit]) -> None:
         """Show edits in place of what the log says, which goes to the shadow. Within the caller's transaction."""

@@ -68,6 +68,25 @@ class ReplicaMisuse(ReplicaError):
     """The caller did something that the present state does not allow. A bug on this side."""
 
 
+class UnsentError(Exception):
+    """A vault is to go from this device, and so many writes of it are nowhere else: nothing was deleted."""
+
+    def __init__(self, count: int) -> None:
+        writes, them = ("write", "it is") if count == 1 else ("writes", "they are")
+        super().__init__(
+            f"{count:,} {writes} of the vault would be lost with it, for {them} on this device alone: sync first, look"
+            " at what is stuck, or say that what is unsent is to be discarded"
+        )
+        self.count = count
+
+
+class VaultGoneError(Exception):
+    """The vault is not on this device any more: it was left, or forgotten."""
+
+    def __init__(self) -> None:
+        super().__init__("the vault is not on this device any more: nothing was done; join it again by an invite")
+
+
 class QueryError(ReplicaError):
     """An app's own SQL was refused: wrong, or not reading only."""
 
@@ -99,8 +118,8 @@ def code_of(error: Exception) -> int:
 
 OPENING: Final = "the replica could not be opened, and nothing of it is lost"
 READING: Final = "this could not be read, and nothing is lost"
-CHANGING: Final = "this change was not saved, everything before it was"
-"""What a full disk means for who met it."""
+CHANGING: Final = "what was to be written now was not saved, everything before it was"
+"""What a full disk means for who met it. CHANGING is told of an edit as well as of what sending and fetching note."""
 
 
 def is_full(error: BaseException) -> bool:

@@ -34,6 +34,8 @@ class Forgetting:
             which = term, min(passed, floor)
             hidden = f"SELECT key FROM {table.name} WHERE _local = 1 AND {_PURGED}"
             execute(f"DELETE FROM {table.shadow} WHERE key IN ({hidden})", which)
+            proven = f"SELECT key, _rank FROM {table.name} WHERE {_PURGED}"
+            execute(f"DELETE FROM _proof WHERE collection = ? AND (key, rank) IN ({proven})", (table.number, *which))
             execute(f"UPDATE {table.name} SET {NOTHING_SAID} WHERE _local = 1 AND {_PURGED}", which)
             execute(f"DELETE FROM {table.name} WHERE _local = 0 AND {_PURGED}", which)
             execute(

@@ -16,16 +16,19 @@ from sealwire_client.replica.aside import Aside
 from sealwire_client.replica.claims import Claims
 from sealwire_client.replica.database import Database
 from sealwire_client.replica.edits import ALONE, REFILLED, STRICT, Edits, Mark, Taken
-from sealwire_client.replica.entries import Change, Entries
+from sealwire_client.replica.entries import INTERNAL, Change, Entries
 from sealwire_client.replica.positions import Positions
 from sealwire_client.replica.refills import Decided, Refills
+from sealwire_client.replica.reseals import Reseals
 from sealwire_client.replica.sent import Refusing, SealedGroup, Sent
 from sealwire_protocol.errors import Outcome, Refusal
 from sealwire_protocol.ids import StreamId
 from sealwire_protocol.messages import Appended, Refused, StreamKind
 
-SEAL_AGAIN: Final = frozenset((Outcome.EPOCH_STALE, Outcome.SEAL_AGAIN, Outcome.CLONED))
+SEAL_AGAIN: Final = frozenset((Outcome.EPOCH_STALE, Outcome.SEAL_AGAIN, Outcome.CLONED, Outcome.MOVED))
 """Outcomes after which the same edits, sealed anew under a new number, can succeed."""
+
+_OF_APPS: Final = f"collection NOT IN (SELECT id FROM _collection WHERE {INTERNAL})"
 
 CONFLICT: Final = "conflict"
 """Why a strict write is stuck whose app was gone when the verdict came."""
@@ -44,6 +47,8 @@ class Answered(NamedTuple):
     """Strict writes (collection, key) that were refused."""
     lost: tuple[StreamId, ...] = ()
     """Streams that have to be compared with the relay's again, because records of theirs are not given back yet."""
+    resealed: bool = False
+    """Nothing was written by this batch: its records were sealed anew."""
 
 
 class Waiting(NamedTuple):
@@ -88,6 +93,7 @@ class Outbox:
         self.sent = Sent(database, entries, positions)
         self.aside = Aside(database, entries)
         self.refills = Refills(database, entries, positions, self.sent, self.aside)
+        self.reseals = Reseals(database)
 
     def has_claims(self, collection: int) -> bool:
         """True if any row of a collection shows something that is not in the log."""
@@ -113,7 +119,8 @@ class Outbox:
         """Take in the verdict on a batch, in one transaction. None if there is no such batch without one.
 
         Committed writes become entries when the cursor passes them (R12), here if it has. Of those that were refused
-        because another record came first, edits wait to be merged and sealed again, strict writes are set aside. After
+        because another record came first, edits wait to be merged and sealed again, strict writes are set aside. What a
+        full vault has refused is set aside but for deletions among the rest, for which there may be room. After
         STALE_NUMBER writes are doubtful: they may be in the log, and wait for `settle_doubtful`. For refills see there.
         Raises RemoteFault if the verdict does not fit the batch; then it stays as it was.
         """
@@ -122,6 +129,8 @@ class Outbox:
                 return None
             if self.refills.holds(vault, number):
                 return self._answer_refill(vault, number, outcome, appended, refused)
+            if self.reseals.holds(vault, number):
+                return self._answer_reseal(vault, number, outcome, appended, refused)
             committed, winners = 0, list[tuple[StreamId, int]]()
             if outcome is Outcome.DONE:
                 named = {(r.group, r.place): r for r in refused}
@@ -136,7 +145,9 @@ class Outbox:
                 writes, again, stuck = [], 0, 0
             else:
                 writes = self.sent.withdraw(vault, number)
-                again, stuck = 0, sum(self.aside.put(write, outcome.name.lower()) for write in writes)
+                smaller, rest = _parted(writes) if outcome is Outcome.QUOTA else ([], writes)
+                again, _ = self._conflicted(vault, smaller, {})
+                stuck = sum(self.aside.put(write, outcome.name.lower()) for write in rest)
             self.sent.finish(vault, number)
             changes = self._promoted(vault)
         strict = tuple((write.collection, write.edit.key) for write in writes if write.edit.n == STRICT)
@@ -159,6 +170,17 @@ class Outbox:
         self.sent.finish(vault, number)
         changes = (*decided.changes, *self._promoted(vault))
         return Answered(committed, decided.again, decided.stuck, changes, tuple(winners), lost=tuple(lost))
+
+    def _answer_reseal(
+        self, vault: int, number: int, outcome: Outcome, appended: Sequence[Appended], refused: Sequence[Refused]
+    ) -> Answered:
+        winners = list[tuple[StreamId, int]]()
+        if outcome is Outcome.DONE:
+            self.reseals.accept(vault, number, appended, len(refused))
+            winners = self._winners(vault, number, {(r.group, r.place): r for r in refused})
+        self.reseals.finish(vault, number)
+        self.sent.finish(vault, number)
+        return Answered(0, 0, 0, (), tuple(winners), resealed=True)
 
     def settle_doubtful(self, vault: int, caught_up: Container[int]) -> list[tuple[int, Change]]:
         """Decide what became of doubtful writes of collections that have applied all that the relay had after the
@@ -264,7 +286,8 @@ class Outbox:
     def any_wait(self, vault: int) -> bool:
         """True if a vault has writes that are to be sent, answered or delivered. As `waiting`, without counting."""
         found = self._database.connection.execute(
-            "SELECT EXISTS (SELECT 1 FROM _edit WHERE vault = ?1) OR EXISTS (SELECT 1 FROM _sent WHERE vault = ?1)",
+            f"SELECT EXISTS (SELECT 1 FROM _edit WHERE vault = ?1 AND {_OF_APPS})"
+            f" OR EXISTS (SELECT 1 FROM _sent WHERE vault = ?1 AND {_OF_APPS})",
             (vault,),
         )
         return bool(found.fetchone()[0])
@@ -272,11 +295,20 @@ class Outbox:
     def waiting(self, vault: int) -> Waiting:
         """What of a vault is not part of the log, counted."""
         counts = self._database.connection.execute(
-            "SELECT (SELECT count(*) FROM _edit WHERE vault = ?1),"
-            " (SELECT count(*) FROM _sent WHERE vault = ?1 AND seq IS NULL),"
-            " (SELECT count(*) FROM _sent WHERE vault = ?1 AND seq IS NOT NULL),"
-            " (SELECT count(*) FROM _stuck JOIN _collection AS c ON c.id = collection WHERE c.vault = ?1),"
+            f"SELECT (SELECT count(*) FROM _edit WHERE vault = ?1 AND {_OF_APPS}),"
+            f" (SELECT count(*) FROM _sent WHERE vault = ?1 AND seq IS NULL AND {_OF_APPS}),"
+            f" (SELECT count(*) FROM _sent WHERE vault = ?1 AND seq IS NOT NULL AND {_OF_APPS}),"
+            f" (SELECT count(*) FROM _stuck JOIN _collection AS c ON c.id = collection WHERE c.vault = ?1"
+            f" AND {_OF_APPS}),"
             " (SELECT count(*) FROM _quarantine JOIN _collection AS c ON c.id = collection WHERE c.vault = ?1)",
             (vault,),
         )
         return Waiting(*counts.fetchone())
+
+
+def _parted(writes: Sequence[Refusing]) -> tuple[Sequence[Refusing], Sequence[Refusing]]:
+    """Deletions that may be sent without the rest, and the rest. If there are only deletions, all are the rest."""
+    deletions, rest = list[Refusing](), list[Refusing]()
+    for write in writes:
+        (deletions if write.edit.value is None and write.edit.tx <= ALONE else rest).append(write)
+    return (deletions, rest) if rest else ([], deletions)

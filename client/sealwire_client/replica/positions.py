@@ -1,12 +1,12 @@
-"""Positions: how far a replica has come in each stream, under which term, and whether that history still stands."""
+"""Positions: how far a replica has come in each stream, under which term, and what it was told of that history."""
 
 from collections.abc import Container, Sequence
-from enum import Enum
 from itertools import pairwise
 from typing import NamedTuple
 
 from sealwire_client.replica.database import Database
 from sealwire_client.replica.errors import GapError
+from sealwire_protocol.history import term_at
 from sealwire_protocol.ids import NO_TERM, START, Position, Term, TermStart
 from sealwire_protocol.limits import VERSION_TOP_MAX
 from sealwire_protocol.lines import LostTerm
@@ -14,14 +14,13 @@ from sealwire_protocol.lines import LostTerm
 
 class Delivery(NamedTuple):
     """Where the records of a DELIVER belong: seqs `(prev, last]` under `term`, cleaned up to `cleaned_to`; tombstones
-    up to `floor` were purged when `floor_head` was the head (R11)."""
+    up to `floor` were purged before they were read (R11)."""
 
     term: Term
     prev: int
     last: int
     cleaned_to: int = 0
     floor: int = 0
-    floor_head: int = 0
 
 
 class Standing(NamedTuple):
@@ -47,45 +46,6 @@ class Pinned(NamedTuple):
     top: int
     cleaned_to: int
     present: Term = NO_TERM
-
-
-class Verdict(Enum):
-    """What the relay's account of a stream means for the replica (R9, R10)."""
-
-    CONTINUE = "continue"
-    LOST = "lost"
-    """The relay lost history that the replica has: reconcile."""
-    INCOMPLETE = "incomplete"
-    """The relay forgot tombstones that the replica never saw: reconcile."""
-
-
-def end_of(term: Term, terms: Sequence[TermStart], head: int) -> int | None:
-    """The last seq of a term's history: the start of the next one written in the stream, or the head."""
-    for place, (told, _) in enumerate(terms):
-        if told == term:
-            return terms[place + 1].start if place + 1 < len(terms) else head
-    return None
-
-
-def is_known(position: Position, terms: Sequence[TermStart], head: int) -> bool:
-    """True if the relay's history contains the position: known term, and not past its end (R9)."""
-    if position.seq == 0:
-        return True
-    end = end_of(position.term, terms, head)
-    return end is not None and position.seq <= end
-
-
-def judge(standing: Standing, terms: Sequence[TermStart], head: int, floor: int) -> Verdict:
-    """Compare what the replica has with what the relay tells of the stream in SUBSCRIBED."""
-    if not is_known(standing.cursor, terms, head) or not is_known(standing.served, terms, head):
-        return Verdict.LOST
-    whole_from = standing.whole_from.seq if is_known(standing.whole_from, terms, head) else 0
-    return Verdict.CONTINUE if floor <= max(standing.cursor.seq, whole_from) else Verdict.INCOMPLETE
-
-
-def term_at(terms: Sequence[TermStart], seq: int) -> Term:
-    """The term in which a seq of a stream was written."""
-    return next((told for told, start in reversed(terms) if start < seq), NO_TERM)
 
 
 def greatest_version(ranks: Sequence[bytes]) -> int:
@@ -123,16 +83,14 @@ class Positions:
         places = [Position(Term(*found[at : at + 2]), found[at + 2]) if found[at + 2] else START for at in (0, 3, 6)]
         return Standing(places[0], places[1], places[2], found[9])
 
-    def told(self, collection: int, terms: Sequence[TermStart], head: int, floor: int) -> Verdict:
-        """Take in what SUBSCRIBED tells of a stream, and judge it. One transaction."""
+    def told(self, collection: int, terms: Sequence[TermStart], floor: int) -> None:
+        """Take in what SUBSCRIBED tells of a stream. One transaction."""
         with self._database.transaction():
             standing = self.standing(collection)
             if standing.cursor == START and standing.whole_from.seq < floor:
                 # The replica is empty, so that what was forgotten below the floor does not concern it (R10).
                 self.begin_whole(collection, term_at(terms, floor), floor)
-                standing = self.standing(collection)
             self._remember(collection, terms)
-        return judge(standing, terms, head, floor)
 
     def told_terms(self, collection: int) -> list[TermStart]:
         """The terms of the stream as the relay told them last, the oldest first."""

@@ -18,6 +18,7 @@ from sealwire_client.replica.errors import (
     NeedsNewerAppError,
     QueryError,
     ReplicaClosedError,
+    VaultGoneError,
     code_of,
     explained,
 )
@@ -56,7 +57,7 @@ class Reader:
         self.path = folder / FILE_NAME
         self.connection = connect_reader(self.path)
         self.connection.execute("PRAGMA query_only = ON")
-        self._is_closed = False
+        self._is_closed = self._is_gone = False
 
     def show(self, collection: Collection) -> None:
         """Make a collection known under its plain name. Again, if columns were appended since."""
@@ -76,9 +77,11 @@ class Reader:
         except sqlite3.Error as error:
             raise self._closed() or explained(error, self.path, READING) or error from error
 
-    def _closed(self) -> ReplicaClosedError | None:
+    def _closed(self) -> ReplicaClosedError | VaultGoneError | None:
         if not self._is_closed:
             return None
+        if self._is_gone:
+            return VaultGoneError()
         return ReplicaClosedError("The device was closed, and its replica with it: nothing was read; open it again.")
 
     def _chosen(self, collection: Collection, first: str = "key") -> str:
@@ -164,9 +167,9 @@ class Reader:
                 self.connection.execute("ROLLBACK")
         return Rows(tuple(column[0] for column in cursor.description or ()), rows)
 
-    def close(self) -> None:
-        """Let go of the file."""
-        self._is_closed = True
+    def close(self, *, gone: bool = False) -> None:
+        """Let go of the file. `gone`: because the vault is not on this device any more."""
+        self._is_closed, self._is_gone = True, gone
         self.connection.close()
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from struct import Struct
 from typing import Final, NamedTuple
 
+from sealwire_client.replica.boundaries import Boundaries
 from sealwire_client.replica.database import Database
 from sealwire_client.replica.edits import REFILLED, STRICT
 from sealwire_client.replica.entries import Change, Collection, Edit, Entries, Incoming, Table, Unopened
@@ -19,7 +20,9 @@ from sealwire_client.replica.outbox import Outbox
 from sealwire_client.replica.positions import Pinned, Positions, greatest_version
 from sealwire_client.replica.refills import Refill
 from sealwire_client.replica.values import Live
-from sealwire_protocol.ids import NO_TERM, START, TAG_BYTES, Position, Term, TermStart
+from sealwire_protocol.history import parting
+from sealwire_protocol.ids import NO_TERM, TAG_BYTES, Position, Term, TermStart
+from sealwire_protocol.lines import Line
 from sealwire_protocol.messages import StreamKind
 from sealwire_protocol.segment import SEQ_LAST, TOMBSTONE
 
@@ -66,13 +69,15 @@ class Placed(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """An entry that the relay has lost, with all that its record was made of. `value` None: a tombstone."""
+    """An entry that the relay has lost, with all that its record was made of. `value` None: a tombstone. `proof`: who
+    stands for it, in a signed collection."""
 
     key: str
     value: bytes | None
     rank: bytes
     key_id: bytes
     flags: int
+    proof: bytes = b""
 
 
 Reseal = Callable[[Lost], bytes]
@@ -99,10 +104,16 @@ class Reconciling:
     """Reconciles a replica's collections, in the writer's thread."""
 
     def __init__(
-        self, database: Database, entries: Entries, positions: Positions, outbox: Outbox, forgetting: Forgetting
+        self,
+        database: Database,
+        entries: Entries,
+        positions: Positions,
+        outbox: Outbox,
+        forgetting: Forgetting,
+        boundaries: Boundaries,
     ) -> None:
         self._database, self._entries, self._positions = database, entries, positions
-        self._outbox, self._forgetting = outbox, forgetting
+        self._outbox, self._forgetting, self._boundaries = outbox, forgetting, boundaries
 
     def gather(
         self,
@@ -201,6 +212,8 @@ class Reconciling:
             self._database.connection.execute("UPDATE _edit SET refused = NULL WHERE collection = ?", (number,))
             changes = self._let_go(collection, pinned) + self._outbox.sent.promote(collection)
             self._forgetting.forget(table, pinned.floor)
+            self._entries.proofs.sweep(number, table.name)
+            self._boundaries.begin_anew(number, cursor.seq if self.reaches_beyond(collection, pinned) else 0)
         return Settled(refills, dropped, taken, None if differing else tuple(changes))
 
     # --- what is known, and what is to become of what
@@ -222,7 +235,7 @@ class Reconciling:
         to where the two histories part: the relay has superseded or deleted what it does not have of them.
         """
         told = self._positions.told_terms(collection.number)
-        common, until = _parting(told, pinned)
+        common, until = parting(_line(told), pinned)
         known = {term for term, _ in pinned.terms}
         lost = json.dumps([self._positions.term_id(term) for term, _ in told if term not in known])
         of_it = f"collection = {collection.number}"
@@ -257,7 +270,8 @@ class Reconciling:
     def _is_as_gathered(self, table: Table) -> bool:
         found = self._database.connection.execute(
             f"SELECT EXISTS (SELECT 1 FROM temp._differing AS d LEFT JOIN {table.name} AS c ON c.rowid = d.place"
-            " WHERE d.place >= 0 AND c._rank IS NOT d.mine)"
+            " WHERE d.place >= 0 AND c._rank IS NOT d.mine) OR EXISTS (SELECT 1 FROM temp._differing AS d"
+            " WHERE d.place < 0 AND NOT EXISTS (SELECT 1 FROM _quarantine AS q WHERE q.id = -d.place))"
         )
         return not found.fetchone()[0]
 
@@ -279,6 +293,9 @@ class Reconciling:
         answered = self._withdraw_answered(collection)
         better = {refill.key: refill for refill in answered}
 
+        def record_of(lost: Lost) -> bytes:
+            return reseal(lost._replace(proof=self._entries.proofs.of(collection.number, lost.key, lost.rank)))
+
         def refills() -> Iterator[Refill]:
             for lost, raw, held, hidden in self._lost(collection):
                 mine = better.get(lost.key)
@@ -289,11 +306,10 @@ class Reconciling:
                 better.pop(lost.key, None)
                 if hidden:
                     self._show_again(collection, lost)
-                record = reseal(lost)
-                yield Refill(lost.key, lost.value, raw, lost.rank, lost.key_id, lost.flags, held, record)
+                yield Refill(lost.key, lost.value, raw, lost.rank, lost.key_id, lost.flags, held, record_of(lost))
             for refill in better.values():
                 again = Lost(refill.key, refill.value, refill.rank, refill.key_id, refill.flags)
-                yield refill._replace(record=reseal(again))
+                yield refill._replace(record=record_of(again))
 
         count = self._outbox.refills.store(collection.number, refills(), lost_terms, pinned.pin, *room)
         chosen = "SELECT place FROM temp._lost"
@@ -384,6 +400,7 @@ class Reconciling:
             greatest = max(greatest, greatest_version(ranks))
             others = self._outbox.sent.recognise(collection, term, sorted(opened, key=lambda record: record.seq))
             self._entries.absorb(table, term, others, claims)
+            self._entries.prove(collection, others)
             self._entries.quarantine(collection, term, unopened)
         return count, greatest
 
@@ -455,12 +472,7 @@ def _open_end(pinned: Pinned) -> dict[Term, int]:
     return {} if pinned.present in ended or pinned.present == NO_TERM else {pinned.present: SEQ_LAST}
 
 
-def _parting(told: Sequence[TermStart], pinned: Pinned) -> Position:
-    """Where the history that was told before and the relay's part: in the newest term of both, where it ends in the
-    first of them; START if they have none in common."""
-    ends, until = _ends(pinned), SEQ_LAST
-    for term, start in reversed(told):
-        if term in ends:
-            return Position(term, min(ends[term], until))
-        until = start
-    return START
+def _line(told: Sequence[TermStart]) -> Line:
+    """The line of whatever was to come in the history that was told."""
+    ends = [start for _, start in told[1:]] + [SEQ_LAST]
+    return tuple(Position(term, end) for (term, _), end in zip(reversed(told), reversed(ends), strict=False))

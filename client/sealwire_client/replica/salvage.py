@@ -59,6 +59,8 @@ WAYS: Final = {
     "_sent": Way("at", ("vault", "batch", "place")),
     "_stuck": Way("key", ("collection",)),
     "_counted": Way("key", ("collection",)),
+    "_proof": Way("key", ("collection",)),
+    "_dispute": Way("id"),
 }
 """What is carried over, in an order in which each row finds those that it names."""
 
@@ -77,6 +79,7 @@ _SAID: Final = {
     "_sent": ("sent write", "sent writes"),
     "_stuck": ("stuck write", "stuck writes"),
     "_counted": ("counter", "counters"),
+    "_dispute": ("dispute", "disputes"),
     "_collection": ("collection", "collections"),
     "_link": ("membership link", "membership links"),
 }

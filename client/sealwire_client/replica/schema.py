@@ -237,6 +237,119 @@ MIGRATIONS: Final = (
         PRIMARY KEY (collection, term)
     ) STRICT, WITHOUT ROWID;
     """,
+    """
+    -- Devices whose links have gone with the end of a membership log that another one outranked: this device, an admin,
+    -- is to add them again.
+    CREATE TABLE _unissued (
+        vault    INTEGER NOT NULL REFERENCES _vault,
+        device   BLOB NOT NULL,
+        box_key  BLOB NOT NULL,
+        role     INTEGER NOT NULL,
+        name     TEXT NOT NULL,
+        PRIMARY KEY (vault, device)
+    ) STRICT, WITHOUT ROWID;
+    """,
+    """
+    -- What may entitle this device to give the relay a vault that it does not know: the registration token that it was
+    -- made with, and what the relay has told last to know it again. Empty: none.
+    ALTER TABLE _vault ADD COLUMN token BLOB NOT NULL DEFAULT x'';
+    ALTER TABLE _vault ADD COLUMN receipt BLOB NOT NULL DEFAULT x'';
+    """,
+    """
+    -- What each collection holds of the log, in one number. None yet: it is made when the collection is opened.
+    CREATE TABLE _sum (
+        collection  INTEGER PRIMARY KEY REFERENCES _collection,
+        sum         BLOB NOT NULL
+    ) STRICT;
+
+    -- What it held where deliveries ended, the latest at the greatest place.
+    CREATE TABLE _boundary (
+        collection  INTEGER NOT NULL REFERENCES _collection,
+        place       INTEGER NOT NULL,
+        term        INTEGER NOT NULL REFERENCES _term,
+        seq         INTEGER NOT NULL,
+        sum         BLOB NOT NULL,
+        PRIMARY KEY (collection, place)
+    ) STRICT, WITHOUT ROWID;
+
+    -- Up to there entries may stand beyond the cursor, which was set back.
+    ALTER TABLE _collection ADD COLUMN exact_from INTEGER NOT NULL DEFAULT 0;
+    """,
+    """
+    -- Vaults that this device was let into by an invite and does not hold yet. at: since when, Unix milliseconds.
+    CREATE TABLE _awaited (
+        vault      BLOB PRIMARY KEY,
+        origin     TEXT NOT NULL,
+        link_seq   INTEGER NOT NULL,
+        link_hash  BLOB NOT NULL,
+        at         INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    """,
+    """
+    -- signed 1: the collection's entries are signed by their authors. _proof: their signatures, see proofs.py.
+    ALTER TABLE _collection ADD COLUMN signed INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE _proof (
+        collection  INTEGER NOT NULL REFERENCES _collection,
+        key         TEXT NOT NULL,
+        rank        BLOB NOT NULL,
+        proof       BLOB NOT NULL,
+        PRIMARY KEY (collection, key, rank)
+    ) STRICT, WITHOUT ROWID;
+    """,
+    """
+    -- Keys whose records are sealed anew in a batch without a verdict: nothing else of them is sent before.
+    CREATE TABLE _resealed (
+        collection  INTEGER NOT NULL REFERENCES _collection,
+        key         TEXT NOT NULL,
+        vault       INTEGER NOT NULL REFERENCES _vault,
+        batch       INTEGER NOT NULL,
+        PRIMARY KEY (collection, key)
+    ) STRICT, WITHOUT ROWID;
+    """,
+    """
+    -- Where a collection stood when it was last stated what it holds, and when: this device's clock, Unix milliseconds.
+    ALTER TABLE _collection ADD COLUMN stated_seq INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE _collection ADD COLUMN stated_at INTEGER NOT NULL DEFAULT 0;
+
+    -- Signed statements that cannot both be true. One stands of each device (lineage) and stream. back: `held` is a
+    -- former one of the same device; else it is this device's own.
+    CREATE TABLE _dispute (
+        id         INTEGER PRIMARY KEY,
+        vault      INTEGER NOT NULL REFERENCES _vault,
+        stream     BLOB NOT NULL,
+        lineage    INTEGER NOT NULL,
+        author     INTEGER NOT NULL,
+        term       INTEGER NOT NULL REFERENCES _term,
+        seq        INTEGER NOT NULL,
+        back       INTEGER NOT NULL,
+        held       BLOB NOT NULL,
+        theirs     BLOB NOT NULL,
+        at         INTEGER NOT NULL,
+        dismissed  INTEGER NOT NULL,
+        UNIQUE (vault, stream, lineage)
+    ) STRICT;
+    """,
+    """
+    -- A vault that this device is leaving: the link that says so, until it is forgotten (NULL: it is not), and whether
+    -- what was not sent is discarded then.
+    ALTER TABLE _vault ADD COLUMN leave BLOB;
+    ALTER TABLE _vault ADD COLUMN leave_discards INTEGER NOT NULL DEFAULT 0;
+    """,
+    """
+    -- Keys of epochs of other ends of a membership log, which had to give way, until an epoch hands them on. Each is
+    -- wrapped under the key of the epoch `under`, which every member of the log that stands can open.
+    CREATE TABLE _other_key (
+        vault       INTEGER NOT NULL REFERENCES _vault,
+        epoch       INTEGER NOT NULL,
+        commitment  BLOB NOT NULL,
+        under       INTEGER NOT NULL,
+        wrapped     BLOB NOT NULL,
+        PRIMARY KEY (vault, epoch, commitment)
+    ) STRICT, WITHOUT ROWID;
+
+    -- How often a device that is to be added again had left or been removed by the log that stands.
+    ALTER TABLE _unissued ADD COLUMN parted INTEGER NOT NULL DEFAULT 0;
+    """,
 )
 """Script k brings a replica from schema version k to k + 1. Published ones are never changed, only followed."""
 

@@ -10,6 +10,7 @@ from sealwire_client.replica.edits import REFILLED, STRICT, Taken, TakenEdit, Ta
 from sealwire_client.replica.entries import Change, Collection, Edit, Entries, Incoming
 from sealwire_client.replica.errors import ReplicaMisuse
 from sealwire_client.replica.positions import Positions
+from sealwire_client.replica.proofs import Proven
 from sealwire_protocol.errors import Refusal, RemoteFault
 from sealwire_protocol.ids import Position, Term
 from sealwire_protocol.limits import PUSH_WINDOW
@@ -33,11 +34,12 @@ _TERMS_ANSWERED: Final = (
 
 class SealedGroup(NamedTuple):
     """A taken group, sealed: a condition for each record (none in open streams), the bytes to send, and (packed rank,
-    key id, flags) of each record in order."""
+    key id, flags) of each record in order, and its proof (none if the collection is not signed)."""
 
     conditions: Sequence[bytes]
     records: bytes
     seals: Sequence[tuple[bytes, bytes, int]]
+    proofs: Sequence[bytes] = ()
 
 
 class StoredBatch(NamedTuple):
@@ -119,6 +121,11 @@ class Sent:
                 for at, (edit, seal, each) in enumerate(zip(group.edits, sealed.seals, replaces, strict=True))
             ],
         )
+        if sealed.proofs:
+            proven = zip(group.edits, sealed.seals, sealed.proofs, strict=True)
+            self._entries.proofs.add(
+                group.collection, [Proven(edit.key, seal[0], proof) for edit, seal, proof in proven]
+            )
         connection.executemany("DELETE FROM _edit WHERE n = ?", [(edit.n,) for edit in group.edits])
         top = max(int.from_bytes(rank[:8], "big") for rank, _, _ in sealed.seals)
         self._positions.raise_version(group.collection, top)

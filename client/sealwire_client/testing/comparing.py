@@ -14,7 +14,8 @@ from sealwire_protocol.segment import Placed, encode_record
 
 def ranges(message: Reconcile, state: StreamState, records: Iterable[Placed]) -> Answer | Refuse:
     """RANGES, or that the position is not known any more."""
-    pin = Position(newest_term(state), state.head) if message.pin == START else message.pin
+    here = Position(newest_term(state), state.head) if state.head else START
+    pin = here if message.pin == START else message.pin
     if is_lost(pin, state) or pin.seq < state.floor_head:
         return _stale(message)
     gathering = Gathering()

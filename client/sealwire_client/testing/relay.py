@@ -24,6 +24,7 @@ from sealwire_protocol.events import (
     Answer,
     Close,
     Do,
+    LinksReplaced,
     Lost,
     Opened,
     PageRead,
@@ -36,10 +37,10 @@ from sealwire_protocol.events import (
     TermChanged,
     Ticked,
 )
-from sealwire_protocol.ids import MEMBERSHIP, NONCE_BYTES, DeviceKey, MailboxId, Term
+from sealwire_protocol.ids import MEMBERSHIP, NONCE_BYTES, DeviceKey, MailboxId, Term, VaultId
 from sealwire_protocol.limits import Limits
+from sealwire_protocol.links import LinkError
 from sealwire_protocol.login import normal_origin
-from sealwire_protocol.membership import LinkError
 from sealwire_protocol.messages import (
     AnswerJoin,
     AppendLink,
@@ -52,6 +53,7 @@ from sealwire_protocol.messages import (
     Joined,
     Joining,
     Message,
+    OfferLinks,
     OpenMailbox,
     Push,
     Pushed,
@@ -64,7 +66,7 @@ ORIGIN: Final = "wss://relay.test"
 """Where it is found, if it is given no other name."""
 
 Alter = Callable[[Message], Iterable[Message]]
-"""What a lying relay sends instead of a message."""
+"""What takes the place of a message."""
 
 
 class MemoryRelay:
@@ -76,7 +78,7 @@ class MemoryRelay:
     def __init__(self, origin: str = ORIGIN, limits: Limits | None = None) -> None:
         self.origin = normal_origin(origin)
         self.limits = limits or Limits()
-        self.log = MemoryLog()
+        self.log = MemoryLog(origin=self.origin)
         self.log.open_term()
         self.delay = 0.0
         """Seconds that a message takes, each way; dialling takes as long."""
@@ -86,6 +88,9 @@ class MemoryRelay:
         """Attempts to connect, refused ones included."""
         self.alter: Alter | None = None
         """If set: called with every message to a device; what it returns is sent instead."""
+        self.mishear: Alter | None = None
+        """If set: called with everything that a device asks; what it returns is carried out instead, one by one, so
+        that a generator goes on when what it gave has been carried out."""
         self._running = True
         self._cut_after: int | None = None
         self._answers_to_lose = 0
@@ -140,6 +145,7 @@ class MemoryRelay:
         """Go back to a copy made before, and begin a new term: what came after it is lost here."""
         self.cut()
         self.log = deepcopy(backup)
+        self.log.origin = self.origin
         return self.log.open_term()
 
     def purge(self) -> None:
@@ -222,8 +228,26 @@ class MemoryRelay:
             connection.handle(verdict.told)
         for deliver in verdict.delivers:
             self.offer(deliver)
+        if verdict.replaced and isinstance(message, AppendLink | OfferLinks):
+            for listening in list(self._connections):
+                if listening.session.state is RelayState.READY:
+                    listening.handle(LinksReplaced(message.vault))
+        if isinstance(told, Done) and isinstance(message, AppendLink | OfferLinks):
+            self._dismiss(message.vault)
         if isinstance(told, Done) and isinstance(message, OpenMailbox | Join | AnswerJoin):
             self._tell(connection, message)
+
+    def _dismiss(self, vault: VaultId) -> None:
+        """Who listens to a vault and was removed is told so, and hangs up if it listens to nothing else."""
+        for connection in list(self._connections):
+            session = connection.session
+            if session.device is None or all(named != vault for named, _ in session.listeners):
+                continue
+            refused = self.log.dismissal(vault, session.device)
+            if refused is not None:
+                connection.handle(refused)
+                if not session.listeners:
+                    connection.handle(Stop(CloseCode.REMOVED, "this device was removed from the vault"))
 
     def _judge(self, device: DeviceKey, message: Message) -> Verdict:
         log, now = self.log, trio.current_time()
@@ -236,6 +260,8 @@ class MemoryRelay:
                 return log.create_stream(device, message)
             case AppendLink():
                 return log.append_link(device, message)
+            case OfferLinks():
+                return log.offer_links(device, message)
             case Reconcile():
                 return log.reconcile(device, message)
             case Fetch():
@@ -314,7 +340,9 @@ class _Connection:
             if isinstance(effect, Send):
                 self.send(effect.data)
             elif isinstance(effect, Do) and self.session.device is not None:
-                self._relay.do(self, self.session.device, effect.message)
+                mishear = self._relay.mishear
+                for message in (effect.message,) if mishear is None else mishear(effect.message):
+                    self._relay.do(self, self.session.device, message)
             elif isinstance(effect, Pump):
                 self.pump()
             elif isinstance(effect, Close):

@@ -1,1 +1,1 @@
-"""The control port: health and metrics, for those who run the relay. Devices never come here."""
+"""The control port: health, metrics and numbers, for those who run the relay. Devices never come here."""

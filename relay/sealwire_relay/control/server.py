@@ -31,6 +31,8 @@ class ControlServer:
             ws="none",
             lifespan="off",
             log_config=None,
+            # A device that was sent here by mistake is told so; the host needs no advice on what to install.
+            log_level="error",
             access_log=False,
             server_header=False,
             # Nobody behind a proxy is believed to be somebody else.

@@ -69,6 +69,11 @@ class DataFolder:
             raise self._refusal("is not writable; make it writable")
         if self._layout.exists():
             self.major()
+        elif (self.cluster / "PG_VERSION").exists():
+            raise self._refusal(
+                "has database files and no file `layout`, which says of what version they are; put that back, as from "
+                "a backup of the folder"
+            )
         elif set(os.listdir(self.path)) - _BEFORE_LAYOUT or status.st_mode & stat.S_ISVTX:
             raise self._refusal("holds something else; nothing in it was touched; empty it")
 

@@ -10,7 +10,7 @@ class MissingBinariesError(EmbeddedPostgresError):
 
 
 class DataFolderError(EmbeddedPostgresError):
-    """The data folder is not ours, belongs to another user, or is of another version. It was left untouched."""
+    """The data folder is not ours, belongs to another user, is of another version, or damaged. It was not changed."""
 
 
 class AlreadyRunningError(EmbeddedPostgresError):

@@ -8,7 +8,7 @@ from pathlib import Path
 import asyncpg  # type: ignore[import-untyped]
 
 from sealwire_relay.embedded import configuration
-from sealwire_relay.embedded.errors import StartTimeoutError
+from sealwire_relay.embedded.errors import DiskFullError, EmbeddedPostgresError, StartTimeoutError
 from sealwire_relay.embedded.serverlog import ServerLog, explain
 
 POLL_S = 0.02
@@ -28,22 +28,24 @@ class Readiness:
         self._socket = socket
         self._pid_file = cluster / "postmaster.pid"
         self._log = log
+        self._log_path = cluster.parent / "postgres.log"
         self._report = report
 
     async def wait(self) -> None:
         """Return once the database exists, connections are accepted and the settings are proved to be in force.
 
         Raises what the log says if the process ends, StartTimeoutError if it does nothing any more,
-        UnsafeSettingsError if its settings could lose data. Leaves the process alone in any case.
+        UnsafeSettingsError if its settings could lose data, EmbeddedPostgresError (DiskFullError) if it runs and its
+        database cannot be used. Leaves the process alone in any case.
         """
         clock = asyncio.get_running_loop().time
         began = progressed = clock()
         told, size, busy_with = began, self._log.size(), None
-        while not (self._says_ready() and await self._answers()):
+        while not (self._says_ready() and await self._serves()):
             if self._process.returncode is not None:
                 raise explain(
                     self._log.tail(),
-                    log=self._pid_file.parent.parent / "postgres.log",
+                    log=self._log_path,
                     status=self._process.returncode,
                 )
             now = clock()
@@ -57,7 +59,7 @@ class Readiness:
             if now - progressed > NO_PROGRESS_S_MAX:
                 raise StartTimeoutError(
                     f"Postgres showed no progress for {NO_PROGRESS_S_MAX:.0f} s while starting and was ended, with "
-                    f"its data intact; look into {self._pid_file.parent.parent / 'postgres.log'} and start again."
+                    f"its data intact; look into {self._log_path} and start again."
                 )
             if now - told >= REPORT_EVERY_S:
                 told = now
@@ -72,6 +74,20 @@ class Readiness:
         except OSError:
             return False
         return len(lines) > STATUS_LINE and lines[0] == str(self._process.pid) and lines[STATUS_LINE].strip() == "ready"
+
+    async def _serves(self) -> bool:
+        try:
+            return await self._answers()
+        except asyncpg.DiskFullError as error:
+            raise DiskFullError(
+                f"The disk under the data folder is full ({error.args[0]}); what was committed is intact; make room, "
+                "and start the relay again."
+            ) from error
+        except asyncpg.PostgresError as error:
+            raise EmbeddedPostgresError(
+                f"Postgres runs, but its database cannot be used ({error.args[0]}); see {self._log_path}; if its files "
+                "are damaged, restore a backup into another data folder."
+            ) from error
 
     async def _answers(self) -> bool:
         """Whether a connection was possible; if so, the database is there and the settings are proved."""

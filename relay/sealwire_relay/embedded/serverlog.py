@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 from pathlib import Path
 from typing import Final
 
@@ -11,9 +12,19 @@ from sealwire_relay.embedded.errors import DataFolderError, DiskFullError, Embed
 LOG_BYTES_MAX = 16 * 1024 * 1024  # then it is moved to postgres.log.1: weeks of ordinary messages, twice that on disk
 TAIL_BYTES = 64 * 1024  # read back at most: the decisive lines are the last ones
 
-_DECISIVE = re.compile(r"(?:\b(?:PANIC|FATAL): +|^initdb: error: |error (?=while loading shared libraries))(.*)$")
+_DECISIVE = re.compile(
+    r"(?:\b(?:PANIC|FATAL): +|^initdb: error: |^postgres: |error (?=while loading shared libraries))(.*)$"
+)
 # What a client was told, not why the server ended.
-_TO_CLIENTS = re.compile(r"the database system is|terminating (connection|background|walreceiver)|sorry, too many")
+_TO_CLIENTS = re.compile(
+    r"the database system is|terminating (connection|background|walreceiver)|sorry, too many|remaining connection slots"
+    r'|(role|database) ".*" (does not exist|is not permitted to log in)|\S+ authentication failed|no pg_hba\.conf entry'
+    r"|canceling authentication|connection to client lost|unsupported frontend protocol"
+    r"|invalid length of startup packet"
+)
+# The last of them: a write that was cut short has no errno, only a hint on a line of its own.
+_DISK_FULL = ("No space left on device", "Disk quota exceeded", "Check free disk space")
+_DAMAGE = re.compile(r'incorrect checksum in control file|"global/pg_control": read \d+ of|a valid checkpoint record')
 _RECOVERY = re.compile(r"LOG: +((?:redo|syncing data|resetting unlogged|database system was not properly).*)$")
 
 
@@ -75,15 +86,18 @@ def decisive_line(text: str) -> str | None:
 _ONCE_MORE: Final = "and start the relay again if it has ended"
 """A relay that served devices goes on, and starts its Postgres again by itself."""
 
+_RESTORE: Final = "restore a backup into another data folder"
+
 
 def explain(text: str, *, log: Path, status: int) -> EmbeddedPostgresError:
     """The error for a Postgres or initdb that ended with this status, having written this text to the log."""
-    line = decisive_line(text)
+    # Whoever was ended by a signal from outside (SIGABRT is its own) did not end for anything that it wrote before.
+    line = decisive_line(text) if status >= 0 or status == -signal.SIGABRT else None
     where = f"see {log}"
-    if "No space left on device" in text or "Disk quota exceeded" in text:
+    if any(words in text for words in _DISK_FULL):
+        # What follows from a full disk comes last, and tells less.
         return DiskFullError(
-            f"The disk under the data folder is full ({line or 'No space left on device'}); what was committed is "
-            f"intact; make room, {_ONCE_MORE}."
+            f"The disk under the data folder is full; what was committed is intact; {where}, make room, {_ONCE_MORE}."
         )
     if line is None:
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
@@ -94,9 +108,13 @@ def explain(text: str, *, log: Path, status: int) -> EmbeddedPostgresError:
             "Postgres of your own with --database-url."
         )
     if "incompatible with server" in line:
+        # Of another major version they are not: that was looked at before, and is told as such.
         return DataFolderError(
-            f"The database files are of another Postgres version ({line}); use the relay that made them."
+            "`postgres/global/pg_control` in the data folder is damaged, or written by another build of Postgres"
+            f" ({line}); start the relay that made it, or {_RESTORE}."
         )
+    if _DAMAGE.search(line):
+        return DataFolderError(f"Database files in the data folder are damaged ({line}); {where}, and {_RESTORE}.")
     if "ermission denied" in line or "invalid permissions" in line or "wrong ownership" in line:
         return DataFolderError(
             f"Postgres may not use its files ({line}); give `postgres/` in the data folder back to its user, 0700."

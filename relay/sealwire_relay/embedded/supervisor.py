@@ -73,6 +73,21 @@ class EmbeddedPostgres:
         self._folder.check()
         return self._folder.owner() is not None
 
+    def look(self) -> None:
+        """Raise what keeps `start` from the folder as it is now: AlreadyRunningError if a relay runs there, or
+        DataFolderError if it is not a relay's. Waits for nothing, and changes nothing."""
+        self._folder.check()
+        pid = self._folder.lock.holder()
+        if pid is not None:
+            raise self._in_use(pid)
+
+    def _in_use(self, pid: int) -> AlreadyRunningError:
+        return AlreadyRunningError(
+            f"The data folder {self._folder.path} is in use by the relay with process id {pid}; stop that one, or "
+            "choose another data folder.",
+            pid,
+        )
+
     @property
     def address_of_other(self) -> str:
         """The DSN of the Postgres that another process runs on this folder, once `start` has said that one does."""
@@ -187,11 +202,7 @@ class EmbeddedPostgres:
         lock, began, told = self._folder.lock, asyncio.get_running_loop().time(), -REPORT_EVERY_S
         while not lock.try_take():
             if (pid := lock.holder()) is not None:
-                raise AlreadyRunningError(
-                    f"The data folder {self._folder.path} is in use by the relay with process id {pid}; stop that "
-                    "one, or choose another data folder.",
-                    pid,
-                )
+                raise self._in_use(pid)
             waited = asyncio.get_running_loop().time() - began
             if waited > LOCK_S_MAX:
                 raise AlreadyRunningError(

@@ -1,34 +1,36 @@
 """What the relay asks of its storage. One interface, two implementations, one conformance suite for both.
 
-A store keeps the compacted logs of DESIGN's words: vaults, streams, segments, terms, the outcomes of pushes and
-the mailboxes of invites. It decides nothing: ingest decides, the store writes on condition.
+A store keeps vaults, streams, segments, terms and the outcomes of pushes. What a cleaner asks of it, the mailboxes of
+invites, and what is there for those who run the relay are parts of it in modules of their own. It decides nothing:
+ingest decides, the store writes on condition.
 
 Every method is a whole transaction. What a method returned is durable. Cancelling a call leaves its outcome
 unknown; callers that must know shield it.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
-from enum import Enum, auto
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sealwire_protocol.conditions import Current
-from sealwire_protocol.errors import DecodeError
 from sealwire_protocol.ids import (
-    NO_TERM,
+    KEY_ID_BYTES,
     Author,
     DeviceKey,
     KeyId,
-    MailboxId,
     Position,
     StreamId,
     Tag,
     Term,
-    TermStart,
     VaultId,
 )
-from sealwire_protocol.membership import Role
+from sealwire_protocol.limits import STREAMS_PER_SESSION_MAX
+from sealwire_protocol.links import Role
 from sealwire_protocol.messages import StreamKind, StreamState
+from sealwire_relay.store.administration import Administration
+from sealwire_relay.store.cleaning import Cleaning
+from sealwire_relay.store.mailboxes import Mailboxes
+from sealwire_relay.store.segments import StoredSegment
 
 OUTCOMES_KEPT = 64
 """Outcomes kept for each device of a vault: eight windows of unanswered pushes, so a repeat always finds its own.
@@ -36,6 +38,9 @@ A batch lies in the place of its number modulo this, so after a gap older ones s
 
 PAGE_SEGMENTS_MAX = 2_048
 """Segments in one page: bounds the rows of one answer where segments hold a record each (about 200 kB then)."""
+
+STREAMS_PER_VAULT_MAX = STREAMS_PER_SESSION_MAX
+"""Streams of one vault: no device can listen to more, and each takes up some 300 bytes though nothing is in it."""
 
 
 class StoreError(Exception):
@@ -54,15 +59,48 @@ class DiskFullError(StoreError):
     """The database has no room left; nothing was written."""
 
 
+class TokenSpentError(Exception):
+    """All vaults that a registration token allows have been made; nothing was written."""
+
+
 class SchemaError(StoreError):
     """The database's schema does not fit this relay; `sealwire-relay migrate` or a newer relay is needed."""
 
 
 class VaultState(NamedTuple):
-    """A vault's present key: records of another one are refused."""
+    """A vault's present key: records of another one are refused. Epoch 0: the vault was deleted. `moved`: it is at
+    another relay, and nothing is appended here but links."""
 
     epoch: int
     key_id: KeyId
+    moved: bool = False
+
+    @property
+    def key(self) -> tuple[int, KeyId]:
+        """What records must say of it."""
+        return self.epoch, self.key_id
+
+    @property
+    def ended(self) -> bool:
+        """True if the vault was deleted: it has its membership log and its members, and nothing else any more."""
+        return self.epoch == 0
+
+
+ENDED: Final = VaultState(0, KeyId(bytes(KEY_ID_BYTES)))
+
+
+class Usage(NamedTuple):
+    """What a vault stores: the segments of all its streams, in bytes. `quota` is its own, 0 if it has none."""
+
+    bytes: int
+    quota: int
+
+
+class TokenUse(NamedTuple):
+    """A vault is made at the expense of the registration tokens of this serial, which allow so many in all."""
+
+    serial: bytes
+    vaults_max: int
 
 
 class MemberState(NamedTuple):
@@ -98,21 +136,7 @@ class Subscription(NamedTuple):
     member: MemberState
     last_batch: int
     streams: tuple[StreamState, ...]
-
-
-class StoredSegment(NamedTuple):
-    """One row: records of `(prev, last]`."""
-
-    prev: int
-    last: int
-    body: bytes
-
-    def damaged(self, error: DecodeError) -> DecodeError:
-        """What to say if its bytes cannot be read, and why."""
-        return DecodeError(
-            f"its stored segment that ends at seq {self.last} cannot be read ({error}): a newer relay wrote it, or"
-            " the database is damaged there, and a backup is to be restored, to which devices add what came after it"
-        )
+    receipt_key: bytes
 
 
 class Page(NamedTuple):
@@ -139,7 +163,8 @@ class StreamWrite(NamedTuple):
     """New segments at the end of one stream; they tile `(expected_head, new_head]`.
 
     `guards` are what a guarded stream holds of these tags afterwards. Without segments, and so without guards, it is
-    a condition alone: that head and floor are still the expected ones.
+    a condition alone: that head and floor are still the expected ones. `term`: the stream's own, if that has the
+    present number under another id; None: the present one.
     """
 
     stream: StreamId
@@ -150,21 +175,28 @@ class StreamWrite(NamedTuple):
     guards: tuple[tuple[Tag, Current], ...] = ()
     floor: int = 0
     """The one that all this was decided on: a purge moves it, but not the head."""
+    term: Term | None = None
 
 
 class BatchWrite(NamedTuple):
-    """One batch's verdict, on condition that the device's last batch is still `expected_last`."""
+    """One batch's verdict, on condition that the member's last batch is still `expected_last`, and the member the one
+    that was judged: other links may stand in the log meanwhile, which give its number to another device (R15)."""
 
-    author: Author
+    member: MemberState
     expected_last: int
     outcome: KeptOutcome
+
+    @property
+    def author(self) -> Author:
+        """The member's number."""
+        return self.member.author
 
 
 class VaultWrite(NamedTuple):
     """All that one group commit writes to one vault: all of it or nothing.
 
     Conditions: the term is current, the vault's epoch is `epoch`, every stream's head is its `expected_head`
-    and its floor is `floor`, every author is a member still, not replaced, with its `expected_last` batch.
+    and its floor is `floor`, every author is still the member that was judged, with its `expected_last` batch.
     """
 
     vault: VaultId
@@ -176,130 +208,31 @@ class VaultWrite(NamedTuple):
 
 class NewLink(NamedTuple):
     """A verified link to be appended at `seq`, the member that it adds (None: it adds nobody), and the one that has the
-    role REPLACED from then on."""
+    role REPLACED from then on. One that begins an epoch, removes members, or deletes or moves the vault, has the state
+    that all heads are in after it, and whom it removes, of whom nothing is kept. `arrives`: it moves the vault to this
+    relay. `there`: the newest term of the log that it was judged on (None: of any); it is not appended to one whose end
+    has been replaced since."""
 
     seq: int
     raw: bytes
     member: MemberState | None
     replaced: Author | None = None
+    state: VaultState | None = None
+    removed: tuple[Author, ...] = ()
+    arrives: bool = False
+    there: Term | None = None
 
 
-class MailboxVerdict(Enum):
-    """What became of a mailbox operation."""
+class LinkLog(NamedTuple):
+    """A membership log, or the end of one, and the newest term that was written in stream 0 (NO_TERM: there is no such
+    vault)."""
 
-    DONE = auto()
-    ABSENT = auto()
-    """No such mailbox, or it has expired."""
-    USED = auto()
-    """Another device's request lies in it."""
-
-
-class Mailbox(NamedTuple):
-    """A mailbox that has not expired. Empty bytes: not there yet."""
-
-    vault: VaultId
-    inviter: DeviceKey
-    joiner: DeviceKey | None
-    request: bytes
-    answer: bytes
-
-
-class Dirty(NamedTuple):
-    """A stream of which the records `(compacted, head]` are not compacted yet, its tail.
-
-    Sizes are of bodies, in bytes: of all of its segments, and of those that end after `compacted`. `term` is the
-    newest one written in it: what is read from now on is of this history as long as the stream's term is this one.
-    """
-
-    vault: VaultId
-    stream: StreamId
-    head: int
-    compacted: int
-    bytes: int
-    tail_bytes: int
-    segments: int
     term: Term
+    links: tuple[bytes, ...]
 
 
-class Room(NamedTuple):
-    """What the large bodies of segments take up on the disk, in bytes, as the database counts or estimates it.
-
-    The difference is room that is used again by what is written next. Zeros where the database says nothing.
-    """
-
-    size: int
-    used: int
-
-
-class Purge(NamedTuple):
-    """Tombstones that a swap leaves out, on condition that the head is still the one up to which the log was read."""
-
-    floor: int
-    """The last of them: up to here no tombstone is left (R11)."""
-    head: int
-    purged: int
-    """The greatest of their versions."""
-    dropped: tuple[tuple[Tag, int], ...]
-    """Their tags and seqs."""
-    guarded: bool
-    """Whether the stream is guarded: what it holds of these is forgotten then."""
-
-
-class AckedPosition(NamedTuple):
-    """Up to where a device has applied a stream, by what it says itself."""
-
-    vault: VaultId
-    stream: StreamId
-    device: DeviceKey
-    position: Position
-
-
-class Mark(NamedTuple):
-    """The head at some time, in seconds since 1970: what lies at or below it is at least as old."""
-
-    head: int
-    at: int
-
-
-class Reader(NamedTuple):
-    """A device that has subscribed to a stream: what it said last of its position, and when (seconds since 1970)."""
-
-    author: Author
-    device: DeviceKey
-    role: Role
-    position: Position
-    seen: float
-
-
-class Tombstones(NamedTuple):
-    """The tombstones in the compacted part of a stream, and all that says how long they must stay.
-
-    There are `number` of them, none before `oldest`; either may be too careful where a cleaner was interrupted. `now`
-    is the database's clock, by which the ages in `marks` (the oldest first) and `readers` are to be taken. `terms` are
-    all of the stream's, the oldest first.
-    """
-
-    vault: VaultId
-    stream: StreamId
-    kind: StreamKind
-    head: int
-    compacted: int
-    floor: int
-    number: int
-    oldest: int
-    marks: tuple[Mark, ...]
-    terms: tuple[TermStart, ...]
-    readers: tuple[Reader, ...]
-    now: float
-
-    @property
-    def term(self) -> Term:
-        """The newest one written in the stream."""
-        return self.terms[-1].term if self.terms else NO_TERM
-
-
-class Store(ABC):
-    """Vaults, streams, segments, terms, outcomes, mailboxes. See the module's text for what every method promises."""
+class Store(Administration, Cleaning, Mailboxes):
+    """Vaults, streams, segments, terms, outcomes. See the module's text for what every method promises."""
 
     @abstractmethod
     async def open(self) -> None:
@@ -322,23 +255,85 @@ class Store(ABC):
         """The present term."""
 
     @abstractmethod
-    async def create_vault(self, vault: VaultId, state: VaultState, link: NewLink, term: Term) -> bool:
-        """Register a vault with its genesis link as seq 1 of stream 0.
+    async def create_vault(
+        self, vault: VaultId, state: VaultState, link: NewLink, term: Term, use: TokenUse | None = None, quota: int = 0
+    ) -> bool:
+        """Register a vault with its genesis link as seq 1 of stream 0, and count it for the token that it is made with.
+        `quota` is its own (0: none).
 
-        False: it exists already, or `term` is not current. Nothing written then."""
+        False: it exists already, or `term` is not current. Nothing written then, nor counted. Raises TokenSpentError;
+        cancelled, or with OutcomeUnknownError, it was made and counted, or neither."""
 
     @abstractmethod
-    async def append_link(self, vault: VaultId, link: NewLink, term: Term) -> bool:
-        """Append to stream 0. False: its head is not `link.seq - 1`, or `term` is not current. Nothing written then."""
+    async def raise_quota(self, vault: VaultId, quota: int, use: TokenUse) -> bool:
+        """Give a vault a quota of its own, or a greater one, and count it for the token that allows it.
+
+        False: there is no such vault, or its own is as great. Nothing written then, nor counted. Raises as
+        `create_vault` does."""
 
     @abstractmethod
-    async def links(self, vault: VaultId) -> tuple[bytes, ...]:
-        """The whole membership log in order; empty for a vault that does not exist."""
+    async def usage(self, vault: VaultId) -> Usage | None:
+        """What a vault stores, as its heads have it: exact on one view of the database. None: no such vault.
+
+        Costs a look at every head of the vault, of which there are at most STREAMS_PER_VAULT_MAX."""
+
+    @abstractmethod
+    async def receipt_key(self) -> bytes:
+        """A secret of the database, 16 bytes, for as long as it lives: also that of every backup of it."""
+
+    @abstractmethod
+    async def append_link(self, vault: VaultId, link: NewLink, term: Term) -> Term | None:
+        """Append to stream 0. Returns the term it was written under: that one, or the stream's own, if that has its
+        number and another id since links were replaced under it.
+
+        What a link's epoch does to the vault's heads and members is done with it: an append that was decided on another
+        epoch is refused from then on, and no stream comes into being with it. With the state ENDED all streams but the
+        membership log are gone from then on, and none comes into being; what was kept of them waits for `clear`.
+        Once the vault has moved every append is refused. When it comes back, nothing is left in any stream but the log,
+        and each begins anew under a term of its own: the number of `term` with a new random id.
+
+        None: the head is not `link.seq - 1`, `term` is not current, or beside a link that begins an epoch a stream came
+        into being just now. Nothing written then. Cancelled, it was made or not. Raises OutcomeUnknownError as `append`
+        does."""
+
+    @abstractmethod
+    async def replace_links(
+        self,
+        vault: VaultId,
+        there: LinkLog,
+        after: int,
+        links: Sequence[bytes],
+        members: Sequence[MemberState],
+        state: VaultState,
+        term: Term,
+    ) -> bool:
+        """Put verified links in the place of those behind `after` (at least 1) in the log that is `there`.
+
+        From `after` on stream 0 has another term: the number of `term` with a new random id. `members` are all that
+        the log has then: who stays the same member keeps its batches, those of all others are forgotten. All heads are
+        in `state` after it, as by `append_link`.
+
+        False: the log is not the one that is `there`, `term` is not current, or a stream came into being just now.
+        Nothing written then. Cancelled, it was made or not. Raises as `append` does."""
+
+    @abstractmethod
+    async def clear(self, rows_max: int) -> bool:
+        """Delete some of what is still kept of a vault that was deleted, at most so many rows of each kind: segments,
+        guards, outcomes, positions, mailboxes. Its membership log and its members stay. False: nothing is left of any,
+        or others are at it just now. Safe in several processes at once; cancelled, it was done or not."""
+
+    @abstractmethod
+    async def links(self, vault: VaultId, after: int = 0) -> LinkLog:
+        """The membership log behind its first `after` links, in order, on one view of the database."""
+
+    @abstractmethod
+    async def members(self, vaults: Sequence[VaultId]) -> dict[VaultId, set[DeviceKey]]:
+        """The devices of the members of these vaults, on one view of the database; none where there is no vault."""
 
     @abstractmethod
     async def create_stream(self, vault: VaultId, stream: StreamId, kind: StreamKind) -> StreamKind:
         """Create an empty stream, or leave the one that is there. Returns the kind it has; ABSENT if there is no
-        such vault."""
+        such vault, it was deleted, or it has STREAMS_PER_VAULT_MAX others (a few more, if several are made at once)."""
 
     @abstractmethod
     async def subscription(self, vault: VaultId, device: DeviceKey, streams: Sequence[StreamId]) -> Subscription | None:
@@ -350,8 +345,8 @@ class Store(ABC):
         `bytes_max` body bytes and PAGE_SEGMENTS_MAX. None: no such stream."""
 
     @abstractmethod
-    async def heads(self, names: Sequence[tuple[VaultId, StreamId]]) -> dict[tuple[VaultId, StreamId], int]:
-        """The heads of those of these streams that exist."""
+    async def heads(self, names: Sequence[tuple[VaultId, StreamId]]) -> dict[tuple[VaultId, StreamId], Position]:
+        """The heads of those of these streams that exist, each with the newest term written in it."""
 
     @abstractmethod
     async def pusher(self, vault: VaultId, device: DeviceKey) -> PusherState | None:
@@ -368,86 +363,3 @@ class Store(ABC):
 
         Goes on when the caller is cancelled. On an error nothing was written, unless it is an OutcomeUnknownError:
         then each vault's write was made or not. Raises LocalMisuse if the writes make no sense in themselves."""
-
-    @abstractmethod
-    async def dirty(self, after: tuple[VaultId, StreamId] | None, tail_min: int, streams_max: int) -> list[Dirty]:
-        """The next streams with `tail_min` or more seqs to be compacted, on one view of the database.
-
-        At most `streams_max` of them, in the order of their keys, from the beginning or after the one that is named.
-        Stream 0 is never among them."""
-
-    @abstractmethod
-    async def swap(
-        self,
-        vault: VaultId,
-        stream: StreamId,
-        old: Sequence[StoredSegment],
-        new: StoredSegment,
-        cleaned_to: int,
-        term: Term,
-        purge: Purge | None = None,
-    ) -> bool:
-        """Put `new` in the place of `old`, segments as they were read, and raise `cleaned_to` to this, all at once.
-
-        `new` holds records of `old` at their old seqs and no others. `cleaned_to` is the greatest seq whose record
-        was looked at to tell which may go: once a reader misses one of them, it is told that this may be why (R9).
-        `term` is the stream's from before the first of these records was read. With `purge` the floor and what goes
-        with it are raised too, the floor's head is the purge's, and guards are forgotten.
-
-        False: not all of `old` are there as they were read, the head is below `cleaned_to` or not the purge's, or the
-        stream's term is another one. Nothing written then. A segment is as it was read if its place and the size of
-        its body are the same: within one history bodies only ever lose records. Appends go on meanwhile. Cancelled, it
-        was made or not. Raises OutcomeUnknownError as `append` does, and LocalMisuse if `new` does not begin and end
-        where `old` does, `cleaned_to` lies before that end, or the purge is of anything else."""
-
-    @abstractmethod
-    async def compacted(
-        self, vault: VaultId, stream: StreamId, upto: int, term: Term, tombstones: int, oldest: int
-    ) -> bool:
-        """Note that up to here of no tag more than one record is left, and that so many of them are tombstones, none
-        before `oldest`. Never goes back: of a part that is known to be longer, nothing is noted.
-
-        False: the head is below `upto`, or the stream's term is not `term`. Nothing written then."""
-
-    @abstractmethod
-    async def tombstones(self, after: tuple[VaultId, StreamId] | None, streams_max: int) -> list[Tombstones]:
-        """The next streams that have tombstones, on one view of the database; else as `dirty`."""
-
-    @abstractmethod
-    async def aged(self, vault: VaultId, stream: StreamId, marks: Sequence[Mark], oldest: int, term: Term) -> bool:
-        """Note how old records are, in the place of what was noted, and that no tombstone lies before `oldest`, which
-        never goes back. Beyond the compacted part, it says that none of the counted ones is left.
-
-        False: the stream's term is not `term`. Nothing written then."""
-
-    @abstractmethod
-    async def acked(self, acks: Sequence[AckedPosition]) -> None:
-        """Note what devices said of their positions, and that they did so now; the last word counts, also where it
-        goes back. Of devices that are no members, and of streams that do not exist, nothing is noted. Raises
-        LocalMisuse if one device says two things of a stream."""
-
-    @abstractmethod
-    async def reclaim(self) -> Room:
-        """Let what is written next use the room of segments that were replaced, and give back to the disk what of it
-        lies at the end of a file. Says what is taken up then.
-
-        Takes as long as the database likes, at its own pace, and nobody waits for it. Where that is being done
-        already, or not allowed, it does nothing. Cancelled, it was done or not."""
-
-    @abstractmethod
-    async def open_mailbox(
-        self, mailbox: MailboxId, vault: VaultId, inviter: DeviceKey, seconds: int
-    ) -> MailboxVerdict:
-        """Open, or leave open, a mailbox. ABSENT: the inviter is no admin of the vault, or it belongs to another."""
-
-    @abstractmethod
-    async def deposit(self, mailbox: MailboxId, joiner: DeviceKey, request: bytes) -> MailboxVerdict:
-        """Leave a request. The same joiner may replace its own until it is answered; later ones change nothing."""
-
-    @abstractmethod
-    async def answer(self, mailbox: MailboxId, inviter: DeviceKey, answer: bytes) -> MailboxVerdict:
-        """Leave the answer; only the inviter may. ABSENT: no mailbox of this inviter has a request in it."""
-
-    @abstractmethod
-    async def mailbox(self, mailbox: MailboxId) -> Mailbox | None:
-        """A mailbox that has not expired."""

@@ -2,84 +2,71 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
-from typing import Any, Final
-
-import asyncpg  # type: ignore[import-untyped]
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 from sealwire_protocol.conditions import Current
 from sealwire_protocol.ids import (
+    NO_TERM,
     TERM_ID_BYTES,
     Author,
     DeviceKey,
-    MailboxId,
     Position,
     StreamId,
     Term,
-    TermStart,
     VaultId,
 )
-from sealwire_protocol.limits import TERMS_TOLD_MAX
-from sealwire_protocol.membership import Role, decode_links, encode_links
-from sealwire_protocol.messages import StreamKind, StreamState
+from sealwire_protocol.links import Role, decode_links, encode_links
+from sealwire_protocol.messages import StreamKind
 from sealwire_relay.store.connections import (
-    ACQUIRE_SECONDS_MAX,
     Connection,
-    Pool,
-    Server,
-    ServerIdentity,
     TermRow,
-    connect_pool,
 )
-from sealwire_relay.store.failures import translated, translated_commit
+from sealwire_relay.store.failures import translated_commit
 from sealwire_relay.store.interface import (
     PAGE_SEGMENTS_MAX,
-    AckedPosition,
-    Dirty,
+    STREAMS_PER_VAULT_MAX,
     GuardName,
     KeptOutcome,
-    Mailbox,
-    MailboxVerdict,
-    Mark,
+    LinkLog,
     MemberState,
     NewLink,
     OutcomeUnknownError,
     Page,
-    Purge,
     PusherState,
-    Reader,
-    Room,
     SchemaError,
     Store,
-    StoreDownError,
-    StoredSegment,
     StoreError,
     Subscription,
-    Tombstones,
+    TokenSpentError,
+    TokenUse,
+    Usage,
     VaultState,
     VaultWrite,
 )
-from sealwire_relay.store.migrate import check_schema
+from sealwire_relay.store.postgres_administration import PostgresAdministration
+from sealwire_relay.store.postgres_cleaning import PostgresCleaning
+from sealwire_relay.store.postgres_mailboxes import PostgresMailboxes
 from sealwire_relay.store.queries import QUERIES
-from sealwire_relay.store.room import vacuum
 from sealwire_relay.store.rows import (
-    ack_arguments,
-    check_acks,
-    check_swap,
+    MOVED,
+    Row,
+    check_end,
     check_writes,
-    key_id_of,
     line_of,
+    link_segments,
     many_arguments,
+    member_columns,
     one_arguments,
-    purge_arguments,
+    page_of,
     salt_of,
     signed,
-    stream_of,
+    state_columns,
+    state_of,
+    stream_state_of,
     term_of,
 )
-
-Row = Mapping[str, Any]
+from sealwire_relay.store.segments import bytes_of
 
 APPEND_CONNECTIONS: Final = 4
 """Connections kept for appends alone, so that readers never make a commit wait. One group commit uses one."""
@@ -88,7 +75,7 @@ OTHER_CONNECTIONS: Final = 8
 """Connections for everything else: enough for two cores of Postgres, and cheap for it when idle."""
 
 
-class PostgresStore(Store):
+class PostgresStore(PostgresAdministration, PostgresCleaning, PostgresMailboxes, Store):
     """A store on any Postgres from 15 on. Needs the schema (`migrate`).
 
     `on_other_server` is called, on the event loop, when a new connection shows another server, start or timeline
@@ -106,67 +93,15 @@ class PostgresStore(Store):
         on_other_server: Callable[[], None] | None = None,
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        self._dsn = dsn
-        self._sizes = append_connections, other_connections
+        super().__init__(dsn, append_connections, other_connections, on_other_server)
         self._one_vault_per_statement = one_vault_per_statement
         self._random_bytes = random_bytes
-        self._server = Server(on_other_server)
-        self._appenders: Pool | None = None
-        self._others: Pool | None = None
         self._appending: set[asyncio.Task[list[bool]]] = set()
-
-    @property
-    def server_changed(self) -> bool:
-        """Another server was found, and no term was opened since."""
-        return self._server.changed
-
-    @property
-    def server_identity(self) -> ServerIdentity | None:
-        """The server that the latest connection found."""
-        return self._server.identity
-
-    async def open(self) -> None:
-        """Connect and check the schema. Leaves no connection behind if that fails."""
-        appenders, others = self._sizes
-        try:
-            with translated():
-                self._others = await connect_pool(self._dsn, self._server, others)
-                self._appenders = await connect_pool(self._dsn, self._server, appenders)
-                check_schema(await self._others.fetchrow(QUERIES["schema_state"]))
-        except BaseException:
-            await self.close()
-            raise
 
     async def close(self) -> None:
         """Wait for appends under way, then give up all connections."""
         await asyncio.gather(*self._appending, return_exceptions=True)
-        pools = [pool for pool in (self._appenders, self._others) if pool is not None]
-        self._appenders = self._others = None
-        for pool in pools:
-            pool.terminate()
-
-    @asynccontextmanager
-    async def _connection(self, pool: Pool | None) -> AsyncIterator[Connection]:
-        if pool is None:
-            raise StoreDownError("The store is closed; nothing was done: open it first.")
-        with translated():
-            async with pool.acquire(timeout=ACQUIRE_SECONDS_MAX) as connection:
-                yield connection
-
-    async def _rows(self, query: str, *arguments: object) -> list[Row]:
-        async with self._connection(self._others) as connection:
-            rows: list[Row] = await connection.fetch(QUERIES[query], *arguments)
-            return rows
-
-    async def _found(self, query: str, *arguments: object) -> bool:
-        return bool(await self._rows(query, *arguments))
-
-    async def _under_term(self, query: str, term: Term, *arguments: object) -> bool:
-        """Run a write that names its term, on a connection that was made to the server the term was opened on."""
-        async with self._connection(self._others) as connection:
-            if self._server.changed:
-                return False
-            return bool(await connection.fetch(QUERIES[query], *arguments, self._server.written({term})))
+        await super().close()
 
     async def ping(self) -> None:
         """One cheap round trip, which also shows whether the database was restored in place."""
@@ -190,11 +125,11 @@ class PostgresStore(Store):
 
     # --- vaults and streams
 
-    async def create_vault(self, vault: VaultId, state: VaultState, link: NewLink, term: Term) -> bool:
-        """Register a vault with its genesis link."""
-        return await self._under_term(
-            "create_vault",
-            term,
+    async def create_vault(
+        self, vault: VaultId, state: VaultState, link: NewLink, term: Term, use: TokenUse | None = None, quota: int = 0
+    ) -> bool:
+        """One statement; with a token a transaction of two."""
+        arguments = (
             vault,
             link.seq,
             signed(state.key_id),
@@ -203,24 +138,146 @@ class PostgresStore(Store):
             term.number,
             signed(term.id),
             encode_links([link.raw]),
-            *_member_columns(link),
+            *member_columns(link),
+            quota,
         )
+        if use is None:
+            return bool(await self._under_term("create_vault", term, *arguments))
 
-    async def append_link(self, vault: VaultId, link: NewLink, term: Term) -> bool:
-        """Append to stream 0."""
+        async def make(connection: Connection) -> bool:
+            if self._server.changed:
+                return False
+            return bool(await connection.fetch(QUERIES["create_vault"], *arguments, self._server.written({term})))
+
+        return await self._counted(make, use)
+
+    async def _counted(self, work: Callable[[Connection], Awaitable[bool]], use: TokenUse) -> bool:
+        """Do this in one transaction, and count it for a token if it was done. Raises TokenSpentError."""
+        spent = False
+
+        async def work_and_count(connection: Connection) -> bool:
+            nonlocal spent
+            if not await work(connection):
+                return False
+            spent = not await connection.fetch(QUERIES["count_vault"], *use)
+            return not spent
+
+        done = await self._all_or_nothing(work_and_count)
+        if spent:
+            raise TokenSpentError
+        return done
+
+    async def raise_quota(self, vault: VaultId, quota: int, use: TokenUse) -> bool:
+        """A transaction of two statements."""
+
+        async def give(connection: Connection) -> bool:
+            return bool(await connection.fetch(QUERIES["raise_quota"], vault, quota))
+
+        return await self._counted(give, use)
+
+    async def usage(self, vault: VaultId) -> Usage | None:
+        """One statement, so one snapshot."""
+        rows = await self._rows("usage", vault)
+        return Usage(rows[0]["bytes"], rows[0]["quota"]) if rows else None
+
+    async def receipt_key(self) -> bytes:
+        """One statement."""
+        key: bytes = (await self._rows("receipt_key"))[0]["receipt_key"]
+        return key
+
+    async def append_link(self, vault: VaultId, link: NewLink, term: Term) -> Term | None:
+        """One statement; for a link that does anything to heads or members that are there a transaction of four or
+        five."""
         place = vault, link.seq, term.number, signed(term.id)
-        members = *_member_columns(link), link.replaced
-        return await self._under_term("append_link", term, *place, encode_links([link.raw]), *members)
+        there = (None, None) if link.there is None else (link.there.number, signed(link.there.id))
+        arguments = *place, encode_links([link.raw]), *member_columns(link), link.replaced, *there
+        state, rows = link.state, list[Row]()
+        if state is None:
+            rows = await self._under_term("append_link", term, *arguments)
+            return term_of(term.number, rows[0]["term_id"]) if rows else None
 
-    async def links(self, vault: VaultId) -> tuple[bytes, ...]:
-        """The whole membership log."""
-        return tuple(raw for row in await self._rows("links", vault) for raw in decode_links(row["body"]))
+        async def work(connection: Connection) -> bool:
+            if self._server.changed or not await self._set_epoch(connection, vault, state, term):
+                return False
+            rows.extend(await connection.fetch(QUERIES["append_link"], *arguments, self._server.written({term})))
+            if state.ended:
+                await connection.execute(QUERIES["end_vault"], vault)
+            await connection.execute(QUERIES["remove_members"], vault, link.removed)
+            if link.arrives:
+                await connection.execute(QUERIES["arrived"], vault, link.seq)
+            return bool(rows)
+
+        appended = await self._all_or_nothing(work)
+        return term_of(term.number, rows[0]["term_id"]) if appended else None
+
+    async def replace_links(
+        self,
+        vault: VaultId,
+        there: LinkLog,
+        after: int,
+        links: Sequence[bytes],
+        members: Sequence[MemberState],
+        state: VaultState,
+        term: Term,
+    ) -> bool:
+        """One transaction of six or seven statements."""
+        check_end(there, after, links)
+        known = len(there.links), there.term.number, signed(there.term.id)
+        size = bytes_of(link_segments(0, [*there.links[:after], *links]))
+        fresh = signed(self._random_bytes(TERM_ID_BYTES))
+        parted = after + len(links), after, fresh, term.number, signed(term.id), size
+        stored = [list(column) for column in zip(*link_segments(after, links), strict=True)]
+        authors, devices, roles = [list(column) for column in zip(*members, strict=True)]
+
+        async def work(connection: Connection) -> bool:
+            if self._server.changed or not await self._set_epoch(connection, vault, state, term):
+                return False
+            present = *known, *parted, self._server.written({term})
+            if not await connection.fetch(QUERIES["part_links"], vault, *present):
+                return False
+            await connection.execute(QUERIES["drop_links"], vault, after)
+            await connection.execute(QUERIES["drop_members"], vault, authors, devices)
+            await connection.execute(QUERIES["put_links"], vault, *stored, authors, devices, roles)
+            if state.ended:
+                await connection.execute(QUERIES["end_vault"], vault)
+            return True
+
+        return await self._all_or_nothing(work)
+
+    async def _set_epoch(self, connection: Connection, vault: VaultId, state: VaultState, term: Term) -> bool:
+        """Lock all heads of a vault, and write this into them. If it comes back, its streams begin anew. False: one
+        came into being meanwhile."""
+        held: Row = await connection.fetchrow(QUERIES["hold_heads"], vault, MOVED)
+        if not await connection.fetch(QUERIES["set_epoch"], vault, *state_columns(state), held["heads"]):
+            return False
+        if held["moved"] and not state.moved and not state.ended:
+            fresh = signed(self._random_bytes(TERM_ID_BYTES))
+            await connection.execute(QUERIES["begin_anew"], vault, term.number, fresh)
+        return True
+
+    async def clear(self, rows_max: int) -> bool:
+        """One statement."""
+        return await self._found("clear", rows_max)
+
+    async def links(self, vault: VaultId, after: int = 0) -> LinkLog:
+        """One statement, so one snapshot."""
+        rows = await self._rows("links", vault, after)
+        term = term_of(rows[0]["term"], rows[0]["term_id"]) if rows else NO_TERM
+        return LinkLog(term, tuple(raw for row in rows if row["body"] for raw in decode_links(row["body"])))
+
+    async def members(self, vaults: Sequence[VaultId]) -> dict[VaultId, set[DeviceKey]]:
+        """One statement."""
+        found: dict[VaultId, set[DeviceKey]] = {vault: set() for vault in vaults}
+        for row in await self._rows("members", list(vaults)):
+            found[VaultId(row["vault_id"])].add(DeviceKey(row["device"]))
+        return found
 
     async def create_stream(self, vault: VaultId, stream: StreamId, kind: StreamKind) -> StreamKind:
         """Create an empty stream. A stream's kind never changes, so the one found first is the answer."""
         rows = await self._rows("stream_kind", vault, signed(stream))
         if not rows:
-            rows = await self._rows("create_stream", vault, signed(stream), kind)
+            await self._rows("create_stream", vault, signed(stream), kind, STREAMS_PER_VAULT_MAX)
+            rows = await self._rows("stream_kind", vault, signed(stream))
         return StreamKind(rows[0]["kind"]) if rows else StreamKind.ABSENT
 
     # --- reading
@@ -234,34 +291,23 @@ class PostgresStore(Store):
         first = rows[0]
         return Subscription(
             term_of(first["term"], first["term_id"]),
-            VaultState(first["epoch"], key_id_of(first["key_id"])),
+            state_of(first),
             MemberState(Author(first["author"]), device, Role(first["role"])),
             first["last_batch"],
-            tuple(_stream_state(stream, row) for stream, row in zip(streams, rows, strict=False)),
+            tuple(stream_state_of(stream, row) for stream, row in zip(streams, rows, strict=False)),
+            first["receipt_key"],
         )
 
     async def read(self, vault: VaultId, stream: StreamId, after: int, bytes_max: int) -> Page | None:
         """One statement, so one snapshot."""
         rows = await self._rows("read", vault, signed(stream), after, bytes_max, PAGE_SEGMENTS_MAX)
-        if not rows:
-            return None
-        first = rows[0]
-        segments = [StoredSegment(row["prev"], row["last"], row["body"]) for row in rows if row["last"] is not None]
-        return Page(
-            term_of(first["term"], first["term_id"]),
-            first["head"],
-            first["floor"],
-            first["floor_head"],
-            first["purged"],
-            first["cleaned_to"],
-            tuple(segments),
-        )
+        return page_of(rows) if rows else None
 
-    async def heads(self, names: Sequence[tuple[VaultId, StreamId]]) -> dict[tuple[VaultId, StreamId], int]:
+    async def heads(self, names: Sequence[tuple[VaultId, StreamId]]) -> dict[tuple[VaultId, StreamId], Position]:
         """One statement."""
         vaults, streams = [vault for vault, _ in names], [signed(stream) for _, stream in names]
         rows = await self._rows("heads", vaults, streams)
-        return {names[row["place"] - 1]: row["head"] for row in rows}
+        return {names[r["place"] - 1]: Position(term_of(r["term"], r["term_id"]), r["head"]) for r in rows}
 
     async def pusher(self, vault: VaultId, device: DeviceKey) -> PusherState | None:
         """One statement, so one snapshot."""
@@ -282,7 +328,12 @@ class PostgresStore(Store):
         rows = await self._rows("guards", vaults, [signed(stream) for _, stream, _ in wanted], tags)
         return {
             wanted[row["place"] - 1]: Current(
-                row["version"], salt_of(row["salt"]), row["tombstone"], row["seq"], line_of(row["line"])
+                row["version"],
+                salt_of(row["salt"]),
+                row["tombstone"],
+                row["seq"],
+                line_of(row["line"]),
+                row["epoch"],
             )
             for row in rows
         }
@@ -333,125 +384,6 @@ class PostgresStore(Store):
                 written = self._server.written({write.term})
                 return bool(await connection.fetchval(QUERIES["append_one"], *one_arguments(write), written))
 
-    # --- cleaning
-
-    async def dirty(self, after: tuple[VaultId, StreamId] | None, tail_min: int, streams_max: int) -> list[Dirty]:
-        """One statement, so one snapshot. Looks at the head of every stream until enough are found."""
-        place = (None, None) if after is None else (after[0], signed(after[1]))
-        rows = await self._rows("dirty", *place, tail_min, streams_max)
-        return [
-            Dirty(
-                VaultId(row["vault_id"]),
-                stream_of(row["stream"]),
-                row["head"],
-                row["compacted"],
-                row["size"],
-                row["tail_size"],
-                row["segments"],
-                term_of(row["term"], row["term_id"]),
-            )
-            for row in rows
-        ]
-
-    async def swap(
-        self,
-        vault: VaultId,
-        stream: StreamId,
-        old: Sequence[StoredSegment],
-        new: StoredSegment,
-        cleaned_to: int,
-        term: Term,
-        purge: Purge | None = None,
-    ) -> bool:
-        """One transaction of three statements. A connection that was interrupted is given up with what it did."""
-        check_swap(stream, old, new, cleaned_to, purge)
-        name = vault, signed(stream)
-        async with self._connection(self._others) as connection:
-            transaction = connection.transaction()
-            try:
-                await transaction.start()
-                there = await connection.fetch(QUERIES["swap_out"], *name, old[0].prev, old[-1].last)
-                swapped = sorted(map(tuple, there)) == [(s.prev, s.last, len(s.body)) for s in old]
-                if swapped:
-                    await connection.execute(QUERIES["swap_in"], *name, new.last, new.prev, new.body)
-                    state = *name, cleaned_to, term.number, signed(term.id)
-                    if purge is None:
-                        found = await connection.fetch(QUERIES["raise_cleaned_to"], *state)
-                    else:
-                        found = await connection.fetch(QUERIES["purge"], *state, *purge_arguments(purge))
-                        if found and purge.guarded:
-                            await connection.executemany(QUERIES["forget"], [(*name, *held) for held in purge.dropped])
-                    swapped = bool(found)
-                if not swapped:
-                    await transaction.rollback()
-                    return False
-                with translated_commit():
-                    await transaction.commit()
-            except BaseException:
-                with suppress(asyncpg.InterfaceError):  # a connection that was lost cannot be given up again
-                    connection.terminate()
-                raise
-        return True
-
-    async def compacted(
-        self, vault: VaultId, stream: StreamId, upto: int, term: Term, tombstones: int, oldest: int
-    ) -> bool:
-        """One statement."""
-        state = upto, term.number, signed(term.id), tombstones, oldest
-        return await self._found("compacted", vault, signed(stream), *state)
-
-    async def tombstones(self, after: tuple[VaultId, StreamId] | None, streams_max: int) -> list[Tombstones]:
-        """One statement, so one snapshot. Looks at the head of every stream until enough are found."""
-        place = (None, None) if after is None else (after[0], signed(after[1]))
-        return [_tombstones(row) for row in await self._rows("tombstones", *place, streams_max)]
-
-    async def aged(self, vault: VaultId, stream: StreamId, marks: Sequence[Mark], oldest: int, term: Term) -> bool:
-        """One statement."""
-        flat = [number for mark in marks for number in mark]
-        return await self._found("aged", vault, signed(stream), flat, oldest, term.number, signed(term.id))
-
-    async def acked(self, acks: Sequence[AckedPosition]) -> None:
-        """One statement."""
-        check_acks(acks)
-        await self._rows("acked", *ack_arguments(acks))
-
-    async def reclaim(self) -> Room:
-        """A plain VACUUM, on a connection of its own: none of the others may take so long.
-
-        Those are made anew afterwards: a session goes on writing near where it wrote last, and a new one begins at the
-        first room that is free, which is what lets a file end earlier some day.
-        """
-        room = await vacuum(self._dsn)
-        if self._others is not None:
-            await self._others.expire_connections()
-        return room
-
-    # --- mailboxes
-
-    async def open_mailbox(
-        self, mailbox: MailboxId, vault: VaultId, inviter: DeviceKey, seconds: int
-    ) -> MailboxVerdict:
-        """Expired ones are swept first, so their ids are free again."""
-        await self._rows("sweep_mailboxes")
-        may = await self._found("open_mailbox", mailbox, vault, inviter, seconds, Role.ADMIN)
-        return MailboxVerdict.DONE if may else MailboxVerdict.ABSENT
-
-    async def deposit(self, mailbox: MailboxId, joiner: DeviceKey, request: bytes) -> MailboxVerdict:
-        """Leave a request."""
-        if await self._found("deposit", mailbox, joiner, request):
-            return MailboxVerdict.DONE
-        return MailboxVerdict.USED if await self._found("mailbox", mailbox) else MailboxVerdict.ABSENT
-
-    async def answer(self, mailbox: MailboxId, inviter: DeviceKey, answer: bytes) -> MailboxVerdict:
-        """Leave the answer."""
-        done = await self._found("answer", mailbox, inviter, answer)
-        return MailboxVerdict.DONE if done else MailboxVerdict.ABSENT
-
-    async def mailbox(self, mailbox: MailboxId) -> Mailbox | None:
-        """What lies in it."""
-        rows = await self._rows("mailbox", mailbox)
-        return Mailbox(*rows[0].values()) if rows else None
-
 
 def _term_row(rows: Sequence[Row]) -> TermRow:
     if len(rows) != 1:
@@ -461,51 +393,3 @@ def _term_row(rows: Sequence[Row]) -> TermRow:
         )
     [row] = rows
     return TermRow(term_of(row["term"], row["term_id"]), row["written"])
-
-
-def _member_columns(link: NewLink) -> tuple[int | None, bytes | None, int | None]:
-    member = link.member
-    return (None, None, None) if member is None else (member.author, member.device, member.role)
-
-
-def _stream_state(stream: StreamId, row: Row) -> StreamState:
-    if row["kind"] is None:
-        return StreamState(stream, StreamKind.ABSENT, 0, 0, 0, 0, 0, 0, ())
-    return StreamState(
-        stream,
-        StreamKind(row["kind"]),
-        row["head"],
-        row["top"],
-        row["floor"],
-        row["floor_head"],
-        row["purged"],
-        row["cleaned_to"],
-        _terms(row["terms"][-3 * TERMS_TOLD_MAX :]),
-    )
-
-
-def _terms(flat: Sequence[int]) -> tuple[TermStart, ...]:
-    starts = zip(flat[::3], flat[1::3], flat[2::3], strict=True)
-    return tuple(TermStart(term_of(number, id_), start) for number, id_, start in starts)
-
-
-def _tombstones(row: Row) -> Tombstones:
-    columns = ("authors", "devices", "roles", "numbers", "ids", "seqs", "seen")
-    readers = zip(*[row[column] for column in columns], strict=True)
-    return Tombstones(
-        VaultId(row["vault_id"]),
-        stream_of(row["stream"]),
-        StreamKind(row["kind"]),
-        row["head"],
-        row["compacted"],
-        row["floor"],
-        row["tombstones"],
-        row["oldest_tombstone"],
-        tuple(Mark(*pair) for pair in zip(row["marks"][::2], row["marks"][1::2], strict=True)),
-        _terms(row["terms"]),
-        tuple(
-            Reader(Author(author), device, Role(role), Position(term_of(number, id_), seq), seen)
-            for author, device, role, number, id_, seq, seen in readers
-        ),
-        row["now"],
-    )

@@ -5,9 +5,9 @@ from typing import Final
 
 import asyncpg  # type: ignore[import-untyped]
 
+from sealwire_relay.store.cleaning import Room
 from sealwire_relay.store.connections import CONNECT_SECONDS_MAX, Connection
 from sealwire_relay.store.failures import translated
-from sealwire_relay.store.interface import Room
 from sealwire_relay.store.queries import QUERIES
 
 VACUUM_SECONDS_MAX: Final = 3_600.0

@@ -1,8 +1,8 @@
 """How the protocol's names lie in columns: ids as integers, uuids and bits, writes as parallel arrays."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 from sealwire_protocol.conditions import Current
 from sealwire_protocol.errors import LocalMisuse
@@ -15,10 +15,22 @@ from sealwire_protocol.ids import (
     KeyId,
     StreamId,
     Term,
+    TermStart,
 )
+from sealwire_protocol.limits import TERMS_TOLD_MAX
 from sealwire_protocol.lines import Line, decode_line, encode_line
+from sealwire_protocol.links import Role, encode_links
+from sealwire_protocol.messages import StreamKind, StreamState
 from sealwire_protocol.segment import SALT_BYTES
-from sealwire_relay.store.interface import OUTCOMES_KEPT, AckedPosition, Purge, StoredSegment, VaultWrite
+from sealwire_relay.store.interface import OUTCOMES_KEPT, LinkLog, MemberState, NewLink, Page, VaultState, VaultWrite
+from sealwire_relay.store.segments import StoredSegment, bytes_of
+
+Row = Mapping[str, Any]
+"""What a query returns, by the names of its columns."""
+
+MOVED: Final = 65_536
+"""Added to the epoch in the heads of a vault that is at another relay: no append is of such a one, and none of an epoch
+of two bytes is so great."""
 
 DEVICE_BITS: Final = 8 * DEVICE_KEY_BYTES
 _BITS: Final = DEVICE_BITS.to_bytes(4, "big")
@@ -42,6 +54,16 @@ def term_of(number: int, column: int) -> Term:
 def key_id_of(column: int) -> KeyId:
     """A key id from its column."""
     return KeyId(column.to_bytes(KEY_ID_BYTES, "big", signed=True))
+
+
+def state_columns(state: VaultState) -> tuple[int, int]:
+    """A vault's state as the columns epoch and key_id of all its heads."""
+    return state.epoch + MOVED * state.moved, signed(state.key_id)
+
+
+def state_of(row: Row) -> VaultState:
+    """The inverse of `state_columns`."""
+    return VaultState(row["epoch"] % MOVED, key_id_of(row["key_id"]), row["epoch"] >= MOVED)
 
 
 def salt_of(column: int) -> bytes:
@@ -79,40 +101,32 @@ def check_writes(writes: Sequence[VaultWrite]) -> None:
                 raise LocalMisuse("an append changes what a guarded stream holds, but adds nothing to the stream")
             if len({tag for tag, _ in stream.guards}) < len(stream.guards):
                 raise LocalMisuse("one append says twice what a guarded stream holds of a tag")
-        latest: dict[int, int] = {}
+        latest: dict[MemberState, int] = {}
         for batch in write.batches:
-            if batch.expected_last != latest.get(batch.author, batch.expected_last):
+            if batch.member.role is Role.REPLACED:
+                raise LocalMisuse("a batch of a member that was replaced is not carried out")
+            if batch.expected_last != latest.get(batch.member, batch.expected_last):
                 raise LocalMisuse("a batch does not expect the one before it")
             if batch.outcome.batch <= batch.expected_last:
                 raise LocalMisuse("a batch is not newer than the one it follows")
-            latest[batch.author] = batch.outcome.batch
+            latest[batch.member] = batch.outcome.batch
 
 
-def check_swap(
-    stream: StreamId, old: Sequence[StoredSegment], new: StoredSegment, cleaned_to: int, purge: Purge | None
-) -> None:
-    """Raise LocalMisuse unless `old` tiles the part of a log of records that `new` spans, `cleaned_to` reaches its end,
-    and what is purged lies in it."""
-    if stream == MEMBERSHIP:
-        raise LocalMisuse("the links of a membership log are not to be left out")
-    if not old or (old[0].prev, old[-1].last) != (new.prev, new.last):
-        raise LocalMisuse("the new segment of a swap does not begin and end where the old ones do")
-    if any(first.last != second.prev for first, second in pairwise(old)):
-        raise LocalMisuse("the segments of a swap do not tile")
-    if any(segment.prev >= segment.last for segment in (*old, new)):
-        raise LocalMisuse("a segment of a swap is empty")
-    if cleaned_to < new.last or (purge is not None and cleaned_to > purge.head):
-        raise LocalMisuse("a swap replaces records beyond what it says was cleaned")
-    if purge is not None:
-        seqs = [seq for _, seq in purge.dropped]
-        if not seqs or min(seqs) <= new.prev or max(seqs) != purge.floor or purge.floor > new.last:
-            raise LocalMisuse("a swap purges what does not lie in it, or tells another floor than the last of that")
+def check_end(there: LinkLog, after: int, links: Sequence[bytes]) -> None:
+    """Raise LocalMisuse unless there is something to be put behind links that stay, of a log that has as many."""
+    if not links or not 1 <= after <= len(there.links):
+        raise LocalMisuse("no links are put into the place of others, or not behind links that stay")
 
 
-def check_acks(acks: Sequence[AckedPosition]) -> None:
-    """Raise LocalMisuse if one device says two things of a stream."""
-    if len({(ack.vault, ack.stream, ack.device) for ack in acks}) < len(acks):
-        raise LocalMisuse("a device is said to stand at two positions of a stream")
+def link_segments(after: int, links: Sequence[bytes]) -> list[StoredSegment]:
+    """Links as segments of stream 0, each of its own."""
+    return [StoredSegment(seq - 1, seq, encode_links([raw])) for seq, raw in enumerate(links, after + 1)]
+
+
+def member_columns(link: NewLink) -> tuple[int | None, bytes | None, int | None]:
+    """Author, device and role of the member that a link adds."""
+    member = link.member
+    return (None, None, None) if member is None else (member.author, member.device, member.role)
 
 
 class Columns:
@@ -129,24 +143,32 @@ class Columns:
             array.append(value)
 
 
-def head_rows(write: VaultWrite) -> list[tuple[int, int | None, int | None, int | None, int | None]]:
-    """(stream, expected head, new head, new top, expected floor) of the heads to lock; without streams stream 0, for
-    the epoch. A head that does not move has no new one."""
+def head_rows(write: VaultWrite) -> list[tuple[int, int | None, int | None, int | None, int | None, int, int]]:
+    """(stream, expected head, new head, new top, expected floor, bytes added, id of the term) of the heads to lock;
+    without streams stream 0, for the epoch. A head that does not move has no new one."""
     if not write.streams:
-        return [(signed(MEMBERSHIP), None, None, None, None)]
+        return [(signed(MEMBERSHIP), None, None, None, None, 0, signed(write.term.id))]
     return [
-        (signed(s.stream), s.expected_head, *((s.new_head, s.new_top) if s.segments else (None, None)), s.floor)
+        (
+            signed(s.stream),
+            s.expected_head,
+            *((s.new_head, s.new_top) if s.segments else (None, None)),
+            s.floor,
+            bytes_of(s.segments),
+            signed((s.term or write.term).id),
+        )
         for s in write.streams
     ]
 
 
-def pusher_rows(write: VaultWrite) -> list[tuple[int, int, int]]:
-    """(author, expected last batch, new last batch): one row for each author, however many batches it pushed."""
-    ends: dict[int, tuple[int, int]] = {}
+def pusher_rows(write: VaultWrite) -> list[tuple[int, int, int, bytes, int]]:
+    """(author, expected last batch, new last batch, device, role): one row for each member, however many batches it
+    pushed."""
+    ends: dict[MemberState, tuple[int, int]] = {}
     for batch in write.batches:
-        first, _ = ends.get(batch.author, (batch.expected_last, 0))
-        ends[batch.author] = first, batch.outcome.batch
-    return [(author, first, last) for author, (first, last) in ends.items()]
+        first, _ = ends.get(batch.member, (batch.expected_last, 0))
+        ends[batch.member] = first, batch.outcome.batch
+    return [(member.author, first, last, member.device, member.role) for member, (first, last) in ends.items()]
 
 
 def segment_rows(write: VaultWrite) -> list[tuple[int, int, int, bytes]]:
@@ -154,10 +176,10 @@ def segment_rows(write: VaultWrite) -> list[tuple[int, int, int, bytes]]:
     return [(signed(s.stream), g.last, g.prev, g.body) for s in write.streams for g in s.segments]
 
 
-def guard_rows(write: VaultWrite) -> list[tuple[int, bytes, int, int, int, bool, bytes | None]]:
-    """(stream, tag, version, salt, seq, tombstone, line)."""
+def guard_rows(write: VaultWrite) -> list[tuple[int, bytes, int, int, int, bool, bytes | None, int]]:
+    """(stream, tag, version, salt, seq, tombstone, line, epoch)."""
     return [
-        (signed(s.stream), tag, held.version, signed(held.salt), held.seq, held.tombstone, _line(held))
+        (signed(s.stream), tag, held.version, signed(held.salt), held.seq, held.tombstone, _line(held), held.epoch)
         for s in write.streams
         for tag, held in s.guards
     ]
@@ -180,28 +202,15 @@ def outcome_rows(write: VaultWrite) -> list[tuple[int, int, int, bytes, bytes]]:
     return [(author, slot, *outcome) for (author, slot), outcome in slots.items()]
 
 
-def ack_arguments(acks: Sequence[AckedPosition]) -> list[list[object]]:
-    """The arguments of acked."""
-    columns = Columns(6)
-    for vault, stream, device, (term, seq) in acks:
-        columns.add(vault, signed(stream), device, term.number, signed(term.id), seq)
-    return columns.arrays
-
-
-def purge_arguments(purge: Purge) -> list[object]:
-    """What purge takes beside the arguments of raise_cleaned_to."""
-    return [purge.head, purge.floor, purge.purged, len(purge.dropped)]
-
-
 def many_arguments(writes: Sequence[VaultWrite]) -> list[list[object]]:
     """The arguments of append_many."""
-    wanted, heads, pushers, segments, guards, outcomes = (Columns(width) for width in (4, 9, 5, 5, 8, 6))
+    wanted, heads, pushers, segments, guards, outcomes = (Columns(width) for width in (4, 10, 7, 5, 9, 6))
     for write in writes:
         vault, term, term_id = write.vault, write.term.number, signed(write.term.id)
         locked, authors = head_rows(write), pusher_rows(write)
         wanted.add(vault, term, term_id, len(locked) + len(authors))
-        for head in locked:
-            heads.add(vault, *head, write.epoch, term, term_id)
+        for *head, own_id in locked:
+            heads.add(vault, *head, write.epoch, term, own_id)
         for author in authors:
             pushers.add(vault, *author, term)
         for segment in segment_rows(write):
@@ -218,10 +227,47 @@ def one_arguments(write: VaultWrite) -> list[object]:
     locked, authors = head_rows(write), pusher_rows(write)
     arguments: list[object] = [write.vault, write.term.number, signed(write.term.id), write.epoch]
     arguments.append(len(locked) + len(authors))
-    written = ((4, segment_rows(write)), (7, guard_rows(write)), (5, outcome_rows(write)))
-    for width, rows in ((5, locked), (3, authors), *written):
+    written = ((4, segment_rows(write)), (8, guard_rows(write)), (5, outcome_rows(write)))
+    for width, rows in ((7, locked), (5, authors), *written):
         columns = Columns(width)
         for row in rows:
             columns.add(*row)
         arguments.extend(columns.arrays)
     return arguments
+
+
+def stream_state_of(stream: StreamId, row: Row) -> StreamState:
+    """A stream's state from its columns, or that it is absent."""
+    if row["kind"] is None:
+        return StreamState(stream, StreamKind.ABSENT, 0, 0, 0, 0, 0, 0, ())
+    return StreamState(
+        stream,
+        StreamKind(row["kind"]),
+        row["head"],
+        row["top"],
+        row["floor"],
+        row["floor_head"],
+        row["purged"],
+        row["cleaned_to"],
+        terms_of(row["terms"][-3 * TERMS_TOLD_MAX :]),
+    )
+
+
+def terms_of(flat: Sequence[int]) -> tuple[TermStart, ...]:
+    """Terms from their column."""
+    starts = zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+    return tuple(TermStart(term_of(number, id_), start) for number, id_, start in starts)
+
+
+def page_of(rows: Sequence[Row]) -> Page:
+    """A page from its rows, of which there is at least one."""
+    first = rows[0]
+    return Page(
+        term_of(first["term"], first["term_id"]),
+        first["head"],
+        first["floor"],
+        first["floor_head"],
+        first["purged"],
+        first["cleaned_to"],
+        tuple(StoredSegment(row["prev"], row["last"], row["body"]) for row in rows if row["last"] is not None),
+    )

@@ -29,7 +29,7 @@ def test_without_a_relay_the_device_works(alone: Machine) -> None:
 def test_inviting_and_joining_need_the_relay_and_say_so_in_time(
     alone: Machine, a: Machine, machine: Callable[[str], Machine], environment: dict[str, str]
 ) -> None:
-    invite = alone.run("invite", "--wait", "0.5")
+    invite = alone.run("invite", "--wait", "5")  # it has been tried by then
     assert invite.code == 3
     assert "No relay answers at ws://127.0.0.1:9" in invite.error
     own = Relay(environment)
@@ -76,6 +76,16 @@ def test_an_address_without_a_relay_is_told_and_the_vault_is_made(machine: Calla
     assert "not as a relay (HTTP 404)" in done.answer["why"]
 
 
+def test_a_relay_that_hangs_is_named_as_why_nothing_is_in_step(machine: Callable[[str], Machine]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:  # it accepts, and never answers
+        address, device = f"ws://127.0.0.1:{server.getsockname()[1]}", machine("a")
+        device.succeed("init", "--relay", address, "--wait", "0")
+        status = device.run("status", "--wait", "0.5", "--json")
+        assert (status.code, status.answer["state"]) == (3, "connecting")
+        assert status.answer["last_error"] == f"{address} did not answer within 0.5 s"
+        assert device.run("status", "--wait", "0", "--json").answer["last_error"] is None
+
+
 def test_a_wrong_address_is_corrected_by_saying_the_right_one(
     astray: Machine, relay: Relay, machine: Callable[[str], Machine]
 ) -> None:
@@ -112,6 +122,15 @@ def test_a_command_line_without_a_command_is_answered_with_help(machine: Callabl
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith("Usage: sealwire")
     assert "\n  put " in done.err
+
+
+@pytest.mark.parametrize("option", [("--folder", "x"), ("--folder=x",), ("--json",)])
+def test_an_option_before_the_command_is_told_its_place(machine: Callable[[str], Machine], option: tuple[str]) -> None:
+    done = machine("a").run(*option, "ls", "notes")
+    assert done.code == 2
+    assert f"options follow the command, as in `sealwire COMMAND {option[0].split('=')[0]}" in done.error
+    assert "follow the command" not in machine("a").run("ls", "--no-such").error
+    assert "follow the command" not in machine("a").run("--no-such", "ls").error
 
 
 def test_vaults_of_one_name_are_told_by_their_ids(
@@ -184,6 +203,29 @@ def test_a_folder_of_a_newer_version_is_left_as_it_is(alone: Machine) -> None:
     done = alone.run("put", "notes", "k", "v")
     assert done.code == 1
     assert "newer Sealwire" in done.error
+
+
+def test_a_device_whose_replica_is_gone_is_told_to_join_again(a: Machine, machine: Callable[[str], Machine]) -> None:
+    b = machine("b")
+    invited(a, b)
+    a.succeed("put", "notes", "k", "v")
+    (b.folder / "replica.db").unlink()
+    done = b.run("status", "--json")
+    assert (done.code, done.answer["error"]["kind"]) == (1, "no_vault")
+    assert "its replica is gone" in done.error
+    assert "`sealwire join`" in done.error
+    with a.running("invite") as inviting:
+        inviting.until("out", "\n")
+        b.succeed("join", inviting.out.strip())
+    assert b.succeed("get", "notes", "k", "--fresh").out == "v\n"
+
+
+def test_a_new_vault_takes_the_place_of_a_default_that_is_gone(alone: Machine) -> None:
+    (alone.folder / "replica.db").unlink()
+    alone.succeed("init", "--relay", NOWHERE, "--wait", "0", "--vault", "other")
+    alone.succeed("init", "--relay", NOWHERE, "--wait", "0", "--vault", "third")
+    alone.succeed("put", "notes", "k", "v", "--wait", "0")
+    assert alone.succeed("get", "notes", "k", "--vault", "other").out == "v\n"
 
 
 def test_keys_that_others_could_read_are_not_used(alone: Machine) -> None:
@@ -322,11 +364,30 @@ def test_a_disk_without_a_byte_keeps_nobody_from_reading(alone: Machine, tmp_pat
         given = lines.encode()
         done = alone.run("put", "notes", "--file", "-", "--json", given=given)
         assert (done.code, done.answer["error"]["kind"]) == (1, "disk_full")
-        assert "this change was not saved" in done.error
+        assert "what was to be written now was not saved" in done.error
         fill(disk)
         assert alone.succeed("get", "notes", "first").out == "kept\n"
         make_room(disk)
         alone.succeed("put", "notes", "--file", "-", given=given)
+
+
+def test_a_full_disk_while_sending_is_not_told_of_the_edit_that_was_saved(
+    a: Machine, machine: Callable[[str], Machine], tmp_path: Path
+) -> None:
+    b = machine("b")
+    with small_disk(tmp_path / "disk", 4) as disk:
+        b.environment["SEALWIRE_HOME"] = str(disk)
+        invited(a, b)
+        b.succeed("put", "notes", "first", "its tables are made")
+        fill(disk)
+        put = b.succeed("put", "notes", "k", "x" * 20_000, "--json")
+        assert (put.answer["saved"], put.answer["sent"]) == (True, False)
+        assert "is full: what was to be written now was not saved, everything before it was" in put.answer["why"]
+        status = b.run("status", "--json")
+        assert (status.code, status.answer["state"], status.answer["pending"]) == (3, "offline", 1)
+        assert "is full" in status.answer["last_error"]
+        make_room(disk)
+        assert b.succeed("status", "--json").answer["state"] == "synced"
 
 
 def test_a_second_vault_needs_to_be_named(a: Machine, relay: Relay) -> None:

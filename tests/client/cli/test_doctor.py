@@ -9,7 +9,7 @@ from contextlib import closing
 import pytest
 
 from tests.client.cli.commands import Machine, invited
-from tests.client.replica.test_salvage import overwrite, pages_of
+from tests.client.replica.noise import overwrite, pages_of
 
 MANY = 3_000
 

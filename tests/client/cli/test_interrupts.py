@@ -1,17 +1,17 @@
 """Ctrl-C at any point: exit code 130, one sentence, and what was saved stays."""
 
-import contextlib
 import json
 import os
 import pty
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.client.cli.commands import Machine
+from tests.client.cli.commands import WAIT_S_MAX, Machine
 from tests.client.cli.conftest import NOWHERE
 
 
@@ -56,12 +56,32 @@ def test_while_nobody_reads_what_it_prints(alone: Machine) -> None:
     alone.succeed("put", "notes", "--file", "-", given=lines.encode())
     with alone.running("ls", "notes") as listing:
         listing.until("out", "k00000")
-        # Signals that are sent one right after the other may be taken as one, or in another order.
-        while listing.process.poll() is None:
-            listing.process.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                listing.process.wait(0.05)
-        assert listing.process.returncode == 130
+        listing.process.send_signal(signal.SIGINT)
+        assert listing.process.wait(WAIT_S_MAX) == 130
+
+
+def test_the_second_signal_ends_at_once(environment: dict[str, str]) -> None:
+    # It sends them to itself, so that the first one was taken when the second one comes.
+    code = """
+import signal, time
+from sealwire_client.cli import running
+running.END_SECONDS_MAX = 600.0
+
+async def work():
+    signal.raise_signal(signal.SIGINT)
+    while not signal.getitimer(signal.ITIMER_REAL)[0]:
+        pass
+    print("went on", flush=True)
+    signal.raise_signal(signal.SIGTERM)
+    time.sleep(600)
+
+running.run(work)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=WAIT_S_MAX, check=False
+    )
+    assert (done.returncode, done.stdout) == (130, "went on\n")
+    assert "Interrupted" in done.stderr
 
 
 def test_while_an_invite_waits(a: Machine, machine: Callable[[str], Machine]) -> None:
@@ -71,7 +91,7 @@ def test_while_an_invite_waits(a: Machine, machine: Callable[[str], Machine]) ->
         done = inviting.interrupt()
     assert done.code == 130
     assert link.startswith("sealwire:")
-    unanswered = machine("b").run("join", link, "--wait", "1")
+    unanswered = machine("b").run("join", link, "--wait", "10")  # time enough to reach the relay
     assert unanswered.code == 3
     assert "inviting device did not answer" in unanswered.error
 

@@ -48,11 +48,11 @@ def test_a_stuck_write_is_sent_when_it_is_tried_again(
     set_aside(a, "klm")
     relay.start()
     try:
-        one = a.succeed("stuck", "retry", "notes", "k", "--wait", "60", "--json").answer
+        one = a.succeed("stuck", "retry", "notes", "k", "--json").answer
         assert one == {"retried": 1, "stuck": 2, "pending": 0, "why": one["why"]}
-        again = a.succeed("stuck", "retry", "--all", "--wait", "60", "--json").answer
+        again = a.succeed("stuck", "retry", "--all", "--json").answer
         assert again == {"retried": 2, "stuck": 0, "pending": 0, "why": None}
-        assert a.run("status", "--wait", "60", "--json").answer["state"] == "synced"
+        assert a.run("status", "--json").answer["state"] == "synced"
     finally:
         relay.end()
 

@@ -17,7 +17,8 @@ def test_two_devices_come_together_and_see_each_others_entries(relay: Relay, mac
     inviting, joining = invited(a, b)
     assert inviting.code == joining.code == 0
     assert joining.answer["id"] == made["id"]
-    assert inviting.answer == {"joined": {"device": joining.answer["device"], "name": "second"}}
+    joined = {"device": joining.answer["device"], "name": "second", "vaults": ["home"], "left_out": []}
+    assert inviting.answer == {"joined": joined}
     # The joiner has never seen the collection: it is fetched.
     assert b.succeed("get", "notes", "milk").out == "buy two litres\n"
     with b.running("watch", "notes", "--json") as watching:
@@ -76,7 +77,7 @@ def test_many_lines_are_put_read_back_and_put_again(a: Machine) -> None:
     put = a.succeed("put", "numbers", "--file", "-", "--wait", "0", "--json", given="\n".join(lines).encode())
     assert put.answer["saved"] == 20_000
     # What was cut off in the middle of sending is sent by the next command, all of it.
-    assert a.succeed("status", "--json", "--wait", "20").answer["pending"] == 0
+    assert a.succeed("status", "--json").answer["pending"] == 0
     listed = a.succeed("ls", "numbers", "--json").out
     assert [json.loads(line) for line in listed.splitlines()] == [json.loads(line) for line in lines]
     path = a.folder / "copy.jsonl"

@@ -1,6 +1,8 @@
 """A replica with one vault and one collection, and short ways to say what happens to it."""
 
+import hashlib
 import json
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +36,9 @@ COLUMNS: Final = (Column("title", "TEXT"), Column("done", "INTEGER"))
 STREAM: Final = StreamId(b"todos...")
 T1: Final = Term(1, b"term-one")
 T2: Final = Term(2, b"term-two")
+READ_BY_NONE: Final = "garbled"
+"""Why no device can read a record."""
+
 ME: Final = Author(7)
 OTHER: Final = Author(9)
 
@@ -99,7 +104,15 @@ def open_todos(
 ) -> Collection:
     held = replica.vaults.add(VaultId(bytes([vault]) * 16), f"vault {vault}", "wss://relay.example.org", ME)
     policy = "latest" if kind is StreamKind.OPEN else "merge"
-    return replica.entries.open(held.number, "todos", STREAM, kind, policy, columns, JsonValues(len(columns)))
+    with replica.transaction():
+        todos = replica.entries.open(held.number, "todos", STREAM, kind, policy, columns, JsonValues(len(columns)))
+        replica.keep_sum(todos, value_of, [READ_BY_NONE])
+    return todos
+
+
+def value_of(key: str, rank: bytes) -> int:
+    """What an entry adds to the sum."""
+    return int.from_bytes(hashlib.blake2b(rank + key.encode(), digest_size=32).digest(), "big")
 
 
 class Todos:
@@ -113,8 +126,17 @@ class Todos:
         self.reader.show(self.todos)
 
     def close(self) -> None:
+        """Whatever a test has done, the sum is that of the rows."""
         self.reader.close()
+        same = self.replica.in_transaction() or self._sum_is_right()
         self.replica.close()
+        assert same, "the sum is not that of the rows"
+
+    def _sum_is_right(self) -> bool:
+        try:
+            return self.replica.sums.is_right(self.todos)
+        except sqlite3.DatabaseError:
+            return True  # the test has damaged the file
 
     def edit(self, key: str, title: str | None) -> Mark:
         self.replica.edit(self.todos, [edit(key, title)])

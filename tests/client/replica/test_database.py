@@ -64,7 +64,7 @@ def test_twice_in_one_process_is_refused_too(a: Todos) -> None:
         Replica(a.folder)
 
 
-@pytest.mark.parametrize("content", [b"not a database at all\n", b"x", b"SQLite format 3\0", os.urandom(8192)])
+@pytest.mark.parametrize("content", [b"not a database at all\n", b"x", b"SQLite format 3\0", bytes(range(256)) * 32])
 def test_what_is_not_sqlite_is_left_as_it_is(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "replica.db"
     path.write_bytes(content)

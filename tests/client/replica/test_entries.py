@@ -191,7 +191,8 @@ def test_changed_columns_are_refused(a: Todos, columns: tuple[Column, ...]) -> N
 @pytest.mark.parametrize(
     ("name", "columns"),
     [
-        ("_edit", ()),
+        ("__edit", ()),
+        ("1st", ()),
         ("sqlite_x", ()),
         ("a b", ()),
         ("ok", (Column("key", "TEXT"),)),

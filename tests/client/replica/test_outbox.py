@@ -201,7 +201,7 @@ def test_a_position_of_another_term_is_passed_only_within_its_end(a: Todos) -> N
     a.answer(a.send(), 1, 1, term=T1)
     a.edit("l", "lost")
     a.answer(a.send(), 2, 1, term=T1)
-    a.replica.positions.told(a.todos.number, [TermStart(T1, 0), TermStart(T2, 1)], head=2, floor=0)
+    a.replica.positions.told(a.todos.number, [TermStart(T1, 0), TermStart(T2, 1)], floor=0)
     a.deliver(0, record(2, "m", "theirs", 3), term=T2)
     assert a.confirmed("k") == 1
     assert a.confirmed("l") is None, "the relay lost it"
@@ -233,7 +233,20 @@ def test_seal_again_puts_edits_back_unless_newer_ones_wait(a: Todos, outcome: Ou
     assert a.shown() == {"k": "oat milk", "l": "bread"}
 
 
-@pytest.mark.parametrize("outcome", [Outcome.NOT_A_WRITER, Outcome.QUOTA, Outcome.MALFORMED])
+def test_of_a_batch_that_a_full_vault_refuses_deletions_are_sent_again_without_the_rest(a: Todos) -> None:
+    a.deliver(0, record(1, "k", "theirs", 1), record(2, "l", "bread", 2))
+    a.edit("k", "mine")
+    a.edit("l", None)
+    answered = a.answer(a.send(), outcome=Outcome.QUOTA)
+    assert answered is not None and (answered.again, answered.stuck) == (1, 1)
+    taken = a.take()
+    assert taken is not None and [(e.key, e.value) for e in taken.groups[0].edits] == [("l", None)]
+    answered = a.answer(a.send(), outcome=Outcome.QUOTA)
+    assert answered is not None and (answered.again, answered.stuck) == (0, 1), "there is no room for these either"
+    assert [(s.key, s.reason) for s in a.replica.outbox.aside.all(a.todos)] == [("k", "quota"), ("l", "quota")]
+
+
+@pytest.mark.parametrize("outcome", [Outcome.NOT_A_WRITER, Outcome.MALFORMED])
 def test_refused_for_good_is_set_aside_and_shown(a: Todos, outcome: Outcome) -> None:
     a.deliver(0, record(1, "k", "theirs", 1), record(2, "l", "bread", 2))
     a.edit("k", "mine")

@@ -69,7 +69,7 @@ def test_an_entry_that_the_relay_has_lost_is_given_back_and_shown_all_the_while(
     assert a.confirmed("y") is None
     a.answer(1, first=2, count=1, term=T2)
     assert a.places() == (0, 0, 1, 0)
-    a.replica.positions.told(a.todos.number, (TermStart(T1, 0), TermStart(T2, 1)), 2, 0)
+    a.replica.positions.told(a.todos.number, (TermStart(T1, 0), TermStart(T2, 1)), 0)
     a.deliver(1, record(2, "y", "lost", 2), term=T2)
     assert a.places() == (0, 0, 0, 0)
     assert a.shown() == {"x": "one", "y": "lost"}
@@ -86,7 +86,7 @@ def test_positions_of_an_unknown_term_are_lost_too(a: Todos) -> None:
 def test_a_refill_tells_how_terms_came_about_that_the_relay_does_not_know(a: Todos) -> None:
     """The relay has used the numbers of lost terms again: they do not tell where the loss began."""
     again = TermStart(Term(3, b"another3"), 5)
-    a.replica.positions.told(a.todos.number, (TermStart(T1, 0), TermStart(T2, 8), TermStart(T3, 9)), 12, 0)
+    a.replica.positions.told(a.todos.number, (TermStart(T1, 0), TermStart(T2, 8), TermStart(T3, 9)), 0)
     a.deliver(0, record(4, "kept", "one", 1))
     a.deliver(4, record(6, "w", "lost", 2))
     a.deliver(6, record(9, "x", "lost", 3), term=T2)
@@ -100,7 +100,7 @@ def test_a_refill_tells_how_terms_came_about_that_the_relay_does_not_know(a: Tod
 
 
 def test_a_refill_tells_where_it_left_a_term_that_has_grown_since(a: Todos) -> None:
-    a.replica.positions.told(a.todos.number, (TermStart(T1, 0), TermStart(T2, 2)), 3, 0)
+    a.replica.positions.told(a.todos.number, (TermStart(T1, 0), TermStart(T2, 2)), 0)
     a.deliver(0, record(3, "x", "lost", 1), term=T2)
     assert Relay(Position(T1, 7), BOTH[:1], record(7, "y", "new", 2)).settle(a).refills == 1
     assert lines_of(a) == [[(Position(T2, 3), Position(T1, 2))]]
@@ -108,7 +108,7 @@ def test_a_refill_tells_where_it_left_a_term_that_has_grown_since(a: Todos) -> N
 
 def test_a_refill_that_is_lost_on_its_way_still_tells_how_its_history_came_about(a: Todos) -> None:
     """The relay was set back twice, and tells other terms by now."""
-    a.replica.positions.told(a.todos.number, (TermStart(T1, 0), TermStart(T2, 2)), 3, 0)
+    a.replica.positions.told(a.todos.number, (TermStart(T1, 0), TermStart(T2, 2)), 0)
     a.deliver(0, record(3, "x", "lost", 1), term=T2)
     assert Relay(Position(T3, 3), (TermStart(T1, 0), TermStart(T3, 1))).settle(a).refills == 1
     first = lines_of(a)
@@ -116,7 +116,7 @@ def test_a_refill_that_is_lost_on_its_way_still_tells_how_its_history_came_about
     assert Relay(Position(T4, 3), (TermStart(T1, 0), TermStart(T4, 1))).settle(a).refills == 1
     assert lines_of(a) == first == [[(Position(T2, 3), Position(T1, 2))]]
     a.answer(2, first=4, count=1, term=T4)
-    a.replica.positions.told(a.todos.number, (TermStart(T1, 0), TermStart(T4, 1)), 4, 0)
+    a.replica.positions.told(a.todos.number, (TermStart(T1, 0), TermStart(T4, 1)), 0)
     a.deliver(3, record(4, "x", "lost", 1), term=T4)
     assert Relay(Position(T3, 9), (TermStart(T1, 0), TermStart(T3, 1))).settle(a).refills == 1
     assert a.replica.positions.lost_terms(a.todos.number, ()).keys() >= {T4}
@@ -240,7 +240,7 @@ def test_versions_that_the_relay_knows_are_passed_from_then_on(a: Todos) -> None
 
 def test_what_came_under_a_lost_term_but_was_written_before_the_loss_is_not_lost(a: Todos) -> None:
     """A delivery is of the newest term, whenever its records were written: all of a newcomer's come under that."""
-    a.replica.positions.told(a.todos.number, (TermStart(T1, 0), TermStart(T2, 5)), 7, 0)
+    a.replica.positions.told(a.todos.number, (TermStart(T1, 0), TermStart(T2, 5)), 0)
     old = record(1, "agrees", "one", 1), record(2, "changed", "old", 2), record(3, "deleted", "old", 3)
     a.deliver(0, *old, record(4, "lost", "lost", 4), record(6, "newer", "lost", 5), term=T2)
     relay = Relay(
@@ -259,7 +259,7 @@ def test_what_came_under_a_lost_term_but_was_written_before_the_loss_is_not_lost
 
 
 def test_what_was_written_before_the_loss_stays_so_in_the_next_one(a: Todos) -> None:
-    a.replica.positions.told(a.todos.number, (TermStart(T1, 0), TermStart(T2, 5)), 7, 0)
+    a.replica.positions.told(a.todos.number, (TermStart(T1, 0), TermStart(T2, 5)), 0)
     kept = record(1, "x", "one", 1)
     a.deliver(0, kept, term=T2)
     assert Relay(Position(T3, 6), (TermStart(T1, 0), TermStart(T3, 3)), kept).settle(a)[:3] == (0, 0, 0)
@@ -268,7 +268,7 @@ def test_what_was_written_before_the_loss_stays_so_in_the_next_one(a: Todos) -> 
 
 def test_histories_part_where_the_newest_term_of_both_ends_in_either(a: Todos) -> None:
     """Here two terms were told after it, and the relay went on under it."""
-    a.replica.positions.told(a.todos.number, (TermStart(T1, 0), TermStart(T2, 2), TermStart(T3, 4)), 9, 0)
+    a.replica.positions.told(a.todos.number, (TermStart(T1, 0), TermStart(T2, 2), TermStart(T3, 4)), 0)
     a.deliver(0, record(2, "kept", "one", 1), record(3, "lost", "two", 2), term=T3)
     assert Relay(Position(T1, 8), BOTH[:1]).settle(a)[:2] == (1, 1)
     assert lines_of(a) == [[(Position(T2, 3), Position(T1, 2))]]
@@ -330,7 +330,7 @@ def test_a_write_answered_while_both_were_compared_is_not_lost(a: Todos) -> None
     relay.pinned = relay.pinned._replace(present=T2)
     assert relay.settle(a).refills == 0
     assert a.places() == (0, 0, 1, 0)
-    a.replica.positions.told(a.todos.number, (TermStart(T1, 0), TermStart(T2, 1)), 3, 0)
+    a.replica.positions.told(a.todos.number, (TermStart(T1, 0), TermStart(T2, 1)), 0)
     a.deliver(1, a.own(2, "x", "mine", 1), record(3, "x", "theirs", 2), term=T2)
     assert a.shown() == {"x": "theirs", "y": "one"}
 
@@ -388,6 +388,19 @@ def test_records_set_aside_are_compared_too_and_dropped_when_superseded(a: Todos
     assert [one.place is not None and one.place >= SET_ASIDE for one in differing] == [True, True]
     relay.settle(a)
     assert a.replica.outbox.waiting(a.todos.vault).quarantined == 0
+
+
+def test_a_record_that_was_opened_since_it_was_gathered_is_compared_again(a: Todos) -> None:
+    a.replica.apply(a.todos, Delivery(T1, 0, 2), [], [set_aside(1, "x", 1), set_aside(2, "y", 2)])
+    relay = Relay(Position(T1, 2), BOTH[:1], record(2, "y", "two", 2))
+    differing = relay.differing(a)
+    assert len(differing) == 1, "the relay has deleted x, and forgotten it"
+    opened = {1: record(1, "x", "one", 1), 2: record(2, "y", "two", 2)}
+    a.replica.reopen(a.todos, "no key", lambda seq, _: ([opened[seq]], []))
+    assert a.shown() == {"x": "one", "y": "two"}
+    assert a.replica.reconciling.settle(a.todos, Position(T1, 2), relay.pinned, differing, [], reseal, ROOM) is None
+    relay.settle(a)
+    assert a.shown() == {"y": "two"}
 
 
 def test_lost_records_set_aside_are_kept_and_take_part_no_more(a: Todos) -> None:

@@ -237,7 +237,7 @@ def test_a_strict_write_on_its_way_hides_nothing_of_what_comes_back(guarded: Tod
     connection.execute(f"DELETE FROM {table.shadow}")
     assert Relay(START, ()).settle(a).refills == 1
     a.answer(2, first=1, count=1, term=T2)
-    a.replica.positions.told(a.todos.number, (TermStart(T2, 0),), 1, 0)
+    a.replica.positions.told(a.todos.number, (TermStart(T2, 0),), 0)
     a.deliver(0, record(1, "x", "x", 1), term=T2)
     assert a.confirmed("x") == 1
     a.answer(strict, refused=[conflict(0, 2)])

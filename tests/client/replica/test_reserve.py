@@ -69,7 +69,7 @@ def test_what_was_saved_can_be_read_on_a_full_disk(disk: Path, end: str, left: i
         with opened(folder) as a:
             assert a.shown()["small"] == "milk"
             assert len(a.waiting()) == 1 + saved
-            with pytest.raises(ReplicaFullError, match="this change was not saved, everything before it was"):
+            with pytest.raises(ReplicaFullError, match="written now was not saved, everything before it was"):
                 a.replica.edit(a.todos, [edit(f"much {number}", "x" * 9_000) for number in range(30)])
     make_room(disk)
     with opened(folder) as a:

@@ -4,7 +4,7 @@ import os
 import random
 import shutil
 import sqlite3
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from sealwire_protocol.errors import Outcome
 from sealwire_protocol.ids import START, Position
 from sealwire_protocol.messages import StreamKind
 from tests.client.replica.lost import Relay
+from tests.client.replica.noise import PAGE, overwrite, pages_of
 from tests.client.replica.support import ME, OTHER, T1, edit, opened, record
 
-PAGE = 4096
 EDITS = 1_000
 ENTRIES = 1_500
 
@@ -62,27 +62,6 @@ def doubt(folder: Path) -> str | None:
     found = connection.execute("SELECT doubt FROM _vault").fetchall()
     connection.close()
     return found[0][0] if found else None
-
-
-def pages_of(folder: Path, *tables: str) -> dict[int, tuple[str, int]]:
-    """The pages of some tables: what each is, and how many rows it has."""
-    connection = sqlite3.connect(folder / FILE_NAME)
-    found = {}
-    for table in tables:
-        for page, kind, cells in connection.execute(
-            "SELECT pageno, pagetype, ncell FROM dbstat WHERE name = ?", (table,)
-        ):
-            found[page] = (kind, cells)
-    connection.close()
-    return found
-
-
-def overwrite(path: Path, pages: Collection[int], chance: random.Random) -> None:
-    """Write noise over pages."""
-    with path.open("r+b") as file:
-        for page in pages:
-            file.seek((page - 1) * PAGE)
-            file.write(chance.choice([chance.randbytes(PAGE), bytes(PAGE), b"\xff" * PAGE]))
 
 
 @pytest.fixture(scope="module")

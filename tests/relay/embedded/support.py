@@ -14,7 +14,7 @@ import asyncpg  # type: ignore[import-untyped]
 from sealwire_relay.embedded import EmbeddedPostgres
 from tests.relay.embedded import owner
 
-GONE_S_MAX = 10
+GONE_S_MAX = 60
 
 
 @contextlib.asynccontextmanager

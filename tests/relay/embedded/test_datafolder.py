@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sealwire_relay.embedded import DataFolderError, EmbeddedPostgres
+from sealwire_relay.embedded import DataFolderError, EmbeddedPostgres, EmbeddedPostgresError
 from sealwire_relay.embedded.datafolder import DataFolder
 from tests.relay.embedded.support import contents
 from tests.support.aio import asyncio_test
@@ -28,6 +28,32 @@ async def refuses(folder: Path, words: str) -> None:
 async def test_a_folder_with_something_else(open_folder: Path) -> None:
     (open_folder / "thesis.txt").write_text("years of work")
     await refuses(open_folder, "holds something else")
+
+
+@asyncio_test
+async def test_a_database_that_lacks_the_layout_is_not_to_be_emptied(data_folder: Path) -> None:
+    (data_folder / "layout").unlink()
+    await refuses(data_folder, r"has database files and no file `layout`.*; put that back")
+
+
+@asyncio_test
+async def test_a_database_that_lacks_files_is_damaged(data_folder: Path) -> None:
+    shutil.rmtree(data_folder / "postgres" / "base")
+    with pytest.raises(
+        EmbeddedPostgresError, match=r"cannot be used \(database \S+ does not exist\).*restore"
+    ) as caught:
+        await EmbeddedPostgres(data_folder).start()
+    assert str(caught.value).count("\n") == 0
+
+
+@pytest.mark.parametrize(("at", "garbage"), [(0, b"\xff" * 8), (40, b"\xff" * 8)])
+@asyncio_test
+async def test_a_control_file_with_garbage_is_damaged(data_folder: Path, at: int, garbage: bytes) -> None:
+    with (data_folder / "postgres" / "global" / "pg_control").open("r+b") as file:
+        file.seek(at)
+        file.write(garbage)
+    with pytest.raises(DataFolderError, match=r"damaged.*restore a backup into another data folder"):
+        await EmbeddedPostgres(data_folder).start()
 
 
 @asyncio_test

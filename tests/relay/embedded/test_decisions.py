@@ -69,7 +69,19 @@ def test_the_owner_of_the_database_files_stays() -> None:
             "make room",
         ),
         ('FATAL:  could not extend file "base/5/1": Disk quota exceeded', DiskFullError, "make room"),
-        ("FATAL:  database files are incompatible with server", DataFolderError, "another Postgres version"),
+        (
+            (
+                'FATAL:  could not extend file "base/1/2691": wrote only 4096 of 8192 bytes at block 9\n'
+                "2026-01-01 00:00:00.000 UTC [7] HINT:  Check free disk space.\n"
+                "2026-01-01 00:00:00.000 UTC [7] PANIC:  cannot abort transaction 1, it was already committed"
+            ),
+            DiskFullError,
+            "The disk under the data folder is full; what was committed is intact",
+        ),
+        ("FATAL:  database files are incompatible with server", DataFolderError, "pg_control` in the data"),
+        ("FATAL:  incorrect checksum in control file", DataFolderError, "are damaged"),
+        ('PANIC:  could not read file "global/pg_control": read 0 of 296', DataFolderError, "restore a backup"),
+        ("PANIC:  could not locate a valid checkpoint record at 0/1AF1E20", DataFolderError, "are damaged"),
         ('FATAL:  could not open file "global/pg_control": Permission denied', DataFolderError, "0700"),
         ("FATAL:  data directory has wrong ownership", DataFolderError, "0700"),
         (
@@ -97,9 +109,33 @@ def test_initdbs_own_words_are_decisive_too() -> None:
     assert "needs a user that has a name" in str(explain(text, log=LOG, status=1))
 
 
+def test_what_postgres_says_before_it_has_a_log_is_decisive_too() -> None:
+    text = 'postgres: could not access the server configuration file "/x/postgresql.conf": No such file or directory\n'
+    assert "Postgres ended: could not access the server conf" in str(explain(text, log=LOG, status=2))
+
+
 def test_what_only_clients_were_told_decides_nothing() -> None:
     text = "FATAL:  lock file is empty\nFATAL:  the database system is shutting down\n"
     assert decisive_line(text) == "lock file is empty"
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        'role "nobody" does not exist',
+        'database "nosuch" does not exist',
+        'password authentication failed for user "relay"',
+        'no pg_hba.conf entry for host "[local]", user "relay", database "x", no encryption',
+    ],
+)
+def test_a_login_that_was_refused_ended_no_postgres(told: str) -> None:
+    assert decisive_line(f"FATAL:  {told}\n") is None
+
+
+def test_a_postgres_that_was_killed_did_not_end_for_what_it_wrote_before() -> None:
+    before = "FATAL:  could not open file: Permission denied\n"
+    assert "was ended by signal 9 and gave no reason" in str(explain(before, log=LOG, status=-9))
+    assert "could not open file" in str(explain(before, log=LOG, status=-6))
 
 
 def test_binaries_that_do_not_run_are_told() -> None:

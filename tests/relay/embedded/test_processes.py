@@ -35,8 +35,11 @@ async def test_a_second_process_is_refused_and_the_first_unharmed(data_folder: P
         with pytest.raises(AlreadyRunningError) as caught:
             await EmbeddedPostgres(data_folder).start()
         assert caught.value.pid == os.getpid()
+        with pytest.raises(AlreadyRunningError, match="in use"):
+            EmbeddedPostgres(data_folder).look()
         assert postgres.pid == pid
         assert await query(postgres, "SELECT 1") == 1
+    EmbeddedPostgres(data_folder).look()
 
 
 def test_an_interrupt_in_the_terminal_reaches_the_relay_alone(data_folder: Path) -> None:

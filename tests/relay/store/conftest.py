@@ -7,7 +7,8 @@ import pytest
 
 from sealwire_relay.store.migrate import Phase, migrate
 from tests.relay.store.places import MemoryPlace, Place, PostgresPlace
-from tests.support.postgres import Server, binaries_of, server
+from tests.support.postgres import Server, binaries_of
+from tests.support.postgres import server as running_server
 
 MIGRATED = "migrated"
 """A database that has the schema and nothing else: the template of all others."""
@@ -23,7 +24,7 @@ POSTGRES = [
 
 
 def _ready(kind: str) -> Iterator[Server]:
-    with server(binaries_of(kind)) as made:
+    with running_server(binaries_of(kind)) as made:
 
         async def prepare() -> None:
             await made.run(f"CREATE DATABASE {MIGRATED}")
@@ -68,3 +69,15 @@ def fresh(request: pytest.FixtureRequest) -> Place:
 def postgres(request: pytest.FixtureRequest) -> PostgresPlace:
     """As `place`, for what only Postgres can show."""
     return _postgres(request, SHARED)
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("machine", marks=pytest.mark.postgres),
+        pytest.param("embedded", marks=pytest.mark.embedded),
+    ]
+)
+def server(request: pytest.FixtureRequest) -> Server:
+    """Both kinds of Postgres, one after the other."""
+    made: Server = request.getfixturevalue(request.param)
+    return made

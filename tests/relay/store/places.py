@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import asyncpg  # type: ignore[import-untyped]
 
 from sealwire_protocol.ids import Author, DeviceKey, KeyId, StreamId, Term, VaultId
-from sealwire_protocol.membership import Role
+from sealwire_protocol.links import Role
 from sealwire_protocol.messages import StreamKind
 from sealwire_relay.store.interface import (
     BatchWrite,
@@ -18,13 +18,14 @@ from sealwire_relay.store.interface import (
     MemberState,
     NewLink,
     Store,
-    StoredSegment,
     StreamWrite,
     VaultState,
     VaultWrite,
 )
-from sealwire_relay.store.memory import MemoryDatabase, MemoryStore
+from sealwire_relay.store.kept import MemoryDatabase
+from sealwire_relay.store.memory import MemoryStore
 from sealwire_relay.store.postgres import PostgresStore
+from sealwire_relay.store.segments import StoredSegment
 from tests.support.postgres import Server
 
 _numbers = itertools.count(1)
@@ -103,10 +104,10 @@ class PostgresPlace(Place):
         finally:
             await connection.close()
 
-    async def somebody_waits(self) -> None:
-        """Return once a statement waits for a lock."""
-        async with self.direct() as connection, asyncio.timeout(20):
-            while not await connection.fetchval(f"SELECT EXISTS (SELECT {WAITING})"):
+    async def somebody_waits(self, number: int = 1) -> None:
+        """Return once so many statements wait for locks."""
+        async with self.direct() as connection, asyncio.timeout(100):
+            while await connection.fetchval(f"SELECT count(*) {WAITING}") < number:
                 pass
 
 
@@ -127,14 +128,19 @@ class Vault(NamedTuple):
 EPOCH = 7
 STATE = VaultState(EPOCH, KeyId(b"\xff\x01\x02\x03"))
 ADMIN, WRITER = Author(1), Author(2)
+MEMBERS = {
+    ADMIN: MemberState(ADMIN, DeviceKey(name(32)), Role.ADMIN),
+    WRITER: MemberState(WRITER, DeviceKey(name(32)), Role.WRITER),
+}
+"""The members of every vault that is made: a device may be in many."""
 
 
 async def make_vault(store: Store, term: Term) -> Vault:
     """Genesis, a second member and a stream."""
-    made = Vault(VaultId(name(16)), DeviceKey(name(32)), DeviceKey(name(32)), StreamId(name(8)))
-    first = NewLink(1, b"genesis", MemberState(ADMIN, made.admin, Role.ADMIN))
+    made = Vault(VaultId(name(16)), MEMBERS[ADMIN].device, MEMBERS[WRITER].device, StreamId(name(8)))
+    first = NewLink(1, b"genesis", MEMBERS[ADMIN])
     assert await store.create_vault(made.id, STATE, first, term)
-    second = NewLink(2, b"second", MemberState(WRITER, made.writer, Role.WRITER))
+    second = NewLink(2, b"second", MEMBERS[WRITER])
     assert await store.append_link(made.id, second, term)
     assert await store.create_stream(made.id, made.stream, StreamKind.OPEN) is StreamKind.OPEN
     return made
@@ -155,10 +161,10 @@ def stream_write(stream: StreamId, head: int, *bodies: bytes, top: int = 0) -> S
     return StreamWrite(stream, head, new[-1].last, top, new)
 
 
-def batch_write(number: int, after: int | None = None, author: Author = ADMIN) -> BatchWrite:
+def batch_write(number: int, after: int | None = None, member: MemberState = MEMBERS[ADMIN]) -> BatchWrite:
     """A verdict on a batch that follows another."""
     outcome = KeptOutcome(number, b"digest of %d" % number, b"answer to %d" % number)
-    return BatchWrite(author, number - 1 if after is None else after, outcome)
+    return BatchWrite(member, number - 1 if after is None else after, outcome)
 
 
 def write(

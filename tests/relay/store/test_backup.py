@@ -7,15 +7,17 @@ from typing import Any
 import pytest
 
 from sealwire_protocol.conditions import Current
-from sealwire_protocol.ids import MailboxId, StreamId, Tag, Term
+from sealwire_protocol.ids import KeyId, MailboxId, StreamId, Tag, Term
 from sealwire_protocol.messages import StreamKind
 from sealwire_relay.backupfile import BackupFileError, BackupReader, BackupWriter, Contents, Header
 from sealwire_relay.store import backup
 from sealwire_relay.store.backup import InUseError, NotEmptyError, Restored, back_up, restore
-from sealwire_relay.store.interface import SchemaError, Store, StoreError
+from sealwire_relay.store.interface import NewLink, SchemaError, Store, StoreError, VaultState
 from sealwire_relay.store.migrate import Phase, apply_between, latest, migrate
-from tests.relay.store.conftest import MIGRATED
+from tests.relay.store.backups import place_on, put_back, saved
 from tests.relay.store.places import (
+    EPOCH,
+    WRITER,
     PostgresPlace,
     Vault,
     batch_write,
@@ -30,33 +32,6 @@ from tests.support.aio import asyncio_test
 from tests.support.postgres import Server
 
 TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'sealwire' AND tablename <> 'relay' ORDER BY 1"
-
-
-@pytest.fixture(
-    params=[
-        pytest.param("machine", marks=pytest.mark.postgres),
-        pytest.param("embedded", marks=pytest.mark.embedded),
-    ]
-)
-def server(request: pytest.FixtureRequest) -> Server:
-    made: Server = request.getfixturevalue(request.param)
-    return made
-
-
-async def place_on(server: Server, template: str = MIGRATED) -> PostgresPlace:
-    """A database of its own; with `template1` one without a schema."""
-    return PostgresPlace(server, await server.database(template), False)
-
-
-async def saved(place: PostgresPlace) -> tuple[Header, bytes]:
-    file = io.BytesIO()
-    header, digest = await back_up(place.server.dsn(place.database), BackupWriter(file, "it"))
-    assert file.getvalue().endswith(digest)
-    return header, file.getvalue()
-
-
-async def put_back(place: PostgresPlace, data: bytes, *, replace: bool = False) -> Restored:
-    return await restore(place.server.dsn(place.database), BackupReader(io.BytesIO(data), "it"), replace)
 
 
 async def rows(place: PostgresPlace) -> dict[str, list[str]]:
@@ -336,3 +311,23 @@ async def test_what_others_have_built_upon_the_tables_is_not_taken_away(server: 
         with pytest.raises(StoreError, match="other objects depend on"):
             await put_back(place, data)
         assert await direct.fetch("SELECT * FROM public.mine") == []
+
+
+@asyncio_test
+async def test_s10_a_restored_vault_has_the_epoch_and_the_members_of_its_backup(server: Server) -> None:
+    place, other = await place_on(server), await place_on(server)
+    state = VaultState(EPOCH + 1, KeyId(b"next"))
+    async with place.opened() as store:
+        term = await store.open_term()
+        vault = await make_vault(store, term)
+        assert await store.append_link(vault.id, NewLink(3, b"removal", None, None, state, (WRITER,)), term)
+    _, data = await saved(place)
+    await put_back(other, data)
+    async with other.opened() as store:
+        term = await store.open_term()
+        told = await store.subscription(vault.id, vault.admin, [])
+        assert told is not None and told.vault == state
+        assert await store.members([vault.id]) == {vault.id: {vault.admin}}
+        for epoch, taken in ((EPOCH, False), (EPOCH + 1, True)):
+            late = write(vault, term, [stream_write(vault.stream, 0, b"a")], epoch=epoch)
+            assert await store.append([late]) == [taken]

@@ -19,22 +19,22 @@ from sealwire_protocol.ids import (
     VaultId,
 )
 from sealwire_protocol.limits import SEGMENT_BYTES_MAX
-from sealwire_protocol.membership import Role, decode_links
+from sealwire_protocol.links import Role, decode_links
 from sealwire_protocol.messages import StreamKind, StreamState
 from sealwire_relay.store.interface import (
     OUTCOMES_KEPT,
     PAGE_SEGMENTS_MAX,
-    Mailbox,
-    MailboxVerdict,
     MemberState,
     NewLink,
     Store,
     StoreDownError,
     StreamWrite,
 )
+from sealwire_relay.store.mailboxes import Mailbox, MailboxVerdict
 from tests.relay.store.places import (
     ADMIN,
     EPOCH,
+    MEMBERS,
     STATE,
     WRITER,
     Place,
@@ -86,10 +86,10 @@ async def test_a_vault_is_created_once(place: Place) -> None:
         term = await store.open_term()
         vault, device = VaultId(name(16)), DeviceKey(name(32))
         link = NewLink(1, b"genesis", MemberState(ADMIN, device, Role.ADMIN))
-        assert await store.links(vault) == ()
+        assert (await store.links(vault)).links == ()
         assert await store.create_vault(vault, STATE, link, term)
         assert not await store.create_vault(vault, STATE, link._replace(raw=b"other"), term)
-        assert await store.links(vault) == (b"genesis",)
+        assert (await store.links(vault)).links == (b"genesis",)
         told = await store.subscription(vault, device, [MEMBERSHIP])
         assert told is not None
         assert (told.term, told.vault, told.member, told.last_batch) == (term, STATE, link.member, 0)
@@ -105,7 +105,7 @@ async def test_a_vault_is_not_created_under_a_term_that_has_passed(place: Place)
         vault = VaultId(name(16))
         link = NewLink(1, b"genesis", MemberState(ADMIN, STRANGER, Role.ADMIN))
         assert not await store.create_vault(vault, STATE, link, old)
-        assert await store.links(vault) == ()
+        assert (await store.links(vault)).links == ()
 
 
 @asyncio_test
@@ -119,7 +119,7 @@ async def test_links_are_appended_in_their_place_only(place: Place) -> None:
         assert await store.subscription(vault.id, new.device, []) is None
         assert await store.append_link(vault.id, NewLink(3, b"third", new), term)
         assert await store.append_link(vault.id, NewLink(4, b"fourth", None), term)
-        assert await store.links(vault.id) == (b"genesis", b"second", b"third", b"fourth")
+        assert (await store.links(vault.id)).links == (b"genesis", b"second", b"third", b"fourth")
         told = await store.subscription(vault.id, new.device, [])
         assert told is not None
         assert told.member == new
@@ -134,7 +134,7 @@ async def test_a_member_that_is_replaced_stays_known_and_appends_nothing_any_mor
     async with place.opened() as store:
         term = await store.open_term()
         vault = await make_vault(store, term)
-        first = write(vault, term, [stream_write(vault.stream, 0, b"a")], [batch_write(1, author=WRITER)])
+        first = write(vault, term, [stream_write(vault.stream, 0, b"a")], [batch_write(1, member=MEMBERS[WRITER])])
         assert await store.append([first]) == [True]
         heir = MemberState(Author(3), DeviceKey(name(32)), Role.WRITER)
         assert await store.append_link(vault.id, NewLink(3, b"third", heir, WRITER), term)
@@ -144,10 +144,10 @@ async def test_a_member_that_is_replaced_stays_known_and_appends_nothing_any_mor
         assert (new.member, new.last_batch, new.outcomes) == (heir, 0, ())
         told = await store.subscription(vault.id, vault.writer, [])
         assert told is not None and told.member.role is Role.REPLACED
-        for author, expected in ((WRITER, False), (ADMIN, True), (heir.author, True)):
-            number = 2 if author == WRITER else 1
-            head = 1 if author != heir.author else 2
-            more = write(vault, term, [stream_write(vault.stream, head, b"b")], [batch_write(number, author=author)])
+        for member, expected in ((MEMBERS[WRITER], False), (MEMBERS[ADMIN], True), (heir, True)):
+            number = 2 if member.author == WRITER else 1
+            head = 1 if member != heir else 2
+            more = write(vault, term, [stream_write(vault.stream, head, b"b")], [batch_write(number, member=member)])
             assert await store.append([more]) == [expected]
         other = await make_vault(store, term)
         unmoved = await store.pusher(other.id, other.writer)
@@ -196,7 +196,9 @@ async def test_a_subscription_tells_of_streams_in_the_order_asked_for(place: Pla
     async with place.opened() as store:
         term = await store.open_term()
         vault = await make_vault(store, term)
-        one = write(vault, term, [stream_write(vault.stream, 0, b"abc", top=9)], [batch_write(1, author=WRITER)])
+        one = write(
+            vault, term, [stream_write(vault.stream, 0, b"abc", top=9)], [batch_write(1, member=MEMBERS[WRITER])]
+        )
         assert await store.append([one]) == [True]
         absent = StreamId(name(8))
         told = await store.subscription(vault.id, vault.writer, [absent, vault.stream, MEMBERSHIP])
@@ -250,7 +252,9 @@ async def test_nothing_is_written_when_one_condition_fails(place: Place, wrong: 
             "head": good._replace(streams=(stream_write(vault.stream, 1, b"c"),)),
             "later head": good._replace(streams=(stream_write(vault.stream, 3, b"c"),)),
             "stream": good._replace(streams=(stream, stream_write(StreamId(name(8)), 0, b"c"))),
-            "author": good._replace(batches=(batch_write(2), batch_write(1, author=Author(9)))),
+            "author": good._replace(
+                batches=(batch_write(2), batch_write(1, member=MEMBERS[ADMIN]._replace(author=Author(9))))
+            ),
             "batch": good._replace(batches=(batch_write(3),)),
         }[wrong]
         before = await store.pusher(vault.id, vault.admin)
@@ -358,7 +362,7 @@ async def test_pipelined_batches_of_several_authors_are_kept(place: Place) -> No
     async with place.opened() as store:
         term = await store.open_term()
         vault = await make_vault(store, term)
-        batches = [batch_write(1), batch_write(1, author=WRITER), batch_write(2), batch_write(7, after=2)]
+        batches = [batch_write(1), batch_write(1, member=MEMBERS[WRITER]), batch_write(2), batch_write(7, after=2)]
         assert await store.append([write(vault, term, [stream_write(vault.stream, 0, b"a")], batches)]) == [True]
         admin, writer = await store.pusher(vault.id, vault.admin), await store.pusher(vault.id, vault.writer)
         assert admin is not None
@@ -526,7 +530,7 @@ async def test_appends_that_cross_each_other_all_end(place: Place) -> None:
                 )
                 assert told is not None
                 head = stream_write(vault.stream, told.streams[0].head, b"x")
-                writes.append(write(vault, term, [head], [batch_write(told.last_batch + 1, author=author)]))
+                writes.append(write(vault, term, [head], [batch_write(told.last_batch + 1, member=MEMBERS[author])]))
             return sum(await store.append(writes))
 
         done = sum(await asyncio.gather(*[push(two if n % 2 else one, n) for n in range(16)]))

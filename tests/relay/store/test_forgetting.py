@@ -7,10 +7,23 @@ import pytest
 
 from sealwire_protocol.conditions import Current
 from sealwire_protocol.errors import LocalMisuse
-from sealwire_protocol.ids import MEMBERSHIP, START, DeviceKey, Position, StreamId, Tag, Term, TermStart, VaultId
-from sealwire_protocol.membership import Role
+from sealwire_protocol.ids import (
+    MEMBERSHIP,
+    START,
+    Author,
+    DeviceKey,
+    Position,
+    StreamId,
+    Tag,
+    Term,
+    TermStart,
+    VaultId,
+)
+from sealwire_protocol.links import Role
 from sealwire_protocol.messages import StreamKind
-from sealwire_relay.store.interface import AckedPosition, Mark, Purge, Store, StoredSegment, StreamWrite, Tombstones
+from sealwire_relay.store.cleaning import AckedPosition, Mark, Purge, Tombstones
+from sealwire_relay.store.interface import MemberState, NewLink, Store, StreamWrite
+from sealwire_relay.store.segments import StoredSegment
 from tests.relay.store.places import (
     ADMIN,
     WRITER,
@@ -316,13 +329,15 @@ async def test_of_strangers_and_of_streams_that_are_not_there_nothing_is_noted(p
     async with place.opened() as store:
         log = await make_log(store)
         other = await make_log(store)
+        guest = MemberState(Author(3), DeviceKey(name(32)), Role.READER)
+        assert await store.append_link(other.vault.id, NewLink(3, b"third", guest), other.term)
         assert await store.compacted(*log.key, 6, log.term, 2, 3)
         position = Position(log.term, 1)
         await store.acked([])
         await store.acked(
             [
                 AckedPosition(*log.key, DeviceKey(name(32)), position),
-                AckedPosition(*log.key, other.vault.admin, position),
+                AckedPosition(*log.key, guest.device, position),
                 AckedPosition(log.vault.id, StreamId(name(8)), log.vault.admin, position),
                 AckedPosition(VaultId(name(16)), log.vault.stream, log.vault.admin, position),
             ]
@@ -363,7 +378,7 @@ async def test_a_push_that_waits_behind_a_purge_is_made_after_it_or_not_at_all(p
             push = asyncio.create_task(log.append(6, b"g"))
             await postgres.somebody_waits()
             purge = asyncio.create_task(log.swap())
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(100):
                 while await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted") < 2:
                     pass
         assert await push

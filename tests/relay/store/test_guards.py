@@ -96,6 +96,20 @@ async def test_r14_whether_a_record_was_given_back_is_kept_until_it_is_replaced(
 
 
 @asyncio_test
+async def test_the_epoch_of_what_a_stream_holds_is_kept(place: Place) -> None:
+    async with place.opened() as store:
+        term = await store.open_term()
+        vaults = [await make_vault(store, term) for _ in range(2)]
+        for head, epoch in enumerate((1, 2, 65_535)):
+            mine = (tag(1), held(3, head + 1)._replace(epoch=epoch))
+            writes = [write(vault, term, [guarded(vault, head, b"a", mine)]) for vault in vaults]
+            assert await store.append(writes) == [True, True]
+            for vault in vaults:
+                name = vault.id, vault.stream, tag(1)
+                assert await store.guards([name]) == {name: mine[1]}
+
+
+@asyncio_test
 @pytest.mark.parametrize("wrong", ["head", "epoch", "batch", "other head"])
 async def test_what_a_stream_holds_is_not_touched_when_a_condition_fails(place: Place, wrong: str) -> None:
     async with place.opened() as store:

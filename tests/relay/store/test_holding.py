@@ -5,12 +5,12 @@ import json
 import pytest
 
 from sealwire_protocol.ids import START, Author, DeviceKey, Position, StreamId, Term, TermStart, VaultId
-from sealwire_protocol.membership import Role
+from sealwire_protocol.links import Role
 from sealwire_protocol.messages import StreamKind
 from sealwire_relay.cli import _held as in_words
 from sealwire_relay.holding import Holder, held
 from sealwire_relay.retention import DAY_SECONDS, Retention
-from sealwire_relay.store.interface import AckedPosition, Mark, Reader, Tombstones
+from sealwire_relay.store.cleaning import AckedPosition, Mark, Reader, Tombstones
 from tests.relay.logs import make_log, record
 from tests.relay.store.places import ADMIN, PostgresPlace
 from tests.support.aio import asyncio_test

@@ -6,13 +6,26 @@ import asyncpg  # type: ignore[import-untyped]
 import pytest
 
 from sealwire_protocol.conditions import Current
-from sealwire_protocol.ids import DeviceKey, StreamId, Tag, VaultId
+from sealwire_protocol.ids import StreamId, Tag, VaultId
 from sealwire_relay.store import migrate as module
-from sealwire_relay.store.interface import Dirty, SchemaError, StoreError
+from sealwire_relay.store.cleaning import Dirty
+from sealwire_relay.store.interface import SchemaError, StoreError
 from sealwire_relay.store.migrate import MIGRATIONS, Migration, Phase, latest, migrate
 from sealwire_relay.store.postgres import PostgresStore
 from sealwire_relay.store.rows import signed
-from tests.relay.store.places import PostgresPlace, Vault, batch_write, name, segments, stream_write, whole, write
+from tests.relay.store.places import (
+    ADMIN,
+    MEMBERS,
+    WRITER,
+    PostgresPlace,
+    Vault,
+    batch_write,
+    name,
+    segments,
+    stream_write,
+    whole,
+    write,
+)
 from tests.support.aio import asyncio_test
 
 
@@ -75,6 +88,11 @@ async def test_an_older_relay_works_on_what_only_adds_and_on_nothing_else(postgr
             await migrate(dsn, print, phase)
 
 
+def test_migrations_are_numbered_one_after_the_other() -> None:
+    """Of two with one number, made side by side, a database would carry out one."""
+    assert [migration.number for migration in MIGRATIONS] == list(range(1, len(MIGRATIONS) + 1))
+
+
 @asyncio_test
 async def test_a_database_of_the_first_schema_is_migrated_with_what_is_in_it(postgres: PostgresPlace) -> None:
     dsn, lines = await _empty(postgres), list[str]()
@@ -83,7 +101,7 @@ async def test_a_database_of_the_first_schema_is_migrated_with_what_is_in_it(pos
         await migrate(dsn, lambda line: None, Phase.PRE)
     with pytest.raises(SchemaError, match="run `sealwire-relay migrate`"):
         await PostgresStore(dsn).open()
-    vault = Vault(VaultId(name(16)), DeviceKey(name(32)), DeviceKey(name(32)), StreamId(name(8)))
+    vault = Vault(VaultId(name(16)), MEMBERS[ADMIN].device, MEMBERS[WRITER].device, StreamId(name(8)))
     await _fill_first_schema(dsn, vault)
     await migrate(dsn, lines.append, Phase.PRE)
     assert lines[0] == "database migrated: 0002 guard (pre)"

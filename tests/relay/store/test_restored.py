@@ -146,7 +146,7 @@ async def test_a_relay_that_runs_on_begins_the_next_term(
             tending = asyncio.create_task(relay.tend())
             await keep(direct)
             await put_back(direct)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(100):
                 while await direct.fetchval("SELECT term FROM sealwire.relay") != 2 or relay.reasons():
                     pass
             tending.cancel()

@@ -10,9 +10,10 @@ import pytest
 from sealwire_relay import reclaimer
 from sealwire_relay.cleaner import Cleaner
 from sealwire_relay.store import connections
-from sealwire_relay.store.interface import OutcomeUnknownError, Store, StoredSegment, StoreError
+from sealwire_relay.store.interface import OutcomeUnknownError, Store, StoreError
 from sealwire_relay.store.postgres import PostgresStore
 from sealwire_relay.store.room import vacuum
+from sealwire_relay.store.segments import StoredSegment
 from tests.relay.logs import Log, make_log, record
 from tests.relay.store.places import Place, PostgresPlace, make_vault, segments, stream_write, write
 from tests.support.aio import asyncio_test
@@ -127,7 +128,7 @@ async def test_a_cancelled_vacuum_leaves_no_connection_behind(postgres: Postgres
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(100):
             while await other.fetchval(
                 "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
                 "AND application_name = 'sealwire-relay vacuum'"

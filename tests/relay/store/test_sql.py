@@ -27,6 +27,11 @@ FORBIDDEN_TYPES = {"serial", "bigserial", "smallserial", "serial2", "serial4", "
 KEYS = {"CONSTR_PRIMARY": "keys", "CONSTR_UNIQUE": "keys", "CONSTR_FOREIGN": "fk_attrs"}
 
 
+def test_each_migration_has_a_number_of_its_own() -> None:
+    numbers = [(migration.phase, migration.number) for migration in MIGRATIONS]
+    assert len(set(numbers)) == len(numbers), "of two with one number only the first would ever be applied"
+
+
 def parse(sql: str) -> Any:
     return json.loads(pglast.parser.parse_sql_json(sql))
 

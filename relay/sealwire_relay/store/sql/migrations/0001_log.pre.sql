@@ -26,8 +26,9 @@ INSERT INTO sealwire.relay (migrated_pre, migrated_post, term, term_id) VALUES (
 
 -- The head row of every stream. Stream 0 is the membership log: its row stands for the vault. Each row carries
 -- the vault's epoch, so that whoever holds a head's lock knows it. term is the newest one written in the stream;
--- terms has them all, oldest first, as (number, id, start head) one after the other, and never loses one. A long
--- list moves out of the row, and is not touched by commits that add nothing to it.
+-- terms has them all, oldest first, as (number, id, start head) one after the other, and never loses one. Numbers
+-- ascend; those of stream 0 may repeat under another id, where links were replaced, and those of a vault that comes back
+-- begin with such a one. A long list moves out of the row, and is not touched by commits that add nothing to it.
 -- Every commit updates a head: half of each page stays free and no changing column is indexed, so that updates
 -- stay within the page and leave the index alone.
 CREATE TABLE sealwire.stream (

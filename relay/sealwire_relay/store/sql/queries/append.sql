@@ -13,6 +13,10 @@
 --   * The current term is read on the snapshot. If a newer one was opened since, and something was written under
 --     it in this stream, then the head has moved, and the row's own term tells as well. If nothing was, this
 --     append comes before that term's first one in this stream, which is all that terms promise.
+--   * A stream may have another id of the present term's number: those of a vault that came back (see "begin_anew"), which
+--     come with it, and stream 0, which is never written here (see "part_links").
+--   * A member is the one that was judged if number, device and role are the same: where other links stand meanwhile,
+--     a number may be another device's.
 --   * The term's row must be the one that was read (its xmin), should the same term have been restored in place.
 --   * What guarded streams hold is written only together with a move of their head, so never by two at once, and a
 --     decision made on it holds as long as the head does. A stream that was only decided on comes with its expected
@@ -24,27 +28,29 @@ WITH wanted AS (
     SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[])
         AS w (vault_id, term, term_id, conditions)
 ), held AS MATERIALIZED (
-    SELECT h.vault_id, h.stream, h.new_head, h.new_top, h.term, h.term_id, s.head AS start,
+    SELECT h.vault_id, h.stream, h.new_head, h.new_top, h.added, h.term, h.term_id, s.head AS start,
         s.head = coalesce(h.expected, s.head) AND s.floor = coalesce(h.floor, s.floor) AND s.epoch = h.epoch
-            AND (s.term < h.term OR s.term = h.term AND s.term_id = h.term_id) AS holds,
+            AND (s.term < h.term OR s.term = h.term AND (s.term_id = h.term_id OR s.stream = 0)) AS holds,
         s.term <> h.term AS term_begins
     FROM unnest($5::uuid[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[],
-                $10::bigint[], $11::integer[], $12::bigint[], $13::bigint[])
-        AS h (vault_id, stream, expected, new_head, new_top, floor, epoch, term, term_id)
+                $10::bigint[], $11::bigint[], $12::integer[], $13::bigint[], $14::bigint[])
+        AS h (vault_id, stream, expected, new_head, new_top, floor, added, epoch, term, term_id)
     JOIN sealwire.stream s ON s.vault_id = h.vault_id AND s.stream = h.stream
     ORDER BY s.vault_id, s.stream
     FOR UPDATE OF s
 ), pushers AS MATERIALIZED (
-    SELECT p.vault_id, p.author, p.new_last, p.term, m.last_batch = p.expected AND m.role > 0 AS holds
-    FROM unnest($14::uuid[], $15::bigint[], $16::bigint[], $17::bigint[], $18::bigint[])
-        AS p (vault_id, author, expected, new_last, term)
+    SELECT p.vault_id, p.author, p.new_last, p.term,
+        m.last_batch = p.expected AND m.device = p.device AND m.role = p.role AS holds
+    FROM unnest($15::uuid[], $16::bigint[], $17::bigint[], $18::bigint[], $19::bit(256)[], $20::smallint[],
+                $21::bigint[])
+        AS p (vault_id, author, expected, new_last, device, role, term)
     JOIN sealwire.member m ON m.vault_id = p.vault_id AND m.author = p.author
     WHERE (SELECT count(*) FROM held) >= 0
     ORDER BY m.vault_id, m.author
     FOR UPDATE OF m
 ), counted AS (
     SELECT vault_id, CASE WHEN (
-            SELECT (r.term, r.term_id) FROM sealwire.relay r WHERE r.xmin = coalesce($38::xid, r.xmin)
+            SELECT (r.term, r.term_id) FROM sealwire.relay r WHERE r.xmin = coalesce($42::xid, r.xmin)
         ) = (term, term_id)
         THEN - conditions ELSE - conditions - 1 END AS holding
     FROM wanted
@@ -58,7 +64,8 @@ WITH wanted AS (
     SELECT * FROM pushers WHERE vault_id NOT IN (SELECT vault_id FROM refused)
 ), moved AS (
     UPDATE sealwire.stream s
-    SET head = a.new_head, top = greatest(s.top, a.new_top), term = a.term, term_id = a.term_id,
+    SET head = a.new_head, top = greatest(s.top, a.new_top), bytes = s.bytes + a.added, written = now(),
+        term = a.term, term_id = a.term_id,
         terms = CASE WHEN a.term_begins THEN s.terms || ARRAY[a.term, a.term_id, a.start] ELSE s.terms END
     FROM accepted a WHERE s.vault_id = a.vault_id AND s.stream = a.stream
     RETURNING 1
@@ -69,21 +76,21 @@ WITH wanted AS (
     RETURNING 1
 ), stored AS (
     INSERT INTO sealwire.segment (vault_id, stream, last, prev, body)
-    SELECT * FROM unnest($19::uuid[], $20::bigint[], $21::bigint[], $22::bigint[], $23::bytea[])
+    SELECT * FROM unnest($22::uuid[], $23::bigint[], $24::bigint[], $25::bigint[], $26::bytea[])
         AS g (vault_id, stream, last, prev, body)
     WHERE vault_id NOT IN (SELECT vault_id FROM refused)
 ), guarded AS (
-    INSERT INTO sealwire.guard AS g (vault_id, stream, tag, version, salt, seq, tombstone, line)
-    SELECT * FROM unnest($24::uuid[], $25::bigint[], $26::uuid[], $27::bigint[], $28::bigint[], $29::bigint[],
-                         $30::boolean[], $31::bytea[])
-        AS n (vault_id, stream, tag, version, salt, seq, tombstone, line)
+    INSERT INTO sealwire.guard AS g (vault_id, stream, tag, version, salt, seq, tombstone, line, epoch)
+    SELECT * FROM unnest($27::uuid[], $28::bigint[], $29::uuid[], $30::bigint[], $31::bigint[], $32::bigint[],
+                         $33::boolean[], $34::bytea[], $35::integer[])
+        AS n (vault_id, stream, tag, version, salt, seq, tombstone, line, epoch)
     WHERE vault_id NOT IN (SELECT vault_id FROM refused)
     ON CONFLICT (vault_id, stream, tag) DO UPDATE
     SET version = excluded.version, salt = excluded.salt, seq = excluded.seq, tombstone = excluded.tombstone,
-        line = excluded.line
+        line = excluded.line, epoch = excluded.epoch
 ), answered AS (
     INSERT INTO sealwire.outcome AS o (vault_id, author, slot, batch, digest, answer)
-    SELECT * FROM unnest($32::uuid[], $33::bigint[], $34::smallint[], $35::bigint[], $36::bytea[], $37::bytea[])
+    SELECT * FROM unnest($36::uuid[], $37::bigint[], $38::smallint[], $39::bigint[], $40::bytea[], $41::bytea[])
         AS b (vault_id, author, slot, batch, digest, answer)
     WHERE vault_id NOT IN (SELECT vault_id FROM refused)
     ON CONFLICT (vault_id, author, slot)
@@ -98,17 +105,18 @@ SELECT
 -- Append to one vault; returns whether all conditions held. append_many for one vault, so that a database
 -- distributed by vault_id can send the whole statement to where that vault lies.
 WITH held AS MATERIALIZED (
-    SELECT h.stream, h.new_head, h.new_top, s.head AS start, s.term <> $2 AS term_begins,
+    SELECT h.stream, h.new_head, h.new_top, h.added, h.term_id, s.head AS start, s.term <> $2 AS term_begins,
         s.head = coalesce(h.expected, s.head) AND s.floor = coalesce(h.floor, s.floor) AND s.epoch = $4
-            AND (s.term < $2 OR s.term = $2 AND s.term_id = $3) AS holds
-    FROM unnest($6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[])
-        AS h (stream, expected, new_head, new_top, floor)
+            AND (s.term < $2 OR s.term = $2 AND (s.term_id = h.term_id OR s.stream = 0)) AS holds
+    FROM unnest($6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[])
+        AS h (stream, expected, new_head, new_top, floor, added, term_id)
     JOIN sealwire.stream s ON s.vault_id = $1 AND s.stream = h.stream
     ORDER BY s.stream
     FOR UPDATE OF s
 ), pushers AS MATERIALIZED (
-    SELECT p.author, p.new_last, m.last_batch = p.expected AND m.role > 0 AS holds
-    FROM unnest($11::bigint[], $12::bigint[], $13::bigint[]) AS p (author, expected, new_last)
+    SELECT p.author, p.new_last, m.last_batch = p.expected AND m.device = p.device AND m.role = p.role AS holds
+    FROM unnest($13::bigint[], $14::bigint[], $15::bigint[], $16::bit(256)[], $17::smallint[])
+        AS p (author, expected, new_last, device, role)
     JOIN sealwire.member m ON m.vault_id = $1 AND m.author = p.author
     WHERE (SELECT count(*) FROM held) >= 0
     ORDER BY m.author
@@ -116,7 +124,7 @@ WITH held AS MATERIALIZED (
 ), verdict AS MATERIALIZED (
     SELECT (SELECT count(*) FROM held WHERE holds) + (SELECT count(*) FROM pushers WHERE holds) = $5::bigint
         AND (
-            SELECT r.term = $2 AND r.term_id = $3 AND r.xmin = coalesce($30::xid, r.xmin) FROM sealwire.relay r
+            SELECT r.term = $2 AND r.term_id = $3 AND r.xmin = coalesce($35::xid, r.xmin) FROM sealwire.relay r
         ) AS good
 ), accepted AS MATERIALIZED (
     SELECT held.* FROM held, verdict WHERE good AND new_head IS NOT NULL
@@ -124,8 +132,9 @@ WITH held AS MATERIALIZED (
     SELECT pushers.* FROM pushers, verdict WHERE good
 ), moved AS (
     UPDATE sealwire.stream s
-    SET head = a.new_head, top = greatest(s.top, a.new_top), term = $2, term_id = $3,
-        terms = CASE WHEN a.term_begins THEN s.terms || ARRAY[$2, $3, a.start] ELSE s.terms END
+    SET head = a.new_head, top = greatest(s.top, a.new_top), bytes = s.bytes + a.added, written = now(),
+        term = $2, term_id = a.term_id,
+        terms = CASE WHEN a.term_begins THEN s.terms || ARRAY[$2, a.term_id, a.start] ELSE s.terms END
     FROM accepted a WHERE s.vault_id = $1 AND s.stream = a.stream
     RETURNING 1
 ), counted_on AS (
@@ -135,21 +144,21 @@ WITH held AS MATERIALIZED (
     RETURNING 1
 ), stored AS (
     INSERT INTO sealwire.segment (vault_id, stream, last, prev, body)
-    SELECT $1, g.* FROM unnest($14::bigint[], $15::bigint[], $16::bigint[], $17::bytea[])
+    SELECT $1, g.* FROM unnest($18::bigint[], $19::bigint[], $20::bigint[], $21::bytea[])
         AS g (stream, last, prev, body)
     WHERE (SELECT good FROM verdict)
 ), guarded AS (
-    INSERT INTO sealwire.guard AS g (vault_id, stream, tag, version, salt, seq, tombstone, line)
-    SELECT $1, n.* FROM unnest($18::bigint[], $19::uuid[], $20::bigint[], $21::bigint[], $22::bigint[], $23::boolean[],
-                            $24::bytea[])
-        AS n (stream, tag, version, salt, seq, tombstone, line)
+    INSERT INTO sealwire.guard AS g (vault_id, stream, tag, version, salt, seq, tombstone, line, epoch)
+    SELECT $1, n.* FROM unnest($22::bigint[], $23::uuid[], $24::bigint[], $25::bigint[], $26::bigint[], $27::boolean[],
+                            $28::bytea[], $29::integer[])
+        AS n (stream, tag, version, salt, seq, tombstone, line, epoch)
     WHERE (SELECT good FROM verdict)
     ON CONFLICT (vault_id, stream, tag) DO UPDATE
     SET version = excluded.version, salt = excluded.salt, seq = excluded.seq, tombstone = excluded.tombstone,
-        line = excluded.line
+        line = excluded.line, epoch = excluded.epoch
 ), answered AS (
     INSERT INTO sealwire.outcome AS o (vault_id, author, slot, batch, digest, answer)
-    SELECT $1, b.* FROM unnest($25::bigint[], $26::smallint[], $27::bigint[], $28::bytea[], $29::bytea[])
+    SELECT $1, b.* FROM unnest($30::bigint[], $31::smallint[], $32::bigint[], $33::bytea[], $34::bytea[])
         AS b (author, slot, batch, digest, answer)
     WHERE (SELECT good FROM verdict)
     ON CONFLICT (vault_id, author, slot)

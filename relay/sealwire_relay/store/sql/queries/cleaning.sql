@@ -35,12 +35,12 @@ INSERT INTO sealwire.segment (vault_id, stream, last, prev, body)
 VALUES ($1, $2::bigint, $3::bigint, $4::bigint, $5::bytea)
 
 -- name: raise_cleaned_to
--- Note how far records may have been left out; a row comes back iff the log is still the one that was read.
+-- Note how far records may have been left out, and by how many bytes ($6) the log is smaller now; a row comes back iff the log is still the one that was read.
 -- It comes last, so that appends wait for the head's lock no longer than a commit takes. Under that lock the head and
 -- its term tell that no history was lost since the rows were read: what is pushed in the place of lost records may
 -- have their very size, but comes under another term.
 UPDATE sealwire.stream
-SET cleaned_to = greatest(cleaned_to, $3::bigint)
+SET cleaned_to = greatest(cleaned_to, $3::bigint), bytes = greatest(bytes - $6::bigint, 0)
 WHERE vault_id = $1 AND stream = $2::bigint AND head >= $3 AND term = $4::bigint AND term_id = $5::bigint
 RETURNING 1
 

@@ -13,8 +13,10 @@ SET term = excluded.term, term_id = excluded.term_id, seq = excluded.seq, seen =
 
 -- name: tombstones
 -- Streams after a place, in key order, that have tombstones, with all that says how long they must stay, on one
--- snapshot. Without a place, from the beginning. A stream without subscribers has empty arrays of them.
-SELECT s.*, extract(epoch FROM now())::float8 AS now, a.authors, a.devices, a.roles, a.numbers, a.ids, a.seqs, a.seen
+-- snapshot. Without a place, from the beginning. A stream without subscribers has empty arrays of them. The marks of
+-- stream 0 say when the vault was moved to this relay.
+SELECT s.*, v.marks AS arrived, extract(epoch FROM now())::float8 AS now, a.authors, a.devices, a.roles, a.numbers,
+    a.ids, a.seqs, a.seen
 FROM (
     SELECT vault_id, stream, kind, term, term_id, head, compacted, floor, tombstones, oldest_tombstone, marks, terms
     FROM sealwire.stream
@@ -23,6 +25,7 @@ FROM (
         AND tombstones > 0
     ORDER BY vault_id, stream LIMIT $3::bigint
 ) s
+JOIN sealwire.stream v ON v.vault_id = s.vault_id AND v.stream = 0
 CROSS JOIN LATERAL (
     SELECT coalesce(array_agg(k.author ORDER BY k.author), '{}') AS authors,
         coalesce(array_agg(m.device ORDER BY k.author), '{}') AS devices,
@@ -52,10 +55,10 @@ RETURNING 1
 -- that was read, and its head where it was: so no loser of theirs was appended meanwhile. Appends that were decided on
 -- another floor are refused from then on.
 UPDATE sealwire.stream
-SET cleaned_to = greatest(cleaned_to, $3::bigint), floor = greatest(floor, $7::bigint), floor_head = $6::bigint,
-    purged = greatest(purged, $8::bigint), tombstones = greatest(tombstones - $9::bigint, 0),
-    oldest_tombstone = greatest(oldest_tombstone, $7 + 1)
-WHERE vault_id = $1 AND stream = $2::bigint AND head = $6 AND term = $4::bigint AND term_id = $5::bigint
+SET cleaned_to = greatest(cleaned_to, $3::bigint), bytes = greatest(bytes - $6::bigint, 0),
+    floor = greatest(floor, $8::bigint), floor_head = $7::bigint, purged = greatest(purged, $9::bigint), tombstones = greatest(tombstones - $10::bigint, 0),
+    oldest_tombstone = greatest(oldest_tombstone, $8 + 1)
+WHERE vault_id = $1 AND stream = $2::bigint AND head = $7 AND term = $4::bigint AND term_id = $5::bigint
 RETURNING 1
 
 -- name: forget

@@ -2,7 +2,7 @@
 -- A member's view of a vault and of some of its streams, in the order asked for, on one snapshot.
 -- One row for each stream; one row without a stream if none was asked for; no row for a stranger.
 SELECT (SELECT r.term FROM sealwire.relay r) AS term, (SELECT r.term_id FROM sealwire.relay r) AS term_id,
-    v.epoch, v.key_id, m.author, m.role, m.last_batch,
+    (SELECT r.receipt_key FROM sealwire.relay r) AS receipt_key, v.epoch, v.key_id, m.author, m.role, m.last_batch,
     s.kind, s.head, s.top, s.floor, s.floor_head, s.purged, s.cleaned_to, s.terms
 FROM sealwire.stream v
 JOIN sealwire.member m ON m.vault_id = $1 AND m.device = $2
@@ -30,8 +30,8 @@ WHERE s.vault_id = $1 AND s.stream = $2
 ORDER BY g.last
 
 -- name: heads
--- The heads of streams of any vaults, each with its place in the question.
-SELECT w.place, s.head
+-- The heads of streams of any vaults, each with the newest term written in it and its place in the question.
+SELECT w.place, s.head, s.term, s.term_id
 FROM unnest($1::uuid[], $2::bigint[]) WITH ORDINALITY AS w (vault_id, stream, place)
 JOIN sealwire.stream s ON s.vault_id = w.vault_id AND s.stream = w.stream
 
@@ -46,10 +46,10 @@ ORDER BY o.batch
 -- name: guards
 -- What guarded streams of any vaults hold of tags, each with its place in the question, on one snapshot.
 -- LIMIT 1, of rows found by their whole key, says: look each one up. A join would rather read the whole table.
-SELECT w.place, g.version, g.salt, g.tombstone, g.seq, g.line
+SELECT w.place, g.version, g.salt, g.tombstone, g.seq, g.line, g.epoch
 FROM unnest($1::uuid[], $2::bigint[], $3::uuid[]) WITH ORDINALITY AS w (vault_id, stream, tag, place)
 CROSS JOIN LATERAL (
-    SELECT version, salt, tombstone, seq, line FROM sealwire.guard
+    SELECT version, salt, tombstone, seq, line, epoch FROM sealwire.guard
     WHERE vault_id = w.vault_id AND stream = w.stream AND tag = w.tag
     LIMIT 1
 ) g

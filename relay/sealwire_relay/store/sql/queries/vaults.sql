@@ -1,11 +1,12 @@
 -- name: create_vault
--- Register a vault with its genesis link; a row comes back iff it was new and the term is current.
+-- Register a vault with its genesis link and its own quota (0: none); a row comes back iff it was new and the term is
+-- current.
 WITH made AS (
     INSERT INTO sealwire.stream (vault_id, stream, head, top, floor, floor_head, purged, cleaned_to,
-        term, term_id, key_id, epoch, kind, terms)
+        term, term_id, key_id, epoch, kind, terms, bytes, quota, written)
     SELECT $1::uuid, 0, $2::bigint, 0, 0, 0, 0, 0, $6::bigint, $7::bigint, $3::integer, $4::integer, $5::smallint,
-        ARRAY[$6, $7, 0]
-    WHERE (SELECT r.term = $6 AND r.term_id = $7 AND r.xmin = coalesce($12::xid, r.xmin) FROM sealwire.relay r)
+        ARRAY[$6, $7, 0], octet_length($8::bytea), $12::bigint, now()
+    WHERE (SELECT r.term = $6 AND r.term_id = $7 AND r.xmin = coalesce($13::xid, r.xmin) FROM sealwire.relay r)
     ON CONFLICT (vault_id, stream) DO NOTHING
     RETURNING vault_id, stream, head
 ), stored AS (
@@ -17,49 +18,58 @@ WITH made AS (
 )
 SELECT 1 FROM made
 
--- name: append_link
--- Append a link to a vault's stream 0, with the member it adds and the one it replaces (role 0); a row comes back iff
--- all conditions held. Members are locked after the head, as by appends.
--- The head is compared after its lock was got (FOR UPDATE looks again at a row that changed meanwhile).
-WITH held AS MATERIALIZED (
-    SELECT vault_id, stream, head + 1 AS seq, term <> $3 AS term_begins
-    FROM sealwire.stream
-    WHERE vault_id = $1::uuid AND stream = 0 AND head + 1 = $2::bigint
-        AND (term < $3::bigint OR term = $3 AND term_id = $4::bigint)
-        AND (SELECT r.term = $3 AND r.term_id = $4 AND r.xmin = coalesce($10::xid, r.xmin) FROM sealwire.relay r)
-    FOR UPDATE
-), moved AS (
-    UPDATE sealwire.stream s
-    SET head = h.seq, term = $3, term_id = $4,
-        terms = CASE WHEN h.term_begins THEN s.terms || ARRAY[$3, $4, h.seq - 1] ELSE s.terms END
-    FROM held h WHERE s.vault_id = h.vault_id AND s.stream = h.stream
-), stored AS (
-    INSERT INTO sealwire.segment (vault_id, stream, last, prev, body)
-    SELECT vault_id, stream, seq, seq - 1, $5::bytea FROM held
-), joined AS (
-    INSERT INTO sealwire.member (vault_id, author, last_batch, last_term, device, role)
-    SELECT vault_id, $6::bigint, 0, 0, $7::bit(256), $8::smallint FROM held WHERE $6 IS NOT NULL
-), replaced AS (
-    UPDATE sealwire.member m SET role = 0 FROM held h WHERE m.vault_id = h.vault_id AND m.author = $9::bigint
-)
-SELECT 1 FROM held
+-- name: count_vault
+-- Count a vault for the registration token that it is made with ($1, which allows $2 in all), within the transaction that
+-- makes it and after it; a row comes back iff it was allowed.
+-- Who waits for another's count looks again at the row as that has left it.
+INSERT INTO sealwire.token AS t (serial, vaults) VALUES ($1::uuid, 1)
+ON CONFLICT (serial) DO UPDATE SET vaults = t.vaults + 1 WHERE t.vaults < $2::integer
+RETURNING t.vaults
 
--- name: links
--- The segments of a vault's stream 0, in order.
-SELECT body FROM sealwire.segment WHERE vault_id = $1 AND stream = 0 ORDER BY last
+-- name: raise_quota
+-- Let a vault store more than its own quota says, or give it one; a row comes back iff it is more.
+UPDATE sealwire.stream SET quota = $2::bigint WHERE vault_id = $1 AND stream = 0 AND quota < $2 RETURNING 1
+
+-- name: usage
+-- What a vault stores in all its streams, and its own quota; no row if there is no such vault.
+SELECT sum(bytes)::bigint AS bytes, max(quota) AS quota FROM sealwire.stream WHERE vault_id = $1 HAVING count(*) > 0
+
+-- name: vaults
+-- The next vaults in the order of their ids, with what they store, their own quota, the streams beside the membership log,
+-- and when something was stored last (null: before that was noted). Without a place, from the beginning.
+SELECT v.vault_id, v.quota, u.bytes, u.streams, nullif(u.written, 'epoch') AS written
+FROM (
+    SELECT vault_id, quota FROM sealwire.stream
+    WHERE vault_id >= coalesce($1::uuid, '00000000-0000-0000-0000-000000000000')
+        AND ($1::uuid IS NULL OR vault_id > $1::uuid) AND stream = 0
+    ORDER BY vault_id LIMIT $2::bigint
+) v
+CROSS JOIN LATERAL (
+    SELECT sum(bytes)::bigint AS bytes, count(*) - 1 AS streams, max(written) AS written
+    FROM sealwire.stream WHERE vault_id = v.vault_id
+) u
+ORDER BY v.vault_id
+
+-- name: receipt_key
+-- The secret by which the relay knows the vaults again that it has lost.
+SELECT receipt_key FROM sealwire.relay
 
 -- name: stream_kind
 -- The kind of a stream that exists.
 SELECT kind FROM sealwire.stream WHERE vault_id = $1 AND stream = $2
 
 -- name: create_stream
--- Create an empty stream in a vault that exists, or leave the one that is there; returns its kind.
--- Stream 0 stays locked meanwhile: whoever changes the epoch locks it first, so no stream is born with an old one.
+-- Create an empty stream in a vault that exists, was not deleted and has less than so many ($4), or leave the one that is
+-- there.
+-- Stream 0 stays locked meanwhile, so that whoever changes the epoch finds the stream, or it finds the new epoch. No other
+-- lock is taken: whoever locks all heads may have the one that is there, and wait for stream 0.
 WITH vault AS MATERIALIZED (
-    SELECT vault_id, epoch, key_id FROM sealwire.stream WHERE vault_id = $1 AND stream = 0 FOR SHARE
+    SELECT vault_id, epoch, key_id FROM sealwire.stream WHERE vault_id = $1 AND stream = 0 AND epoch > 0 FOR SHARE
+), there AS (
+    SELECT count(*) AS streams FROM sealwire.stream WHERE vault_id = $1
 )
-INSERT INTO sealwire.stream AS s (vault_id, stream, head, top, floor, floor_head, purged, cleaned_to,
+INSERT INTO sealwire.stream (vault_id, stream, head, top, floor, floor_head, purged, cleaned_to,
     term, term_id, key_id, epoch, kind, terms)
-SELECT vault_id, $2::bigint, 0, 0, 0, 0, 0, 0, 0, 0, key_id, epoch, $3::smallint, '{}' FROM vault
-ON CONFLICT (vault_id, stream) DO UPDATE SET kind = s.kind
-RETURNING kind
+SELECT vault_id, $2::bigint, 0, 0, 0, 0, 0, 0, 0, 0, key_id, epoch, $3::smallint, '{}' FROM vault, there
+WHERE there.streams <= $4::bigint
+ON CONFLICT (vault_id, stream) DO NOTHING

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
 
-from tests.support import virtual
+from trio._core import _run
 
 _REAL = os.urandom
 
@@ -53,7 +53,10 @@ def seeded(seed: int) -> Iterator[None]:
                 named.append((keywords, name))
                 keywords[name] = draw
     vars(os)["urandom"] = draw
-    virtual.seed(seed)
+    random.seed(seed)
+    scheduler: Any = _run
+    scheduler._ALLOW_DETERMINISTIC_SCHEDULING = True
+    scheduler._r.seed(seed)
     try:
         yield
     finally:
