@@ -18,7 +18,7 @@ demo: set-up-run  ## two devices, one relay that cannot read: ARGS="--entries N 
 	@$(RUN) -m demo $(ARGS)
 
 test: set-up-dev  ## the tests
-	@$(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
+	@PYTHONHASHSEED=$${PYTHONHASHSEED:-0} $(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: set-up-dev  ## format, lint, types, import boundaries, house rules
 	@.venv/bin/ruff format --check --quiet . || { echo 'Some files are not formatted: run `make format`.' >&2; exit 1; }

@@ -17,8 +17,9 @@ OPERATIONS_MIN: Final = 300
 DEVICES_MIN: Final = 5
 BUGS_MIN: Final = 10
 
-FORKED: Final = 2
-"""A seed without a restore: after one nobody can tell a fork from what was lost."""
+FORKED: Final = (3, 5, 2)
+"""Seeds without a restore: after one nobody can tell a fork from what was lost. Three of them, since a run may never
+come to its end: who wants to join over one history, invited over the other, waits for ever."""
 
 SOON: Final = 40
 SOON_FOUND: Final = (
@@ -90,10 +91,13 @@ def test_a_relay_that_leaves_records_out_is_reported_by_its_devices() -> None:
 
 def test_a_relay_that_forks_is_reported_by_its_devices() -> None:
     """Two groups of them are shown two histories, each whole in itself. They notice when one is sent across."""
-    with planted("forked"):
-        violation = simulate(FORKED).violation
-    assert violation is not None
-    assert violation.startswith("honest devices hold the same")
+    violations: list[str] = []
+    for seed in FORKED:
+        with planted("forked"):
+            violations.append(simulate(seed).violation or "none")
+        if violations[-1].startswith("honest devices hold the same"):
+            return
+    raise AssertionError(violations)
 
 
 def _told() -> str:
