@@ -7,7 +7,7 @@ RUN := .venv/bin/python
 PIN = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
-.PHONY: help demo test check acceptance faults simulate format clean pins need-python set-up-run set-up-dev
+.PHONY: help demo test check acceptance faults simulate bench format clean pins need-python set-up-run set-up-dev set-up-bench
 .DEFAULT_GOAL := help
 
 help:  ## say what there is
@@ -37,6 +37,9 @@ simulate: set-up-dev  ## devices and relays under seeded chance: SEEDS=n, SEED=k
 	@$(RUN) -m tests.simulation $(if $(BUGS),--bugs) $(if $(SEED),--seed $(SEED)) \
 		$(if $(SEEDS),--seeds $(SEEDS))
 
+bench: set-up-bench  ## figures, beside others: ONLY=name for one, SHORT=1 to see that all of it runs
+	@$(RUN) -m bench $(if $(ONLY),--only $(ONLY)) $(if $(SHORT),--short)
+
 format: set-up-dev  ## format the code, and repair what can be repaired
 	@.venv/bin/ruff check --quiet --fix . ; .venv/bin/ruff format .
 
@@ -45,6 +48,7 @@ pins: set-up-dev  ## pin the newest versions allowed (requirements/*.txt)
 	@$(PIN) protocol/pyproject.toml relay/pyproject.toml client/pyproject.toml --extra embedded \
 		--no-emit-package sealwire-protocol -o requirements/run.txt
 	@$(PIN) requirements/dev.in -o requirements/dev.txt
+	@$(PIN) requirements/bench.in -o requirements/bench.txt
 
 clean:  ## remove everything that was made here
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
@@ -59,3 +63,6 @@ set-up-run: need-python
 
 set-up-dev: need-python
 	@$(PYTHON) requirements/install.py dev
+
+set-up-bench: need-python
+	@$(PYTHON) requirements/install.py bench

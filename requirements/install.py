@@ -1,8 +1,8 @@
-"""Sets up `.venv` in the checkout: `python3 requirements/install.py run|dev`.
+"""Sets up `.venv` in the checkout: `python3 requirements/install.py run|dev|bench`.
 
-`run` is what the three packages need, `dev` adds what the tests and the checks need. Nothing is done when
-nothing changed since the last time. Progress goes to stderr, one line a step; a failure is one sentence, the
-whole output of the step is kept in `.venv/setup.log`, and the exit code is 1.
+`run` is what the three packages need, `dev` adds what the tests and the checks need, `bench` what the benches
+need. Nothing is done when nothing changed since the last time. Progress goes to stderr, one line a step; a failure
+is one sentence, the whole output of the step is kept in `.venv/setup.log`, and the exit code is 1.
 
 Runs on whatever Python 3 is there, so that an old one can be told from none.
 """
@@ -32,13 +32,17 @@ AUTHORITIES = (
 """Where a Linux keeps the certificate authorities that it trusts, a company's own among them."""
 UNTRUSTED = (b"CERTIFICATE_VERIFY_FAILED", b"invalid peer certificate")
 """What pip and uv say of a registry whose certificate nobody vouches for."""
-FLAVOURS = {"run": ("uv.txt", "run.txt"), "dev": ("uv.txt", "run.txt", "dev.txt")}
+FLAVOURS = {
+    "run": ("uv.txt", "run.txt"),
+    "dev": ("uv.txt", "run.txt", "dev.txt"),
+    "bench": ("uv.txt", "run.txt", "dev.txt", "bench.txt"),
+}
 
 
 def main(arguments: List[str]) -> None:  # noqa: UP006
     """Bring `.venv` to the flavour asked for, or exit with one sentence saying what is missing."""
     if len(arguments) != 1 or arguments[0] not in FLAVOURS:
-        give_up("usage: python3 requirements/install.py run|dev")
+        give_up("usage: python3 requirements/install.py run|dev|bench")
     flavour = arguments[0]
     if sys.version_info < PYTHON_FLOOR:
         give_up(

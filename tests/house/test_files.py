@@ -48,7 +48,7 @@ def test_versions_are_locked_in_one_way_only() -> None:
 
 def test_pins_carry_hashes_and_no_addresses() -> None:
     pins = list(files(".txt", below=ROOT / "requirements"))
-    assert len(pins) == 3
+    assert len(pins) == 4
     for pin in pins:
         assert addresses(pin) == []
         assert unhashed(pin.read_text()) == []

@@ -1,4 +1,4 @@
-"""How fast a replica takes in a catch-up, and edits. Prints one JSON object: `python -m bench.replica`.
+"""How fast a replica takes in a catch-up, and edits. Prints one JSON object: `python -m bench.parts.replica`.
 
 Entries are the named characters of the Unicode database: key, name, category, numeric value. Everything goes
 through the writer's thread and is durable (synchronous=FULL) when it counts.

@@ -1,6 +1,6 @@
 """Appends to and reads from the Postgres store: records a second, on the embedded Postgres with fsync on.
 
-python -m bench.store_append [--seconds N] [--database-url URL]
+python -m bench.parts.store_append [--seconds N] [--database-url URL]
 
 Prints one JSON object: `large` is one vault's segments of 1,000 records, one a statement; `small` is segments of one
 record for 64 vaults, in one statement (`small_many`) and in one for each vault (`small_one`); `read` is catching up

@@ -1,4 +1,4 @@
-"""What the relay's own path costs, without a database: `python -m bench.relay_path` prints one JSON object.
+"""What the relay's own path costs, without a database: `python -m bench.parts.relay_path` prints one JSON object.
 
 The relay runs in a process of its own on a store in memory; the load comes from this one, over loopback, so two free
 cores are needed for the rates. `push_us` and `deliver_us` are the relay's processor time for each, load or not.
@@ -257,7 +257,7 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["--serve"]:
         uvloop.run(serve())
     else:
-        command = [sys.executable, "-m", "bench.relay_path", "--serve"]
+        command = [sys.executable, "-m", "bench.parts.relay_path", "--serve"]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             print(json.dumps(uvloop.run(measure(process))))
             if process.stdin is not None:

@@ -1,6 +1,6 @@
 """What it costs to open a segment of small records, and to seal it: µs a record, each way to the cipher.
 
-python -m bench.sealing [--short]
+python -m bench.parts.sealing [--short]
 
 Prints one JSON object. `fast` is with the extra of that name, `pynacl` with PyNaCl alone: the functions that the client
 uses, whole (context, nonce, cipher, padding, tag check). Beside them, on the same bytes: `wrapper` is the same function

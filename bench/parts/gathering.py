@@ -1,4 +1,4 @@
-"""How fast the tree is made that a stream is compared by. Prints one JSON object: `python -m bench.gathering`.
+"""How fast the tree is made that a stream is compared by. Prints one JSON object: `python -m bench.parts.gathering`.
 
 It is processor time: what is read of the log, and from where, comes on top.
 """

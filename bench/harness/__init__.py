@@ -1,0 +1,1 @@
+"""What all benches share: a relay, devices, load, rounds, results."""

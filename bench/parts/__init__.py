@@ -1,0 +1,1 @@
+"""Parts of Sealwire measured alone; each prints one JSON object."""

@@ -1,0 +1,1 @@
+"""What Sealwire is compared with, started by the benches themselves."""
