@@ -8,7 +8,7 @@ fan-out only after it is answered.
 import asyncio
 import logging
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterable
 from itertools import chain
 from typing import Final
@@ -22,6 +22,7 @@ from sealwire_relay.lasting import Lasting
 from sealwire_relay.losses import Losses
 from sealwire_relay.metrics import Metrics
 from sealwire_relay.peer import Peer
+from sealwire_relay.pushqueue import Batch, PushQueue, Waiting
 from sealwire_relay.quota import Allowance
 from sealwire_relay.settings import Settings
 from sealwire_relay.store.interface import (
@@ -51,9 +52,6 @@ RETRY_MS: Final = 1_000
 
 _log = logging.getLogger("sealwire.ingest")
 
-Waiting = tuple[Peer, Admitted, float]
-Batch = dict[VaultId, list[Waiting]]
-
 
 class Ingest:
     """The one writer of a relay process."""
@@ -70,8 +68,7 @@ class Ingest:
         self._store, self._fanout, self._settings, self._metrics = store, fanout, settings, metrics
         self._terms, self._losses = terms, losses
         self._views: OrderedDict[VaultId, VaultView] = OrderedDict()
-        self._queue: deque[Waiting] = deque()
-        self._queue_bytes = 0
+        self._queue = PushQueue()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -94,11 +91,10 @@ class Ingest:
 
     def push(self, peer: Peer, admitted: Admitted) -> None:
         """Queue a push; it is answered through the peer once it is durable."""
-        if self._queue_bytes + admitted.size > QUEUE_BYTES_MAX:
+        if self._queue.size + admitted.size > QUEUE_BYTES_MAX:
             peer.close(CloseCode.OVERLOADED, "the relay has more pushes waiting than it can take")
             return
-        self._queue.append((peer, admitted, time.perf_counter()))
-        self._queue_bytes += admitted.size
+        self._queue.add(Waiting(peer, admitted, time.perf_counter()))
         self._idle.clear()
         self._wake.set()
 
@@ -126,21 +122,7 @@ class Ingest:
                 self._idle.set()
                 self._wake.clear()
                 await self._wake.wait()
-            waiting: Batch = {}
-            for item in self._take():
-                waiting.setdefault(item[1].push.vault, []).append(item)
-            await self._commit(waiting)
-
-    def _take(self) -> list[Waiting]:
-        taken: list[Waiting] = []
-        size = records = 0
-        while self._queue and size < self._settings.commit_bytes_max and records < self._settings.commit_records_max:
-            waiting = self._queue.popleft()
-            taken.append(waiting)
-            size += waiting[1].size
-            records += sum(found.records for found in waiting[1].surveys)
-        self._queue_bytes -= size
-        return taken
+            await self._commit(self._queue.take(self._settings.commit_records_max, self._settings.commit_bytes_max))
 
     async def _commit(self, waiting: Batch) -> None:
         """Answer every push in `waiting`, which is emptied as they are: committed, refused, or to be tried again."""
@@ -188,12 +170,7 @@ class Ingest:
         """
         items = list(chain.from_iterable(waiting.values()))
         pushers = {(admitted.push.vault, admitted.device) for _, admitted, _ in items}
-        queue, self._queue = self._queue, deque[Waiting]()
-        for item in queue:
-            follows = (item[1].push.vault, item[1].device) in pushers
-            (items if follows else self._queue).append(item)
-            self._queue_bytes -= item[1].size if follows else 0
-        return items
+        return items + self._queue.take_of(pushers)
 
     async def _attempt(self, waiting: Batch, fresh: bool) -> None:
         """Decide and write these; takes out of `waiting` what was answered. `fresh`: their views are read anew."""

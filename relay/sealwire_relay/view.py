@@ -110,13 +110,14 @@ class VaultView:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A push whose bytes have been walked: what each group holds, a digest to know a repeat by, and its bytes."""
+    """A push whose bytes have been walked: what each group holds, a digest to know a repeat by, bytes and records."""
 
     device: DeviceKey
     push: Push
     surveys: tuple[Survey, ...]
     digest: bytes
     size: int
+    records: int
 
 
 def admit(device: DeviceKey, push: Push) -> Admitted:
@@ -124,7 +125,8 @@ def admit(device: DeviceKey, push: Push) -> Admitted:
     if len({group.stream for group in push.groups}) < len(push.groups):
         raise RemoteFault("a push names a stream twice")
     surveys = tuple(survey_of(push.flags, group.records) for group in push.groups)
-    if sum(found.records for found in surveys) > PUSH_RECORDS_MAX:
+    records = sum(found.records for found in surveys)
+    if records > PUSH_RECORDS_MAX:
         raise RemoteFault(f"a push has more than {PUSH_RECORDS_MAX} records", CloseCode.TOO_LARGE)
     size = sum(len(group.records) + len(group.conditions) for group in push.groups)
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
@@ -134,7 +136,7 @@ def admit(device: DeviceKey, push: Push) -> Admitted:
         for part in (group.conditions, group.records):
             digest.update(len(part).to_bytes(4, "big"))
             digest.update(part)
-    return Admitted(device, push, surveys, digest.digest(), size)
+    return Admitted(device, push, surveys, digest.digest(), size, records)
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,7 +146,7 @@ def test_what_was_pushed_after_a_refused_push_is_not_carried_out_before_it(error
             await anna.when(lambda: anna.close_code is not None or any(isinstance(m, Fault) for m in anna.log))
             await turns_until(lambda: relay.plane._ingest._idle.is_set())
             assert await stored(store.store, vault) == []
-            assert relay.plane._ingest._queue_bytes == 0
+            assert relay.plane._ingest._queue.size == 0
             async with await Device.open(relay.port, ANNA) as again:
                 await again.subscribe(vault, TODOS)
                 told = [await again.push(vault, number, pushed) for number, pushed in batches.items()]
@@ -182,7 +182,7 @@ async def test_a_vault_that_was_answered_is_not_refused_when_another_one_of_the_
             await relay_has_begun(store)
             await anna.send(Push(first, anna.term(first), 3, 0, (group(TODOS, record()),)))
             await bert.send(Push(second, bert.term(second), 2, 0, (group(TODOS, record()),)))
-            await turns_until(lambda: relay.plane._ingest._queue_bytes >= 100)
+            await turns_until(lambda: relay.plane._ingest._queue.size >= 100)
             held.set()
             assert (await anna.verdict(first, 3)).outcome is Outcome.DONE
             assert (await bert.until(Fault)).action is Action.RETRY
@@ -212,7 +212,7 @@ async def test_a_poisonous_push_is_told_to_come_back_and_fails_nobody_else() -> 
             await relay_has_begun(store)
             await anna.send(Push(first, anna.term(first), 2, 0, (group(TODOS, record()),)))
             await bert.send(Push(second, bert.term(second), 1, 0, (group(TODOS, record()),)))
-            await turns_until(lambda: relay.plane._ingest._queue_bytes >= 100)
+            await turns_until(lambda: relay.plane._ingest._queue.size >= 100)
             held.set()
             assert await anna.closed() == 4002
             assert (await bert.verdict(second, 1)).outcome is Outcome.DONE

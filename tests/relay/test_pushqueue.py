@@ -1,0 +1,102 @@
+"""Pushes that wait: in their order within a vault, by turns between vaults, and none lost."""
+
+from typing import cast
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sealwire_protocol.ids import DeviceKey, Term, VaultId
+from sealwire_protocol.messages import Push
+from sealwire_relay.peer import Peer
+from sealwire_relay.pushqueue import TURN_RECORDS, PushQueue, Waiting
+from sealwire_relay.view import Admitted
+
+PLENTY = 1 << 30
+NOBODY = cast(Peer, None)
+
+
+def vault_id(number: int) -> VaultId:
+    return VaultId(number.to_bytes(16, "big"))
+
+
+def device_key(number: int) -> DeviceKey:
+    return DeviceKey(number.to_bytes(32, "big"))
+
+
+def waiting(vault: int, batch: int, *, device: int = 0, records: int = 1, size: int = 100) -> Waiting:
+    push = Push(vault_id(vault), Term(1, b"term"), batch, 0, ())
+    return Waiting(NOBODY, Admitted(device_key(device), push, (), b"", size, records), 0.0)
+
+
+def batches(taken: dict[VaultId, list[Waiting]]) -> dict[int, list[int]]:
+    """By vault, the numbers of what was taken."""
+    return {
+        int.from_bytes(vault, "big"): [item.admitted.push.batch for item in items] for vault, items in taken.items()
+    }
+
+
+def test_what_little_others_push_is_in_the_next_commit_however_much_one_vault_pushes() -> None:
+    queue = PushQueue()
+    for batch in range(100):
+        queue.add(waiting(1, batch, records=TURN_RECORDS))
+    for vault in range(2, 6):
+        queue.add(waiting(vault, 7))
+    taken = batches(queue.take(8 * TURN_RECORDS, PLENTY))
+    assert {vault: taken[vault] for vault in range(2, 6)} == {vault: [7] for vault in range(2, 6)}
+    assert taken[1] == list(range(len(taken[1])))
+    assert len(taken[1]) >= 7, "what others leave is the busy one's"
+
+
+def test_two_busy_vaults_have_the_same_share() -> None:
+    queue = PushQueue()
+    for batch in range(64):
+        queue.add(waiting(1, batch, records=1, size=60_000))
+    for batch in range(640):
+        queue.add(waiting(2, batch, records=1, size=6_000))
+    taken = queue.take(PLENTY, 2_000_000)
+    first, second = (sum(item.admitted.size for item in taken[vault_id(vault)]) for vault in (1, 2))
+    assert 0.5 < first / second < 2
+
+
+def test_a_commit_ends_with_the_push_that_fills_it() -> None:
+    queue = PushQueue()
+    for batch in range(10):
+        queue.add(waiting(1, batch, records=3, size=100))
+    assert batches(queue.take(7, PLENTY)) == {1: [0, 1, 2]}
+    assert batches(queue.take(PLENTY, 150)) == {1: [3, 4]}
+    assert (len(queue), queue.size) == (5, 500)
+
+
+def test_what_a_device_pushed_to_one_vault_is_taken_out_and_nothing_else() -> None:
+    queue = PushQueue()
+    for batch in range(3):
+        for vault in (1, 2):
+            for device in (1, 2):
+                queue.add(waiting(vault, 10 * device + batch, device=device))
+    found = queue.take_of({(vault_id(1), device_key(2))})
+    assert [item.admitted.push.batch for item in found] == [20, 21, 22]
+    assert (len(queue), queue.size) == (9, 900)
+    assert batches(queue.take(PLENTY, PLENTY)) == {1: [10, 11, 12], 2: [10, 20, 11, 21, 12, 22]}
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 4), st.integers(1, 2_000), st.integers(1, 90_000)), max_size=60),
+    st.integers(1, 4_000),
+    st.integers(1, 200_000),
+)
+def test_everything_comes_out_once_and_in_the_order_of_its_vault(
+    pushed: list[tuple[int, int, int]], records_max: int, bytes_max: int
+) -> None:
+    queue = PushQueue()
+    expected: dict[int, list[int]] = {}
+    for batch, (vault, records, size) in enumerate(pushed):
+        queue.add(waiting(vault, batch, records=records, size=size))
+        expected.setdefault(vault, []).append(batch)
+    came: dict[int, list[int]] = {}
+    while len(queue):
+        taken = queue.take(records_max, bytes_max)
+        assert taken
+        for vault, numbers in batches(taken).items():
+            came.setdefault(vault, []).extend(numbers)
+    assert came == expected
+    assert queue.size == 0
