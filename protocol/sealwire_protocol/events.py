@@ -160,6 +160,16 @@ class TermChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Stalled:
+    """The device does not read: what was written for it fills its socket's buffers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A device that had stalled reads again."""
+
+
+@dataclass(frozen=True, slots=True)
 class LinksReplaced:
     """Other links stand now at the end of a vault's membership log (R15).
 
@@ -255,5 +265,18 @@ class Pump:
 
 ClientEvent = Opened | Received | Ticked | Lost | Stop | Signed | Request | Listen | Doubt | Submit | Applied
 ClientEffect = Send | Close | Sign | Arrived | Apply | HistoryLost
-RelayEvent = Opened | Received | Ticked | Lost | Stop | Answer | Refuse | PageRead | TermChanged | LinksReplaced
+RelayEvent = (
+    Opened
+    | Received
+    | Ticked
+    | Lost
+    | Stop
+    | Stalled
+    | Resumed
+    | Answer
+    | Refuse
+    | PageRead
+    | TermChanged
+    | LinksReplaced
+)
 RelayEffect = Send | Close | LoggedIn | Do | Noted | Pump

@@ -1,8 +1,8 @@
 """The relay's end of one connection, as a pure state machine: `handle(event) -> effects`.
 
 It authenticates a device, admits its messages in order and within limits, and keeps what it listens to: for every
-stream a cursor and whether it is live. Beyond its credit a device costs a cursor, never a queue: a frame that does
-not fit is not kept, the stream merely lags and is pumped from storage when credit comes back.
+stream a cursor and whether it is live. Beyond its credit, or what its socket takes, a device costs a cursor, never a
+queue: a frame that does not fit is not kept, the stream merely lags and is pumped from storage when there is room.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,9 @@ from sealwire_protocol.events import (
     Refuse,
     RelayEffect,
     RelayEvent,
+    Resumed,
     Send,
+    Stalled,
     Stop,
     TermChanged,
     Ticked,
@@ -156,6 +158,7 @@ class RelaySession:
         "_pushes_under_way",
         "_refused_from",
         "_requests",
+        "_stalled",
         "_subscribing",
         "_term",
         "_terms",
@@ -191,6 +194,7 @@ class RelaySession:
         self._subscribing: list[tuple[VaultId, frozenset[StreamId]]] = []
         self._waiting: list[tuple[int, Message]] = []
         self._waiting_bytes = 0
+        self._stalled = False
 
     # --- what a driver may ask
 
@@ -200,11 +204,11 @@ class RelaySession:
         return self._deadline
 
     def lagging(self) -> Listener | None:
-        """The next stream to pump from storage, round-robin; None: nothing lags, or too little credit for a segment.
+        """The next stream to pump from storage, round-robin; None: nothing lags, or there is no room for a segment.
 
         The membership log goes first: nothing else can be opened without it.
         """
-        if not self._has_credit():
+        if not self.has_room:
             return None
         behind = [x for x in self.listeners.values() if _is_behind(x)]
         if not behind:
@@ -213,11 +217,13 @@ class RelaySession:
         self._turn += 1
         return members or behind[self._turn % len(behind)]
 
-    def _has_credit(self) -> bool:
-        return self.credit >= self.limits.segment_bytes + limits.DELIVER_HEAD_BYTES_MAX
+    @property
+    def has_room(self) -> bool:
+        """True while any segment may be sent. Once there is room again for what lags meanwhile, it says `Pump`."""
+        return not self._stalled and self.credit >= self.limits.segment_bytes + limits.DELIVER_HEAD_BYTES_MAX
 
     def _pump(self) -> list[RelayEffect]:
-        return [Pump()] if self._has_credit() and any(map(_is_behind, self.listeners.values())) else []
+        return [Pump()] if self.has_room and any(map(_is_behind, self.listeners.values())) else []
 
     def handle(self, event: RelayEvent) -> list[RelayEffect]:
         """Take one event in. Effects are to be carried out in order."""
@@ -477,7 +483,7 @@ class RelaySession:
 
     def _paged(self, event: PageRead) -> list[RelayEffect]:
         listener = self.listeners.get((event.vault, event.stream))
-        if listener is None or listener.awaiting or listener.live:
+        if listener is None or listener.awaiting or listener.live or self._stalled:
             return []
         effects: list[RelayEffect] = []
         for last, frame in event.frames:
@@ -509,6 +515,19 @@ class RelaySession:
         self._void(event.vault)
         return [self._fault(term_changed(event.vault))]
 
+    # --- a device that does not read
+
+    def _stall(self, event: Stalled) -> list[RelayEffect]:
+        """From now on its streams lag, so that nothing waits for it but what is written already."""
+        self._stalled = True
+        for listener in self.listeners.values():
+            listener.live = False
+        return []
+
+    def _resume(self, event: Resumed) -> list[RelayEffect]:
+        self._stalled = False
+        return self._pump()
+
     # --- the end
 
     def _ticked(self, event: Ticked) -> list[RelayEffect]:
@@ -539,6 +558,8 @@ RELAY_EVENTS: Final[dict[tuple[RelayState, type[Any]], _Handler]] = {
     (_S.READY, LinksReplaced): RelaySession._links_replaced,
     **{(state, Ticked): RelaySession._ticked for state in _S if state not in (_S.IDLE, _S.CLOSED)},
     **{(state, Stop): RelaySession._stop for state in _S if state is not _S.CLOSED},
+    **{(state, Stalled): RelaySession._stall for state in _S if state is not _S.CLOSED},
+    **{(state, Resumed): RelaySession._resume for state in _S if state is not _S.CLOSED},
     **{(state, Lost): RelaySession._lost for state in _S if state is not _S.CLOSED},
 }
 """Which event is legal in which state. In CLOSED every event is a late echo and does nothing."""

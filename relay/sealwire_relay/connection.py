@@ -26,7 +26,9 @@ from sealwire_protocol.events import (
     Refuse,
     RelayEffect,
     RelayEvent,
+    Resumed,
     Send,
+    Stalled,
     Stop,
 )
 from sealwire_protocol.ids import NONCE_BYTES, DeviceKey
@@ -48,6 +50,10 @@ TURN_BYTES_MAX: Final = 16_384
 """Bytes read from one socket after which the others have their turn. uvloop reads a socket that is never empty 32
 times before it looks at another one: megabytes, which tiny frames make seconds of work."""
 
+STALLED_BYTES: Final = 65_536
+"""Bytes that the kernel would not take at which a device counts as stalled: it is sent nothing more of its streams
+until three quarters of them have gone. Thousands of small frames, each kept for itself, would cost megabytes."""
+
 ADMIN_TOKENS: Final = "an admin token is for the control port, and worth nothing here: revoke it, since it was shown"
 """What is said to whoever shows one."""
 
@@ -66,6 +72,7 @@ class Connection(asyncio.Protocol):
         "_out",
         "_reader",
         "_request",
+        "_stalled",
         "_transport",
         "session",
     )
@@ -77,7 +84,7 @@ class Connection(asyncio.Protocol):
         self._reader: FrameReader | None = None
         self._out: list[bytes] = []
         self._heard = self._accepted = self._begun = 0.0
-        self._closing = False
+        self._closing = self._stalled = False
         self.session = RelaySession(host.origins, os.urandom(NONCE_BYTES), host.verify, host.granted)
 
     @property
@@ -91,6 +98,7 @@ class Connection(asyncio.Protocol):
         """The socket is open; the gateway decides whether it may stay."""
         # uvloop's transports have the methods of asyncio.Transport, but do not descend from it.
         self._transport = opened = cast(asyncio.Transport, transport)
+        opened.set_write_buffer_limits(STALLED_BYTES)
         self._heard = self._accepted = self._begun = asyncio.get_running_loop().time()
         self._host.accepted(self, opened)
 
@@ -109,6 +117,16 @@ class Connection(asyncio.Protocol):
         if len(data) > TURN_BYTES_MAX and self._transport is not None and not self._closing:
             self._transport.pause_reading()
             asyncio.get_running_loop().call_soon(self._read_on)
+
+    def pause_writing(self) -> None:
+        """The peer does not read: its streams wait for it in storage."""
+        self._stalled = True
+        self.handle(Stalled())
+
+    def resume_writing(self) -> None:
+        """The peer has read most of what waited for it."""
+        self._stalled = False
+        self.handle(Resumed())
 
     def connection_lost(self, error: Exception | None) -> None:
         """The socket is gone."""
@@ -235,18 +253,20 @@ class Connection(asyncio.Protocol):
         """Send an encoded WebSocket frame. What is sent in one turn of the loop is joined into one write."""
         if self._closing:
             return
-        if not self._out:
+        out = self._out
+        if not out:
             self._host.flush_soon(self)
-        self._out.append(frame)
+        out.append(frame)
 
     def flush(self) -> None:
         """Hand what has gathered to the transport; abort a peer that lets too much pile up."""
         out, transport = self._out, self._transport
         if transport is None or not out:
             return
-        transport.write(out[0] if len(out) == 1 else b"".join(out))
-        self._out = []
-        if transport.get_write_buffer_size() > self._host.settings.unsent_bytes_max:
+        data = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        transport.write(data)
+        if self._stalled and transport.get_write_buffer_size() > self._host.settings.unsent_bytes_max:
             self._host.metrics.closes.labels("unread").inc()
             self.abort()
 

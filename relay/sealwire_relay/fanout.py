@@ -190,7 +190,7 @@ class Fanout:
             if listener.offer(prev, last, size):
                 peer.send_frame(frame)
                 sent += 1
-            else:
+            elif peer.session.has_room:
                 self.pump(peer)
         self._metrics.deliveries.inc(sent)
         self._metrics.delivered_bytes.inc(sent * size)

@@ -59,7 +59,7 @@ class Gateway:
         self._connections: set[Connection] = set()
         self._handshakes = Handshakes(settings.handshakes_max, settings.handshakes_per_address_max)
         self._empty = asyncio.Event()
-        self._to_flush: list[Connection] = []
+        self._to_flush: list[Peer] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
@@ -178,15 +178,14 @@ class Gateway:
 
     def flush_soon(self, peer: Peer) -> None:
         """Join what connections write in this turn of the loop into one write each."""
-        assert isinstance(peer, Connection)
         if not self._to_flush:
             asyncio.get_running_loop().call_soon(self._flush)
         self._to_flush.append(peer)
 
     def _flush(self) -> None:
         waiting, self._to_flush = self._to_flush, []
-        for connection in waiting:
-            connection.flush()
+        for peer in waiting:
+            peer.flush()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -31,6 +31,9 @@ class Peer(Protocol):
     def send_frame(self, frame: bytes) -> None:
         """Send an encoded WebSocket frame."""
 
+    def flush(self) -> None:
+        """Hand what was sent to the transport."""
+
     def close(self, code: CloseCode, reason: str) -> None:
         """End the connection."""
 

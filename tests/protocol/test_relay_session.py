@@ -19,8 +19,10 @@ from sealwire_protocol.events import (
     Refuse,
     RelayEffect,
     RelayEvent,
+    Resumed,
     Send,
     Signed,
+    Stalled,
     Stop,
     TermChanged,
     Ticked,
@@ -100,6 +102,8 @@ EVENTS: tuple[RelayEvent, ...] = (
     PageRead(VAULT, STREAM, (), 0),
     TermChanged(T2),
     LinksReplaced(VAULT),
+    Stalled(),
+    Resumed(),
 )
 
 
@@ -381,6 +385,27 @@ def test_a_segment_that_fits_with_its_head_is_what_pumping_waits_for() -> None:
     assert page(session, 1, head=10, size=SEGMENT_BYTES_MAX + DELIVER_HEAD_BYTES_MAX) == []
     session.credit += 1
     assert session.lagging() is not None
+
+
+def test_a_device_that_does_not_read_is_sent_nothing_more_until_it_does() -> None:
+    session = ready(stream_state(head=1))
+    page(session, 1, head=1)
+    held = listener(session)
+    assert held.offer(1, 2, 50)
+    assert session.handle(Stalled()) == []
+    assert not held.offer(2, 3, 50) and not session.has_room and session.lagging() is None
+    assert page(session, 3, head=3) == []
+    assert receive(session, Ack(50, ())) == []
+    assert session.handle(Resumed()) == [Pump()]
+    assert session.lagging() is held
+    page(session, 3, head=3)
+    assert held.live and held.offer(3, 4, 50)
+
+
+def test_a_device_that_reads_again_and_lacks_nothing_is_not_pumped() -> None:
+    session = relay_in(S.READY)
+    session.handle(Stalled())
+    assert session.handle(Resumed()) == []
 
 
 def test_the_head_of_a_deliver_is_never_longer_than_its_limit() -> None:

@@ -193,6 +193,9 @@ class Wire:
         """The network takes everything."""
         return 0
 
+    def set_write_buffer_limits(self, high: int) -> None:
+        """Nothing waits, so there is nothing to limit."""
+
     def is_closing(self) -> bool:
         """True once it is cut."""
         return self.gone
