@@ -66,12 +66,12 @@ class BenchVault:
         return self.members[0]
 
 
-async def found(port: int, first: int, members: int, stream: StreamId = STREAM) -> BenchVault:
+async def found(port: int, first: int, members: int, stream: StreamId = STREAM, nonce: int = 0) -> BenchVault:
     """A vault of so many members, whose keys are made of the numbers from `first` on: the same numbers make the same
-    devices, of another vault."""
+    devices, and with another nonce another vault of theirs."""
     identities = [Identity(number) for number in range(first, first + members)]
     async with await Device.open(port, identities[0]) as admin:
-        vault, log = await admin.create_vault(first)
+        vault, log = await admin.create_vault(nonce)
         await admin.create_stream(vault, stream, StreamKind.OPEN)
         joined = [Member(identities[0], Author(1))]
         for identity in identities[1:]:

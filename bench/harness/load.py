@@ -24,17 +24,18 @@ Speech = Literal["sealwire", "plain", "socketio"]
 
 
 def built(name: str) -> Path:
-    """The program of bench/load/NAME.c. Raises Missing where there is no compiler, or it does not compile."""
-    source = ROOT / "bench" / "load" / f"{name}.c"
+    """The program of bench/load/NAME*.c. Raises Missing where there is no compiler, or it does not compile."""
+    sources = sorted((ROOT / "bench" / "load").glob(f"{name}*.c"))
+    read = b"".join(path.read_bytes() for path in sorted((ROOT / "bench" / "load").glob(f"{name}*.[ch]")))
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         raise Missing(f"{name}: there is no C compiler here")
-    program = BUILD / f"{name}-{hashlib.sha256(source.read_bytes()).hexdigest()[:12]}"
+    program = BUILD / f"{name}-{hashlib.sha256(read).hexdigest()[:12]}"
     if not program.exists():
         BUILD.mkdir(parents=True, exist_ok=True)
         made = program.with_suffix(".new")
         done = subprocess.run(
-            [compiler, "-O2", "-o", str(made), str(source)], capture_output=True, text=True, check=False
+            [compiler, "-O2", "-o", str(made), *map(str, sources)], capture_output=True, text=True, check=False
         )
         if done.returncode:
             raise Missing(f"{name}: {compiler} says: {done.stderr[-500:]}")
