@@ -204,10 +204,12 @@ def _end(state: StreamState) -> Position:
     return Position(state.terms[-1].term, state.head) if state.terms else START
 
 
-async def fleet(port: int, vault: BenchVault, members: Sequence[Member] | None = None) -> list[Opened]:
+async def fleet(
+    port: int, vault: BenchVault, members: Sequence[Member] | None = None, stream: StreamId = STREAM
+) -> list[Opened]:
     """These members of a vault, or all of them, each logged in by its own key and subscribed to the membership log and
-    to STREAM from where they end now: live, as nothing is left to catch up with."""
-    ends = await heads(port, vault, MEMBERSHIP, STREAM)
+    to a stream from where they end now: live, as nothing is left to catch up with. A member may be named repeatedly."""
+    ends = await heads(port, vault, MEMBERSHIP, stream)
 
     async def one(member: Member) -> Opened:
         wire = await DeviceWire.login(port, member.identity)
@@ -238,7 +240,9 @@ def masked(payload: bytes, opcode: int = 0x82) -> bytes:
     return bytes(frame)
 
 
-def push_frame(vault: VaultId, term: Term, batch: int, author: Author, units: int, records: int = 1) -> bytes:
+def push_frame(
+    vault: VaultId, term: Term, batch: int, author: Author, units: int, records: int = 1, stream: StreamId = STREAM
+) -> bytes:
     """A push of so many records of `units` times 16 bytes of ciphertext, as a client's frame."""
     sealed = [record(author=author, units=units, tag=batch * records + place) for place in range(records)]
-    return masked(codec.encode(Push(vault, term, batch, 0, (group(STREAM, *sealed),))))
+    return masked(codec.encode(Push(vault, term, batch, 0, (group(stream, *sealed),))))
