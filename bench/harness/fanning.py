@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
@@ -11,8 +13,7 @@ from bench.harness.devices import BenchVault, DeviceWire, Wire, at_once, fleet, 
 from bench.harness.load import Opened, Receiver, Speech, receiving
 from bench.harness.processes import cpu_seconds, line_of, places, started
 from bench.harness.relay import BenchRelay
-from sealwire_protocol.ids import NO_TERM
-from sealwire_protocol.messages import Pushed
+from sealwire_protocol.messages import Pushed, Subscribed
 
 PAYLOAD_BYTES: Final = 200
 UNITS: Final = 10
@@ -33,18 +34,22 @@ class Pusher(Protocol):
     async def answered(self) -> None:
         """Wait until one more has been answered."""
 
+    def close(self) -> None:
+        """Hang up."""
+
 
 class RelayPusher:
-    """A device that pushes so many records at a time."""
+    """A device that pushes so many records at a time. Its batches go on from where those of the same device ended."""
 
-    def __init__(self, wire: DeviceWire, vault: BenchVault, records: int) -> None:
+    def __init__(self, wire: DeviceWire, vault: BenchVault, told: Subscribed, records: int) -> None:
         self._wire, self._vault, self._records = wire, vault, records
-        self._term, self._batch = NO_TERM, 0
-
-    async def subscribe(self) -> None:
-        """Learn the term and the batch number; it listens to nothing."""
-        told = await self._wire.subscribe(self._vault.id)
         self._term, self._batch = told.term, told.last_batch
+
+    @classmethod
+    async def open(cls, port: int, vault: BenchVault, records: int) -> "RelayPusher":
+        """The vault's admin, logged in once more; it listens to nothing."""
+        wire = await DeviceWire.login(port, vault.admin.identity)
+        return cls(wire, vault, await wire.subscribe(vault.id), records)
 
     async def push(self) -> None:
         self._batch += 1
@@ -53,6 +58,9 @@ class RelayPusher:
 
     async def answered(self) -> None:
         await self._wire.expect(Pushed)
+
+    def close(self) -> None:
+        self._wire.close()
 
 
 class PlainPusher:
@@ -68,6 +76,9 @@ class PlainPusher:
         while not self._answers(*await self._wire.receive()):
             pass
 
+    def close(self) -> None:
+        self._wire.close()
+
 
 class Fanned(NamedTuple):
     """What one measurement has found. A delivery is one record (or message) at one listener."""
@@ -81,23 +92,27 @@ class Fanned(NamedTuple):
 
 
 class Fan:
-    """A server with all its listeners connected. `per_push`: deliveries to one listener for each push."""
+    """A server with all its listeners connected. `per_push`: deliveries to one listener for each push. A pusher is
+    there only while it pushes: between that, nobody would answer the server's pings."""
 
-    def __init__(self, pid: int, receiver: Receiver, pusher: Pusher, per_push: int = 1) -> None:
+    def __init__(
+        self, pid: int, receiver: Receiver, pusher: Callable[[], Awaitable[Pusher]], per_push: int = 1
+    ) -> None:
         self.pid, self._receiver, self._pusher, self._per_push = pid, receiver, pusher, per_push
 
     async def measure(self, window: int, seconds: float) -> Fanned:
         """Push for so long, `window` pushes unanswered. Raises RuntimeError if a listener does not get everything."""
+        pusher = await self._pusher()
         self._receiver.zero()
         begun, cpu = time.perf_counter(), cpu_seconds((self.pid,))
-        pushed = await push_for(self._pusher, window, seconds)
-        expected = pushed * self._per_push
+        expected = self._per_push * await push_for(pusher, window, seconds)
         deadline = time.monotonic() + ARRIVED_S_MAX
         while (counts := self._receiver.look()).least < expected:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{counts.least} of {expected} deliveries arrived at one listener")
             await asyncio.sleep(POLL_S)
         cpu, took = cpu_seconds((self.pid,)) - cpu, time.perf_counter() - begun
+        pusher.close()
         if counts.most != expected:
             raise RuntimeError(f"{counts.most} deliveries arrived at one listener, for {expected}")
         return Fanned(
@@ -131,22 +146,10 @@ def relay_fans(
     runner: asyncio.Runner, running: BenchRelay, vault: BenchVault, sizes: Sequence[int], folder: Path
 ) -> Iterator[list[Fan]]:
     """A relay whose vault's members all listen, as one fan for each size: records in a push."""
-
-    async def pusher(records: int) -> RelayPusher:
-        return RelayPusher(await DeviceWire.login(running.port, vault.admin.identity), vault, records)
-
     opened = runner.run(fleet(running.port, vault))
     with receiving(opened, "sealwire", places().load, folder / "receive.log") as receiver:
-        yield [_RelayFan(running.pid, receiver, runner.run(pusher(size)), size) for size in sizes]
-
-
-class _RelayFan(Fan):
-    """All fans of one relay push as the same device, whose batches are numbered: each begins where another ended."""
-
-    async def measure(self, window: int, seconds: float) -> Fanned:
-        assert isinstance(self._pusher, RelayPusher)
-        await self._pusher.subscribe()
-        return await super().measure(window, seconds)
+        pushers = {size: partial(RelayPusher.open, running.port, vault, size) for size in sizes}
+        yield [Fan(running.pid, receiver, pusher, size) for size, pusher in pushers.items()]
 
 
 class Plain:
@@ -165,7 +168,7 @@ class Plain:
 
 
 class Socketio:
-    """How to talk to a server of socket.io. What is pushed is text, or binary."""
+    """How to talk to a server of socket.io. What is pushed is binary, or the same in base64."""
 
     speech: Speech = "socketio"
 
@@ -186,7 +189,7 @@ class Socketio:
     async def pusher(self, port: int) -> Pusher:
         """A pusher."""
         if self._text:
-            frames = masked(b'42["push","%s"]' % (b"x" * PAYLOAD_BYTES), 0x81)
+            frames = masked(b'42["push","%s"]' % b64encode(bytes(PAYLOAD_BYTES)), 0x81)
         else:
             named = masked(b'451-["push",{"_placeholder":true,"num":0}]', 0x81)
             frames = named + masked(bytes(PAYLOAD_BYTES))
@@ -213,4 +216,4 @@ def peer_fan(
 
         opened = runner.run(at_once(listener, range(listeners)))
         receiver = stack.enter_context(receiving(opened, peer.speech, places().load, log))
-        yield Fan(server.pid, receiver, runner.run(peer.pusher(port)), per_push)
+        yield Fan(server.pid, receiver, partial(peer.pusher, port), per_push)

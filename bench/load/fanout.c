@@ -2,7 +2,7 @@
  *
  *     fanout FRAMES
  *
- * Listens on a free port of loopback, which it prints. Who connects to /push sends binary messages; each goes to all who
+ * Listens on a free port of loopback, which it prints. Who connects to /push, one at a time, sends binary messages; each goes to all who
  * connected to /, FRAMES times in one send, as if so many had come, and is then answered by an empty one. The load's
  * key is always the same, and so is the answer to it.
  */
@@ -61,9 +61,11 @@ static void fan_out(unsigned char *mask, unsigned char *payload, size_t size) {
 static void take_pushes(int fd) {
     unsigned char *p = held;
     ssize_t got = recv(fd, held + holding, sizeof held - holding, 0);
+    if (got < 0 && errno == EAGAIN) return;
     if (got <= 0) {
-        if (got < 0 && errno == EAGAIN) return;
-        exit(0);
+        close(fd);
+        holding = 0;
+        return;
     }
     holding += got;
     for (;;) {
@@ -92,7 +94,7 @@ static void hear(int fd) {
     }
     ssize_t got = recv(fd, request, sizeof request - 1, 0);
     if (got < 0 && errno == EAGAIN) return;
-    if (got <= 0) exit(0);
+    if (got <= 0) fail("a listener has left");
     if (states[fd] != NEW) return;
     request[got] = 0;
     states[fd] = strncmp(request, "GET /push ", 10) ? LISTENS : PUSHES;
