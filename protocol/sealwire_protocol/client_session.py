@@ -443,7 +443,9 @@ class ClientSession:
             return effects + self._subscribe_again(vault)
         for (of, _), listening in self._streams.items():
             listening.voided = listening.voided or of == vault
-        self._again_at[vault] = event.now + max(message.retry_ms / 1000, limits.RESUBSCRIBE_SECONDS_MIN)
+        # What else was on its way is refused too, and knows nothing of when to come back.
+        again_at = event.now + max(message.retry_ms / 1000, limits.RESUBSCRIBE_SECONDS_MIN)
+        self._again_at[vault] = max(again_at, self._again_at.get(vault, again_at))
         return effects
 
     def _arrived(self, message: Message, event: Received) -> list[ClientEffect]:

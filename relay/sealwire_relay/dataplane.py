@@ -49,9 +49,8 @@ class DataPlane:
         links = Links(
             store, self._fanout, self._ingest, self._terms, self._losses, registration, removals, verify, self._is_here
         )
-        requests = Requests(
-            store, self._fanout, self._ingest, self._terms, self._reconciler, self._acks, self._losses, links
-        )
+        parts = self._fanout, self._ingest, self._terms, self._reconciler, self._acks, self._losses, links
+        requests = Requests(store, *parts, settings.streams_per_vault_max)
         self._gateway = Gateway(settings, metrics, verify, self._fanout, self._ingest, requests, self._acks, self.audit)
         self._sweep = Sweep(store, self._fanout, removals, self._terms, settings.sweep_seconds)
         metrics.lagging.set_function(self._fanout.lagging)

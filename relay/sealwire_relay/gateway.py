@@ -3,18 +3,20 @@
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Coroutine
 from typing import Any, Final
 
-from sealwire_protocol.errors import CloseCode, RemoteFault
-from sealwire_protocol.events import Stop, TermChanged
-from sealwire_protocol.ids import Term, VaultId
+from sealwire_protocol.errors import Action, CloseCode, FaultCode, RemoteFault
+from sealwire_protocol.events import Refuse, Stop, TermChanged
+from sealwire_protocol.ids import DeviceKey, Term, VaultId
 from sealwire_protocol.limits import Limits
 from sealwire_protocol.membership import Verify
 from sealwire_protocol.messages import Acked, Message, Push, Subscribe
 from sealwire_protocol.relay_session import RelayState
 from sealwire_relay.acks import Acks
 from sealwire_relay.auditing import Audit
+from sealwire_relay.buckets import PushLimits, Rate
 from sealwire_relay.connection import CLOSE_SECONDS, Connection, tune
 from sealwire_relay.fanout import Fanout
 from sealwire_relay.handshakes import Handshakes
@@ -51,6 +53,7 @@ class Gateway:
         self.granted = Limits(
             credit_bytes=settings.credit_bytes,
             frame_bytes=settings.frame_bytes_max,
+            push_records=settings.push_records_max,
             ping_seconds=settings.ping_seconds,
         )
         self._fanout, self._ingest, self._requests, self._acks = fanout, ingest, requests, acks
@@ -58,6 +61,10 @@ class Gateway:
         self._wheel = Wheel()
         self._connections: set[Connection] = set()
         self._handshakes = Handshakes(settings.handshakes_max, settings.handshakes_per_address_max)
+        self._push_limits = PushLimits(
+            Rate(settings.device_pushes_per_second_max, settings.device_bytes_per_second_max),
+            Rate(settings.vault_pushes_per_second_max, settings.vault_bytes_per_second_max),
+        )
         self._empty = asyncio.Event()
         self._to_flush: list[Peer] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -149,16 +156,29 @@ class Gateway:
         if device is None:
             return
         if isinstance(message, Push):
-            try:
-                admitted = admit(device, message)
-            except RemoteFault as fault:
-                peer.handle(Stop(fault.code, str(fault)))
-                return
-            self._ingest.push(peer, admitted)
+            self._push(peer, device, message)
             return
         if isinstance(message, Subscribe):
             self._fanout.sync(peer, message.vault, [wanted.stream for wanted in message.streams])
         self._spawn(self._requests.carry_out(peer, device, message))
+
+    def _push(self, peer: Peer, device: DeviceKey, push: Push) -> None:
+        """Admit a push, unless its device or its vault has pushed too much of late."""
+        size = sum(len(group.records) + len(group.conditions) for group in push.groups)
+        now = asyncio.get_running_loop().time()
+        limited = self._push_limits.take(device, push.vault, push.batch, size, now)
+        if limited is not None:
+            self.metrics.limited_pushes.labels(limited.by).inc()
+            why = f"this {limited.by.partition('_')[0]} pushes more than the relay lets one; it goes on by itself"
+            retry_ms = math.ceil(limited.seconds * 1000)
+            peer.handle(Refuse(FaultCode.OVERLOADED, Action.RETRY, why, 0, push.vault, push.batch, retry_ms))
+            return
+        try:
+            admitted = admit(device, push)
+        except RemoteFault as fault:
+            peer.handle(Stop(fault.code, str(fault)))
+            return
+        self._ingest.push(peer, admitted)
 
     def noted(self, peer: Peer, positions: tuple[Acked, ...]) -> None:
         """Positions that a device has durably applied: they say which tombstones may go. Strangers have no say."""

@@ -35,6 +35,7 @@ class Metrics:
         self.login_failures = counter("login_failures", "Logins that were refused, or not made in time")
         self.closes = counter("closes", "Connections closed by the relay, by close code", "code")
         self.pushes = counter("pushes", "Pushes that were answered")
+        self.limited_pushes = counter("limited_pushes", "Pushes put off, as there were too many, by limit", "limit")
         self.quota_refusals = counter("quota_refusals", "Pushes that were not taken, as their vault is full")
         self.records = counter("records", "Records that were committed")
         self.commits = counter("commits", "Group commits")

@@ -42,7 +42,7 @@ from sealwire_relay.losses import Losses
 from sealwire_relay.peer import Peer
 from sealwire_relay.reconciler import Reconciler
 from sealwire_relay.registration import receipt_of
-from sealwire_relay.store.interface import STREAMS_PER_VAULT_MAX, Store, StoreError, Subscription
+from sealwire_relay.store.interface import Store, StoreError, Subscription
 from sealwire_relay.store.mailboxes import MAILBOXES_PER_VAULT_MAX, MailboxVerdict
 from sealwire_relay.terms import Terms
 from sealwire_relay.view import no_such_vault, vault_deleted
@@ -66,9 +66,11 @@ class Requests:
         acks: Acks,
         losses: Losses,
         links: Links,
+        streams_max: int,
     ) -> None:
         self._store, self._fanout, self._ingest, self._terms, self._links = store, fanout, ingest, terms, links
         self._reconciler, self._acks, self._losses = reconciler, acks, losses
+        self._streams_max = streams_max
         self._inviters = Waiters()
         self._joiners = Waiters()
         self._trouble = Lasting(_log, time.monotonic)
@@ -177,12 +179,12 @@ class Requests:
         if message.kind not in (StreamKind.OPEN, StreamKind.GUARDED) or message.stream == MEMBERSHIP:
             why = "a stream can be made open or guarded, and stream 0 is the vault's own; nothing was made"
             return Refuse(FaultCode.UNSUPPORTED, Action.STOP, why, message.request, message.vault)
-        kind = await self._store.create_stream(message.vault, message.stream, message.kind)
+        kind = await self._store.create_stream(message.vault, message.stream, message.kind, self._streams_max)
         if kind is StreamKind.ABSENT:
             again = await self._store.subscription(message.vault, device, [])
             if again is None or again.vault.ended:
                 return vault_deleted(message.vault, request=message.request)
-            why = f"a vault has at most {STREAMS_PER_VAULT_MAX:,} collections, and this one has as many"
+            why = f"a vault has at most {self._streams_max:,} collections at this relay, and this one has as many"
             return Refuse(FaultCode.QUOTA, Action.STOP, why, message.request, message.vault)
         if kind is not message.kind:
             why = f"the stream exists already and is {kind.name.lower()}"

@@ -155,6 +155,41 @@ class Settings:
         limits.CREDIT_BYTES_MIN,
         67_108_864,
     )
+    device_pushes_per_second_max: int = _setting(
+        2_500,
+        "Pushes that one device may make, in the long run; 0: no limit. Each costs some 40 microseconds, so one device "
+        "that loops gets a tenth of a core; one that uploads all it has makes a few dozen, of thousands of records.",
+        0,
+        1_000_000,
+    )
+    device_bytes_per_second_max: int = _setting(
+        67_108_864,
+        "Record bytes that one device may push, in the long run; 0: no limit. More than a network brings, so that only "
+        "one beside the relay meets it.",
+        0,
+        10_737_418_240,
+    )
+    vault_pushes_per_second_max: int = _setting(
+        10_000,
+        "Pushes that all devices of a vault may make together, in the long run; 0: no limit. Four that loop, so that "
+        "the others of their vault are not refused for one.",
+        0,
+        1_000_000,
+    )
+    vault_bytes_per_second_max: int = _setting(
+        134_217_728,
+        "Record bytes that all devices of a vault may push together, in the long run; 0: no limit. Two devices at "
+        "their limit.",
+        0,
+        10_737_418_240,
+    )
+    streams_per_vault_max: int = _setting(
+        limits.STREAMS_PER_SESSION_MAX,
+        "Streams, which are collections, of one vault: no device can listen to more, and each takes up some 300 bytes "
+        "though nothing is in it.",
+        1,
+        limits.STREAMS_PER_SESSION_MAX,
+    )
     ping_seconds: int = _setting(
         25, "Silence after which a connection is pinged: proxies cut idle sockets at 60 seconds.", 1, 3_600
     )
@@ -185,6 +220,13 @@ class Settings:
         "Largest WebSocket message taken: what a device can make the relay hold unchecked.",
         limits.FRAME_BYTES_MIN,
         limits.FRAME_BYTES_MAX,
+    )
+    push_records_max: int = _setting(
+        limits.PUSH_RECORDS_MAX,
+        "Records that devices are to put into one push: bounds how long one can occupy a group commit. Batches of up "
+        "to 4,096 that were sealed before this was made smaller are taken all the same.",
+        1,
+        limits.PUSH_RECORDS_MAX,
     )
     unsent_bytes_max: int = _setting(
         4_194_304,

@@ -482,6 +482,14 @@ def test_a_fault_that_says_retry_subscribes_again_when_its_time_has_come() -> No
     assert session.may_push(VAULT) and deadline(session) is None
 
 
+def test_what_else_was_on_its_way_and_is_refused_too_does_not_make_it_come_back_sooner() -> None:
+    session = pushing(1, 2)
+    receive(session, fault(FaultCode.OVERLOADED, Action.RETRY, retry_ms=4_000), now=10.0)
+    for action in (Action.RESUBSCRIBE, Action.RETRY):
+        assert sent(receive(session, fault(FaultCode.NOT_SUBSCRIBED, action), now=10.1)) == []
+        assert deadline(session) == 14.0
+
+
 def test_a_refused_subscription_is_repeated_but_never_at_once() -> None:
     for action in (Action.RETRY, Action.RESUBSCRIBE):
         session = client_in(S.READY)

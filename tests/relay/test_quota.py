@@ -21,7 +21,7 @@ from sealwire_relay import requests
 from sealwire_relay.cleaner import Cleaner
 from sealwire_relay.quota import RELAYS, Allowance
 from sealwire_relay.registration import receipt_of
-from sealwire_relay.store import memory, memory_mailboxes
+from sealwire_relay.store import memory_mailboxes
 from sealwire_relay.store.interface import Store, Usage, VaultState
 from sealwire_relay.store.kept import MemoryDatabase
 from sealwire_relay.view import Draft, VaultView, admit
@@ -223,10 +223,9 @@ async def test_a_vault_that_comes_back_by_its_receipt_has_the_quota_of_the_token
 
 @asyncio_test
 async def test_streams_and_mailboxes_of_a_vault_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    for streams, mailboxes in ((memory, memory_mailboxes), (requests, requests)):
-        monkeypatch.setattr(streams, "STREAMS_PER_VAULT_MAX", 2)
+    for mailboxes in (memory_mailboxes, requests):
         monkeypatch.setattr(mailboxes, "MAILBOXES_PER_VAULT_MAX", 1)
-    async with running() as relay, await Device.open(relay.port, ANNA) as anna:
+    async with running(streams_per_vault_max=2) as relay, await Device.open(relay.port, ANNA) as anna:
         vault = await new_vault(anna)
         await done(anna, CreateStream, vault, StreamId(b"another."), StreamKind.OPEN)
         said = await ask(anna, CreateStream, vault, StreamId(b"too many"), StreamKind.OPEN)

@@ -39,9 +39,6 @@ A batch lies in the place of its number modulo this, so after a gap older ones s
 PAGE_SEGMENTS_MAX = 2_048
 """Segments in one page: bounds the rows of one answer where segments hold a record each (about 200 kB then)."""
 
-STREAMS_PER_VAULT_MAX = STREAMS_PER_SESSION_MAX
-"""Streams of one vault: no device can listen to more, and each takes up some 300 bytes though nothing is in it."""
-
 
 class StoreError(Exception):
     """The store could not do what was asked. The message says what to do next."""
@@ -275,7 +272,7 @@ class Store(Administration, Cleaning, Mailboxes):
     async def usage(self, vault: VaultId) -> Usage | None:
         """What a vault stores, as its heads have it: exact on one view of the database. None: no such vault.
 
-        Costs a look at every head of the vault, of which there are at most STREAMS_PER_VAULT_MAX."""
+        Costs a look at every head of the vault, of which there are at most STREAMS_PER_SESSION_MAX."""
 
     @abstractmethod
     async def receipt_key(self) -> bytes:
@@ -331,9 +328,11 @@ class Store(Administration, Cleaning, Mailboxes):
         """The devices of the members of these vaults, on one view of the database; none where there is no vault."""
 
     @abstractmethod
-    async def create_stream(self, vault: VaultId, stream: StreamId, kind: StreamKind) -> StreamKind:
+    async def create_stream(
+        self, vault: VaultId, stream: StreamId, kind: StreamKind, streams_max: int = STREAMS_PER_SESSION_MAX
+    ) -> StreamKind:
         """Create an empty stream, or leave the one that is there. Returns the kind it has; ABSENT if there is no
-        such vault, it was deleted, or it has STREAMS_PER_VAULT_MAX others (a few more, if several are made at once)."""
+        such vault, it was deleted, or it has `streams_max` others (a few more, if several are made at once)."""
 
     @abstractmethod
     async def subscription(self, vault: VaultId, device: DeviceKey, streams: Sequence[StreamId]) -> Subscription | None:

@@ -14,12 +14,12 @@ from sealwire_protocol.ids import (
     TermStart,
     VaultId,
 )
+from sealwire_protocol.limits import STREAMS_PER_SESSION_MAX
 from sealwire_protocol.links import Role, decode_links, encode_links
 from sealwire_protocol.messages import StreamKind
 from sealwire_relay.store.interface import (
     OUTCOMES_KEPT,
     PAGE_SEGMENTS_MAX,
-    STREAMS_PER_VAULT_MAX,
     GuardName,
     LinkLog,
     MemberState,
@@ -212,12 +212,14 @@ class MemoryStore(MemoryAdministration, MemoryCleaning, MemoryMailboxes, Store):
             for vault in vaults
         }
 
-    async def create_stream(self, vault: VaultId, stream: StreamId, kind: StreamKind) -> StreamKind:
+    async def create_stream(
+        self, vault: VaultId, stream: StreamId, kind: StreamKind, streams_max: int = STREAMS_PER_SESSION_MAX
+    ) -> StreamKind:
         """Create a stream."""
         kept = self._data().vaults.get(vault)
         if kept is None or kept.state.ended:
             return StreamKind.ABSENT
-        if stream not in kept.streams and len(kept.streams) > STREAMS_PER_VAULT_MAX:
+        if stream not in kept.streams and len(kept.streams) > streams_max:
             return StreamKind.ABSENT
         return kept.streams.setdefault(stream, KeptStream(kind)).kind
 

@@ -16,6 +16,7 @@ from sealwire_protocol.ids import (
     Term,
     VaultId,
 )
+from sealwire_protocol.limits import STREAMS_PER_SESSION_MAX
 from sealwire_protocol.links import Role, decode_links, encode_links
 from sealwire_protocol.messages import StreamKind
 from sealwire_relay.store.connections import (
@@ -25,7 +26,6 @@ from sealwire_relay.store.connections import (
 from sealwire_relay.store.failures import translated_commit
 from sealwire_relay.store.interface import (
     PAGE_SEGMENTS_MAX,
-    STREAMS_PER_VAULT_MAX,
     GuardName,
     KeptOutcome,
     LinkLog,
@@ -272,11 +272,13 @@ class PostgresStore(PostgresAdministration, PostgresCleaning, PostgresMailboxes,
             found[VaultId(row["vault_id"])].add(DeviceKey(row["device"]))
         return found
 
-    async def create_stream(self, vault: VaultId, stream: StreamId, kind: StreamKind) -> StreamKind:
+    async def create_stream(
+        self, vault: VaultId, stream: StreamId, kind: StreamKind, streams_max: int = STREAMS_PER_SESSION_MAX
+    ) -> StreamKind:
         """Create an empty stream. A stream's kind never changes, so the one found first is the answer."""
         rows = await self._rows("stream_kind", vault, signed(stream))
         if not rows:
-            await self._rows("create_stream", vault, signed(stream), kind, STREAMS_PER_VAULT_MAX)
+            await self._rows("create_stream", vault, signed(stream), kind, streams_max)
             rows = await self._rows("stream_kind", vault, signed(stream))
         return StreamKind(rows[0]["kind"]) if rows else StreamKind.ABSENT
 

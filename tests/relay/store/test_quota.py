@@ -7,9 +7,8 @@ import pytest
 from sealwire_protocol.ids import MEMBERSHIP, Author, DeviceKey, MailboxId, StreamId, Term, VaultId
 from sealwire_protocol.links import Role
 from sealwire_protocol.messages import StreamKind
-from sealwire_relay.store import memory, memory_mailboxes, postgres_mailboxes
+from sealwire_relay.store import memory_mailboxes, postgres_mailboxes
 from sealwire_relay.store import migrate as migrating
-from sealwire_relay.store import postgres as on_postgres
 from sealwire_relay.store.administration import StoredVault
 from sealwire_relay.store.cleaning import Purge
 from sealwire_relay.store.interface import MemberState, NewLink, Store, TokenSpentError, TokenUse, Usage
@@ -165,16 +164,15 @@ async def test_all_vaults_are_told_page_by_page(fresh: Place) -> None:
 async def test_a_vault_has_so_many_streams_and_open_mailboxes_and_no_more(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for streams, mailboxes in ((memory, memory_mailboxes), (on_postgres, postgres_mailboxes)):
-        monkeypatch.setattr(streams, "STREAMS_PER_VAULT_MAX", 3)
+    for mailboxes in (memory_mailboxes, postgres_mailboxes):
         monkeypatch.setattr(mailboxes, "MAILBOXES_PER_VAULT_MAX", 2)
     async with place.opened() as store:
         term = await store.open_term()
         vault, other = await make_vault(store, term), await make_vault(store, term)
-        kinds = [await store.create_stream(vault.id, StreamId(name(8)), StreamKind.OPEN) for _ in range(3)]
+        kinds = [await store.create_stream(vault.id, StreamId(name(8)), StreamKind.OPEN, 3) for _ in range(3)]
         assert kinds == [StreamKind.OPEN, StreamKind.OPEN, StreamKind.ABSENT]
-        assert await store.create_stream(vault.id, vault.stream, StreamKind.GUARDED) is StreamKind.OPEN
-        assert await store.create_stream(other.id, StreamId(name(8)), StreamKind.OPEN) is StreamKind.OPEN
+        assert await store.create_stream(vault.id, vault.stream, StreamKind.GUARDED, 3) is StreamKind.OPEN
+        assert await store.create_stream(other.id, StreamId(name(8)), StreamKind.OPEN, 3) is StreamKind.OPEN
         boxes = [MailboxId(name(16)) for _ in range(3)]
         opened = [await store.open_mailbox(box, vault.id, vault.admin, 60) for box in boxes]
         assert opened == [MailboxVerdict.DONE, MailboxVerdict.DONE, MailboxVerdict.FULL]
