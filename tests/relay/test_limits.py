@@ -91,6 +91,7 @@ async def test_who_returns_too_soon_is_refused_again_and_goes_on_from_where_it_w
         await anna.until(Fault, lambda told: told.code is FaultCode.OVERLOADED)
         for _ in range(3):
             await anna.subscribe(vault, TODOS)
+            await anna.when(lambda: anna.session.term_of(vault) is not None)
             await push_at_once(anna, vault, 5, PUSH_WINDOW - 4)
             await anna.until(Fault, lambda told: told.code is FaultCode.OVERLOADED)
         assert sorted(m.batch for m in anna.log if isinstance(m, Pushed)) == [1, 2, 3, 4]
