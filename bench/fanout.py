@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import uvloop
 
+from bench.full_speed import add_full_speed
 from bench.harness.devices import found
 from bench.harness.fanning import Fan, Fanned, Plain, Socketio, peer_fan, relay_fans
 from bench.harness.load import BUSY, built
@@ -136,7 +137,9 @@ def run(short: bool) -> Result:
         running = stack.enter_context(relay(folder))
         stack.enter_context(pinned(places().load))
         runner = stack.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
-        return _measure(Fanout(scale, folder, runner, stack), running, runner, stack)
+        result = _measure(Fanout(scale, folder, runner, stack), running, runner, stack)
+    add_full_speed(result, short=short)
+    return result
 
 
 def _measure(bench: Fanout, running: BenchRelay, runner: asyncio.Runner, stack: contextlib.ExitStack) -> Result:
