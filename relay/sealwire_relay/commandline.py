@@ -19,7 +19,7 @@ def settings_options(names: Collection[str]) -> Callable[[Command], Command]:
     def decorate(command: Command) -> Command:
         for field, about in reversed([found for found in fields() if found[0].name in names]):
             several = field.name in SEVERAL
-            default = None if several or field.name in ("folder", "database_url") else str(field.default)
+            default = None if several or field.name == "folder" or field.default is None else str(field.default)
             command = click.option(
                 option(field.name),
                 field.name,
@@ -36,8 +36,20 @@ def settings_options(names: Collection[str]) -> Callable[[Command], Command]:
 def _metavar(name: str) -> str:
     if allowed := choices(name):
         return f"[{'|'.join(allowed)}]"
-    kinds = {"folder": "FOLDER", "database_url": "URL", "origins": "URL", "host": "ADDRESS", "control_host": "ADDRESS"}
-    return kinds.get(name) or ("KEY" if name == "registration_keys" else "NUMBER")
+    return _METAVARS.get(name, "NUMBER")
+
+
+_METAVARS: Final = {
+    "folder": "FOLDER",
+    "database_url": "URL",
+    "origins": "URL",
+    "host": "ADDRESS",
+    "control_host": "ADDRESS",
+    "tls_certificate_path": "FILE",
+    "tls_key_path": "FILE",
+    "trusted_proxies": "NETWORK",
+    "registration_keys": "KEY",
+}
 
 
 ALL: Final = frozenset(field.name for field, _ in fields())

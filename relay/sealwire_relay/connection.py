@@ -34,8 +34,10 @@ from sealwire_protocol.events import (
 from sealwire_protocol.ids import NONCE_BYTES, DeviceKey
 from sealwire_protocol.relay_session import RelaySession, RelayState
 from sealwire_relay.admintokens import found_in
+from sealwire_relay.forwarded import proxy_header
 from sealwire_relay.frames import PING_FRAME, FrameReader, binary_frame, close_frame, pong_frame
 from sealwire_relay.peer import Host
+from sealwire_relay.tls import TlsTransport
 
 CLOSE_SECONDS: Final = 2.0
 """After a close frame: how long the peer has to take it and to hang up, before the socket is aborted."""
@@ -57,6 +59,9 @@ until three quarters of them have gone. Thousands of small frames, each kept for
 ADMIN_TOKENS: Final = "an admin token is for the control port, and worth nothing here: revoke it, since it was shown"
 """What is said to whoever shows one."""
 
+RETRY_SECONDS: Final = 5
+"""When a device may come back whose address has too many connections, as HTTP tells it: some will be gone by then."""
+
 _END_OF_REQUEST: Final = b"\r\n\r\n"
 
 
@@ -73,8 +78,12 @@ class Connection(asyncio.Protocol):
         "_reader",
         "_request",
         "_stalled",
+        "_tls",
+        "_told",
         "_transport",
+        "_unproxied",
         "session",
+        "site",
     )
 
     def __init__(self, host: Host) -> None:
@@ -85,12 +94,24 @@ class Connection(asyncio.Protocol):
         self._out: list[bytes] = []
         self._heard = self._accepted = self._begun = 0.0
         self._closing = self._stalled = False
+        self._tls: TlsTransport | None = None
+        self._told = ""
+        self._unproxied = host.proxies.header == "proxy-protocol"
+        self.site = ""
+        """As what the gateway counts it."""
         self.session = RelaySession(host.origins, os.urandom(NONCE_BYTES), host.verify, host.granted)
 
     @property
     def device(self) -> DeviceKey | None:
         """The device that has logged in here, if any has."""
         return self.session.device
+
+    @property
+    def address(self) -> str:
+        """From where the device has connected: what a trusted proxy has told, else the other end of the socket."""
+        if self._told or self._transport is None:
+            return self._told
+        return str((self._transport.get_extra_info("peername") or ("",))[0])
 
     # --- asyncio.Protocol
 
@@ -101,20 +122,31 @@ class Connection(asyncio.Protocol):
         opened.set_write_buffer_limits(STALLED_BYTES)
         self._heard = self._accepted = self._begun = asyncio.get_running_loop().time()
         self._host.accepted(self, opened)
+        if not self._unproxied:
+            self._encrypt()
 
     def data_received(self, data: bytes) -> None:
         """Bytes came in. After the end they are thrown away, so that the peer can still read why."""
         if self._closing:
             return
         self._heard = asyncio.get_running_loop().time()
+        size = len(data)
         try:
-            if self._reader is None:
+            if self._unproxied:
+                data = self._introduced(data)
+            if self._tls is not None and data:
+                data = self._tls.receive(data)
+            if not data:
+                pass
+            elif self._reader is None:
                 self._shake_hands(data)
             else:
                 self._read(data)
         except RemoteFault as fault:
-            self.handle(Stop(fault.code, str(fault)))
-        if len(data) > TURN_BYTES_MAX and self._transport is not None and not self._closing:
+            if self._reader is None:
+                self._host.metrics.closes.labels("malformed").inc()
+            self.close(fault.code, str(fault))
+        if size > TURN_BYTES_MAX and self._transport is not None and not self._closing:
             self._transport.pause_reading()
             asyncio.get_running_loop().call_soon(self._read_on)
 
@@ -140,6 +172,32 @@ class Connection(asyncio.Protocol):
 
     # --- coming in
 
+    def _introduced(self, data: bytes) -> bytes:
+        """What follows the PROXY header that a trusted proxy begins with; nothing while that is not whole."""
+        request = self._request
+        request += data
+        told = proxy_header(bytes(request))
+        if told is None:
+            return b""
+        rest = bytes(request[told.size :])
+        request.clear()
+        self._unproxied = False
+        if told.address is not None and not self._came_from(told.address):
+            self.abort()
+            return b""
+        self._encrypt()
+        return rest
+
+    def _came_from(self, address: str) -> bool:
+        self._told = address
+        return self._host.came_from(self, address)
+
+    def _encrypt(self) -> None:
+        """From here on it is TLS, if the relay has a certificate."""
+        certificate, transport = self._host.certificate, self._transport
+        if certificate is not None and transport is not None and not self._closing:
+            self._transport = self._tls = TlsTransport(transport, certificate.context)
+
     def _shake_hands(self, data: bytes) -> None:
         request = self._request
         searched = max(0, len(request) - len(_END_OF_REQUEST))
@@ -160,6 +218,9 @@ class Connection(asyncio.Protocol):
         if not isinstance(request, Request):
             self._end(b"".join(handshake.data_to_send()) or _refusal(HTTPStatus.BAD_REQUEST))
             return
+        if (why := self._forwarded(request)) is not None:
+            self._end(_refusal(HTTPStatus.SERVICE_UNAVAILABLE, why))
+            return
         if self._misused(head, "data port: a request"):
             self._end(_refusal(HTTPStatus.FORBIDDEN, ADMIN_TOKENS))
             return
@@ -177,6 +238,18 @@ class Connection(asyncio.Protocol):
         self.handle(Opened(self._heard))
         if rest:
             self._read(rest)
+
+    def _forwarded(self, request: Request) -> str | None:
+        """Find out for whom a trusted proxy has made a request. Returns why it is not answered; None: it is."""
+        proxies, near = self._host.proxies, self.address
+        if proxies.header == "proxy-protocol" or not proxies.trusts(near):
+            return None
+        try:
+            client = proxies.client(near, request.headers.get_all(proxies.header))
+        except RemoteFault as fault:
+            self._host.metrics.closes.labels("malformed").inc()
+            return str(fault)
+        return None if client == near or self._came_from(client) else "too many connections come from your address"
 
     def _read(self, data: bytes) -> None:
         reader = self._reader
@@ -205,10 +278,9 @@ class Connection(asyncio.Protocol):
     def _misused(self, data: bytes, asked: str) -> bool:
         """Whether an admin token is shown: it is worth nothing here, and that somebody tried is written down."""
         token = found_in(data)
-        if token is None or self._transport is None:
+        if token is None:
             return False
-        address = self._transport.get_extra_info("peername") or ("",)
-        self._host.misused(token, str(address[0]), asked)
+        self._host.misused(token, self.address, asked)
         return True
 
     def _read_on(self) -> None:
@@ -331,6 +403,8 @@ class Connection(asyncio.Protocol):
 def _refusal(status: HTTPStatus, why: str = "a WebSocket is opened here") -> bytes:
     handshake = ServerProtocol()
     response: Response = handshake.reject(status, f"{status.phrase}: {why}.\n")
+    if status is HTTPStatus.SERVICE_UNAVAILABLE:
+        response.headers["Retry-After"] = str(RETRY_SECONDS)
     return response.serialize()
 
 

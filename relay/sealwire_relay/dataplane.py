@@ -26,12 +26,13 @@ from sealwire_relay.settings import Settings
 from sealwire_relay.store.interface import Store, StoreError
 from sealwire_relay.sweep import Sweep
 from sealwire_relay.terms import Terms
+from sealwire_relay.tls import certificate_of
 
 _log = logging.getLogger("sealwire.dataplane")
 
 
 class DataPlane:
-    """What devices talk to. `start` once, `stop` once."""
+    """What devices talk to. `start` once, `stop` once. Raises SettingsError if the certificate is wrong."""
 
     def __init__(self, store: Store, settings: Settings, metrics: Metrics, verify: Verify) -> None:
         self._settings, self._store = settings, store
@@ -51,7 +52,10 @@ class DataPlane:
         )
         parts = self._fanout, self._ingest, self._terms, self._reconciler, self._acks, self._losses, links
         requests = Requests(store, *parts, settings.streams_per_vault_max)
-        self._gateway = Gateway(settings, metrics, verify, self._fanout, self._ingest, requests, self._acks, self.audit)
+        certificate = certificate_of(settings)
+        self._gateway = Gateway(
+            settings, metrics, verify, self._fanout, self._ingest, requests, self._acks, self.audit, certificate
+        )
         self._sweep = Sweep(store, self._fanout, removals, self._terms, settings.sweep_seconds)
         metrics.lagging.set_function(self._fanout.lagging)
         self._trouble = Lasting(_log, time.monotonic)

@@ -25,6 +25,8 @@ from sealwire_relay.metrics import Metrics
 from sealwire_relay.peer import Peer
 from sealwire_relay.requests import Requests
 from sealwire_relay.settings import Settings
+from sealwire_relay.sites import Sites, site_of
+from sealwire_relay.tls import LOOK_SECONDS, Certificate
 from sealwire_relay.view import admit
 from sealwire_relay.wheel import Wheel
 
@@ -47,9 +49,11 @@ class Gateway:
         requests: Requests,
         acks: Acks,
         audit: Audit,
+        certificate: Certificate | None,
     ) -> None:
         self.settings, self.metrics, self.verify = settings, metrics, verify
         self.origins: frozenset[str] = frozenset(settings.origins)
+        self.proxies, self.certificate = settings.proxies(), certificate
         self.granted = Limits(
             credit_bytes=settings.credit_bytes,
             frame_bytes=settings.frame_bytes_max,
@@ -60,7 +64,9 @@ class Gateway:
         self._audit = audit
         self._wheel = Wheel()
         self._connections: set[Connection] = set()
+        self._sites = Sites(settings.connections_per_address_max)
         self._handshakes = Handshakes(settings.handshakes_max, settings.handshakes_per_address_max)
+        metrics.handshakes.set_function(self._handshakes.__len__)
         self._push_limits = PushLimits(
             Rate(settings.device_pushes_per_second_max, settings.device_bytes_per_second_max),
             Rate(settings.vault_pushes_per_second_max, settings.vault_bytes_per_second_max),
@@ -79,6 +85,8 @@ class Gateway:
         """Listen; returns the port. Raises OSError if it is taken."""
         loop = asyncio.get_running_loop()
         self._wheel.start()
+        if self.certificate is not None:
+            self._wheel.add(self.certificate, loop.time() + LOOK_SECONDS)
         self._server = await loop.create_server(lambda: Connection(self), host, port, backlog=self.settings.backlog)
         return int(self._server.sockets[0].getsockname()[1])
 
@@ -116,9 +124,7 @@ class Gateway:
         """Admit a socket, or cut it if there are too many."""
         assert isinstance(peer, Connection)
         now = asyncio.get_running_loop().time()
-        address = transport.get_extra_info("peername") or ("",)
-        full = len(self._connections) >= self.settings.connections_max
-        if full or not self._handshakes.admit(peer, str(address[0]), now):
+        if not self._admitted(peer, now):
             self.metrics.closes.labels("refused").inc()
             peer.abort()
             return
@@ -127,6 +133,37 @@ class Gateway:
         self.metrics.connections.set(len(self._connections))
         self._wheel.add(peer, now + self.settings.login_seconds)
 
+    def _admitted(self, peer: Connection, now: float) -> bool:
+        if len(self._connections) >= self.settings.connections_max:
+            return False
+        if self.proxies.header == "proxy-protocol" and not self.proxies.trusts(peer.address):
+            return False
+        site = self._site(peer.address)
+        if not self._sites.enter(site):
+            return False
+        if not self._handshakes.admit(peer, site, now):
+            self._sites.leave(site)
+            return False
+        peer.site = site
+        return True
+
+    def _site(self, address: str) -> str:
+        """A proxy brings many, and is not counted itself."""
+        return "" if self.proxies.trusts(address) else site_of(address)
+
+    def came_from(self, peer: Peer, address: str) -> bool:
+        """Count a connection as that of another address, for which a trusted proxy has made it."""
+        assert isinstance(peer, Connection)
+        site = self._site(address)
+        if self._sites.enter(site):
+            if self._handshakes.move(peer, site, asyncio.get_running_loop().time()):
+                self._sites.leave(peer.site)
+                peer.site = site
+                return True
+            self._sites.leave(site)
+        self.metrics.closes.labels("refused").inc()
+        return False
+
     def lost(self, peer: Peer) -> None:
         """Forget a socket and all it listened to."""
         assert isinstance(peer, Connection)
@@ -134,6 +171,7 @@ class Gateway:
             return
         self._connections.discard(peer)
         self._handshakes.forget(peer)
+        self._sites.leave(peer.site)
         if not self._connections:
             self._empty.set()
         self._fanout.forget(peer)

@@ -31,6 +31,7 @@ class Metrics:
             return Histogram(f"sealwire_{name}", text, buckets=SECONDS, registry=registry)
 
         self.connections = gauge("connections", "Open connections, logged in or not")
+        self.handshakes = gauge("handshakes", "Of these, connections that have not logged in yet")
         self.logins = counter("logins", "Logins that were accepted")
         self.login_failures = counter("login_failures", "Logins that were refused, or not made in time")
         self.closes = counter("closes", "Connections closed by the relay, by close code", "code")

@@ -10,8 +10,10 @@ from sealwire_protocol.limits import Limits
 from sealwire_protocol.membership import Verify
 from sealwire_protocol.messages import Acked, Message
 from sealwire_protocol.relay_session import RelaySession
+from sealwire_relay.forwarded import Proxies
 from sealwire_relay.metrics import Metrics
 from sealwire_relay.settings import Settings
+from sealwire_relay.tls import Certificate
 
 
 class Peer(Protocol):
@@ -49,9 +51,15 @@ class Host(Protocol):
     origins: frozenset[str]
     verify: Verify
     granted: Limits
+    proxies: Proxies
+    certificate: Certificate | None
 
     def accepted(self, peer: Peer, transport: asyncio.Transport) -> None:
         """A socket was accepted; it may be refused by aborting it."""
+
+    def came_from(self, peer: Peer, address: str) -> bool:
+        """A trusted proxy has connected for this address, which is counted from now on. False: it has too many
+        connections, and this one is to be ended."""
 
     def lost(self, peer: Peer) -> None:
         """A socket is gone."""

@@ -25,6 +25,7 @@ from sealwire_relay.metrics import Metrics
 from sealwire_relay.settings import Settings, option
 from sealwire_relay.signatures import verify
 from sealwire_relay.store.interface import Store, StoreError
+from sealwire_relay.tls import load
 
 log: Final = logging.getLogger("sealwire.serve")
 
@@ -68,10 +69,13 @@ class Relay:
     async def start(self) -> Ready:
         """Start every part, the control port first, so that it can tell how the start goes.
 
-        After an error or a cancellation `stop` ends what had been started. Raises RelayError.
+        After an error or a cancellation `stop` ends what had been started. Raises RelayError, and
+        SettingsError if the certificate is wrong, before a database is waited for.
         """
         settings = self._settings
         self._database.look()
+        if settings.tls_certificate_path is not None and settings.tls_key_path is not None:
+            load(settings.tls_certificate_path, settings.tls_key_path)
         with _explained("data", settings.host, settings.port):
             _probe(settings.host, settings.port)
         app = control_app(self._metrics, self.reasons, self._desk, settings)
@@ -95,7 +99,7 @@ class Relay:
         if settings.origins and settings.registration == "open":
             log.info("Whoever can dial this relay may make vaults on it; --registration token, or closed, ends that.")
         return Ready(
-            f"ws://{_authority(settings.host, port)}",
+            f"{settings.scheme}://{_authority(settings.host, port)}",
             f"http://{_authority(settings.control_host, control_port)}",
             tuple(sorted(settings.origins_at(port))),
             os.getpid(),

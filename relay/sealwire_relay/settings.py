@@ -21,6 +21,7 @@ from sealwire_protocol import limits
 from sealwire_protocol.errors import LocalMisuse
 from sealwire_protocol.login import normal_origin
 from sealwire_protocol.registration import QUOTA_MAX
+from sealwire_relay.forwarded import Network, Proxies, ProxyHeader
 
 PREFIX: Final = "SEALWIRE_"
 
@@ -53,7 +54,11 @@ RegistrationMode: TypeAlias = Literal["open", "token", "closed"]
 TRUSTED_KEY_BYTES: Final = 32
 """A public key of Ed25519."""
 
-SEVERAL: Final = {"origins": "--origin", "registration_keys": "--registration-key"}
+SEVERAL: Final = {
+    "origins": "--origin",
+    "trusted_proxies": "--trusted-proxy",
+    "registration_keys": "--registration-key",
+}
 """Settings of several values, with the option by which they are given one at a time."""
 
 
@@ -123,6 +128,31 @@ class Settings:
         (),
         "Names under which devices dial this relay, such as wss://relay.example.org; a login counts for one name "
         "only. Needed unless the data port listens on loopback, where its ws:// names are the default.",
+    )
+    tls_certificate_path: Path | None = dataclasses.field(
+        default=None,
+        metadata=_about(
+            "File with the certificate, and those up to a known authority, in PEM: the data port speaks TLS with it "
+            "(wss). Without one it does not encrypt, and is for loopback, or for behind a proxy that does."
+        ),
+    )
+    tls_key_path: Path | None = dataclasses.field(
+        default=None,
+        metadata=_about(
+            "File with the certificate's private key in PEM, without a passphrase. Both are read again when renewed."
+        ),
+    )
+    trusted_proxies: tuple[str, ...] = _setting(
+        (),
+        "Addresses, or networks such as 10.0.0.0/8, of the proxies before the data port: what they tell of whom they "
+        "connect for is believed, and from nobody else.",
+    )
+    proxy_header: ProxyHeader = dataclasses.field(
+        default="x-forwarded-for",
+        metadata=_about(
+            "How these proxies tell it: in a header of the request, `x-forwarded-for` or `forwarded`; or by the "
+            "`proxy-protocol` (version 1 or 2), with which then every connection must begin, and come from one of them."
+        ),
     )
     database_url: Secret | None = dataclasses.field(
         default=None,
@@ -205,13 +235,19 @@ class Settings:
     connections_max: int = _setting(
         10_000, "Connections at once; each costs a socket and some 10 KiB of memory.", 1, 1_000_000
     )
+    connections_per_address_max: int = _setting(
+        1_024,
+        "Of these, from one address (IPv6: one network of 64 bits), logged in or not: leaves places to all others, and "
+        "is more than share an address at home or at work. Not counted are this machine and trusted proxies.",
+        1,
+        1_000_000,
+    )
     handshakes_max: int = _setting(
         256, "Connections that have not logged in yet, at once: strangers cannot crowd out devices.", 1, 1_000_000
     )
     handshakes_per_address_max: int = _setting(
         64,
-        "Of these, from one address (IPv6: one network of 64 bits); those from this machine are not counted, so a "
-        "proxy on another one needs as many here as above.",
+        "Of these, from one address, counted in the same way.",
         1,
         1_000_000,
     )
@@ -305,16 +341,28 @@ class Settings:
             if isinstance(value, int | float):
                 _within(field.name, field.name, value, about)
         self.trusted_keys()
+        self.proxies()
         _check_together(self)
         object.__setattr__(self, "origins", tuple(_origin(name) for name in self.origins))
 
+    @property
+    def scheme(self) -> str:
+        """What the address of the data port begins with."""
+        return "ws" if self.tls_certificate_path is None else "wss"
+
     def origins_at(self, port: int) -> frozenset[str]:
         """The names under which devices may dial, now that the data port is known: those set, or loopback's."""
-        return frozenset(self.origins or (f"ws://{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")))
+        return frozenset(
+            self.origins or (f"{self.scheme}://{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]"))
+        )
 
     def trusted_keys(self) -> tuple[bytes, ...]:
         """The public keys whose registration tokens are taken."""
         return tuple(map(_trusted_key, self.registration_keys))
+
+    def proxies(self) -> Proxies:
+        """The proxies that are trusted, and how they tell for whom they connect."""
+        return Proxies(tuple(map(_network, self.trusted_proxies)), self.proxy_header)
 
 
 def fields() -> Iterator[tuple["dataclasses.Field[Any]", About]]:
@@ -402,16 +450,22 @@ def _parsed(name: str, source: str, text: str) -> object:
     if kind is int or kind is float:
         return _number(name, source, text, kind)
     if isinstance(kind, types.UnionType):
-        return Secret(text) if text else None
+        if not text:
+            return None
+        return Secret(text) if Secret in typing.get_args(kind) else _path(text)
     if typing.get_origin(kind) is tuple:
         return tuple(part for part in re.split(r"[,\s]+", text) if part)
     if kind is Path:
         if not text:
             raise SettingsError(f"{source} is empty: it names a folder.")
-        return Path(text).expanduser().absolute()
+        return _path(text)
     if (allowed := choices(name)) and text not in allowed:
         raise SettingsError(f"{source} is {text!r}; it is one of {', '.join(allowed)}.")
     return text
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser().absolute()
 
 
 def _number(name: str, source: str, text: str, kind: Callable[[str], float]) -> float:
@@ -441,6 +495,15 @@ def _origin(name: str) -> str:
         raise SettingsError(f"An origin is wrong: {error}.") from error
 
 
+def _network(text: str) -> Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise SettingsError(
+            f"{text!r} is no address or network of proxies ({error}); it looks like 192.0.2.1, 10.0.0.0/8 or fd00::/8."
+        ) from error
+
+
 def _trusted_key(text: str) -> bytes:
     try:
         key = base64.b64decode(text, validate=True)
@@ -464,6 +527,16 @@ def _check_together(settings: Settings) -> None:
         raise SettingsError(
             f"The data port is to listen on {settings.host}, but no origin is set: name the address that devices "
             "dial, as in --origin wss://relay.example.org, since a login counts for one name only."
+        )
+    if (settings.tls_certificate_path is None) != (settings.tls_key_path is None):
+        raise SettingsError(
+            "A certificate is of no use without its private key, nor the key without it: set both of "
+            "--tls-certificate-path and --tls-key-path, or neither."
+        )
+    if settings.proxy_header == "proxy-protocol" and not settings.trusted_proxies:
+        raise SettingsError(
+            "proxy_header is `proxy-protocol`, but no proxy is trusted, so that nobody could ever connect: name those "
+            "before the data port with --trusted-proxy."
         )
     if settings.idle_seconds <= settings.ping_seconds:
         raise SettingsError(

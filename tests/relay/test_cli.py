@@ -11,8 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
+from sealwire_client import Device
 from sealwire_protocol import __version__
+from tests.support.certificate import make_pair
 from tests.support.polling import looked_until
 from tests.support.program import WAIT_S_MAX, Program, answer, failed, relay
 
@@ -44,6 +47,28 @@ def test_up_serves_until_it_is_asked_to_end(open_folder: Path) -> None:
         program.ready()
         assert program.end(signal.SIGINT) == 130
         assert "sealwire-relay: Interrupted" in program.errors
+
+
+@pytest.mark.embedded
+def test_devices_dial_a_relay_that_has_a_certificate_over_tls(
+    open_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = make_pair(open_folder)
+    monkeypatch.setenv("SSL_CERT_FILE", str(pair.certificate))
+
+    async def use(origin: str) -> None:
+        with trio.fail_after(WAIT_S_MAX):
+            async with Device.open(open_folder / "device", relay=origin) as device:
+                vault = await device.create_vault("home")
+                await vault.synced()
+
+    files = ("--tls-certificate-path", str(pair.certificate), "--tls-key-path", str(pair.key))
+    with relay(open_folder / "data", *files) as program:
+        told = program.ready()
+        assert told["data"].startswith("wss://127.0.0.1:")
+        assert told["data"] in told["origins"]
+        trio.run(use, told["data"])
+        assert program.end(signal.SIGTERM) == 0
 
 
 @pytest.mark.embedded

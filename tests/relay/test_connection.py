@@ -30,7 +30,6 @@ from sealwire_protocol.messages import (
 )
 from sealwire_protocol.segment import encode_segment
 from sealwire_relay.connection import LOGIN_BYTES_MAX, REQUEST_BYTES_MAX, STALLED_BYTES, TURN_BYTES_MAX, Connection
-from sealwire_relay.handshakes import site_of
 from tests.support.aio import asyncio_test
 from tests.support.device import Device, Identity, group, record, stream_id
 from tests.support.relay import Mishap, TroubledStore, memory_store, running, turns, turns_until
@@ -308,7 +307,7 @@ async def test_s16_strangers_that_dawdle_make_place_for_devices(monkeypatch: pyt
 
 @asyncio_test
 async def test_s16_one_address_cannot_take_the_place_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sealwire_relay.handshakes.is_loopback", lambda _: False)
+    monkeypatch.setattr("sealwire_relay.sites.is_loopback", lambda _: False)
     async with running(handshakes_max=6, handshakes_per_address_max=2) as relay:
         silent = [await Stranger.dial(relay.port, "127.0.0.2") for _ in range(2)]
         for _ in range(3):
@@ -325,25 +324,6 @@ async def test_s16_one_address_cannot_take_the_place_of_others(monkeypatch: pyte
                 await other.receive()
         for stranger in silent:
             await stranger.__aexit__()
-
-
-@pytest.mark.parametrize(
-    ("address", "site"),
-    [
-        ("192.0.2.7", "192.0.2.7"),
-        ("::ffff:192.0.2.7", "192.0.2.7"),
-        ("2001:db8::1:2:3:4", "2001:db8::/64"),
-        ("2001:db8:0:0:ffff::1", "2001:db8::/64"),
-        ("2001:db8:0:1::1", "2001:db8:0:1::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("127.0.0.1", ""),
-        ("::1", ""),
-        ("", ""),
-        ("a socket", "a socket"),
-    ],
-)
-def test_addresses_are_counted_by_what_one_person_has_of_them(address: str, site: str) -> None:
-    assert site_of(address) == site
 
 
 @asyncio_test

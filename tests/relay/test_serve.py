@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import signal
 import socket
@@ -179,6 +180,17 @@ async def test_a_port_that_is_taken_is_found_before_the_database_is_touched() ->
                 await run(settings, database, lambda ready: None)
             assert caught.value.code is ExitCode.IN_USE
             assert database.changed is None
+
+
+@asyncio_test
+async def test_a_certificate_that_is_wrong_is_found_before_the_database_is_touched(tmp_path: Path) -> None:
+    database = FakeDatabase()
+    none = tmp_path / "none.crt"
+    settings = dataclasses.replace(ANY_PORT, tls_certificate_path=none, tls_key_path=none)
+    with pytest.raises(RelayError, match=r"none\.crt, which TLS needs, cannot be read") as caught:
+        await run(settings, database, lambda ready: None)
+    assert caught.value.code is ExitCode.USAGE
+    assert database.changed is None
 
 
 @asyncio_test

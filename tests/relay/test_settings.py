@@ -145,12 +145,13 @@ def test_the_page_states_the_defaults() -> None:
     )
     stated = {(flag, variable): default.strip().strip("`").replace(",", "") for flag, variable, default in rows}
     shown = {field.name: field.default for field, _ in fields()}
-    for empty in ("origins", "registration_keys", "database_url", "folder"):
-        del shown[empty]
+    empty = [name for name, default in shown.items() if default in ((), None) or name == "folder"]
+    for name in empty:
+        del shown[name]
     for name, default in shown.items():
         text = f"{default:g}" if isinstance(default, float) else str(default)
         assert stated[option(name), f"SEALWIRE_{name.upper()}"] == text
-    assert len(stated) == len(shown) + 4
+    assert len(stated) == len(shown) + len(empty)
 
 
 # --- registration
@@ -182,3 +183,31 @@ def test_tokens_of_nobody_are_refused_as_a_mistake() -> None:
     assert "--registration-key" in refusal({}, registration="token")
     assert "open, token, closed" in refusal({}, registration="ajar")
     assert load({}, {"registration": "closed"}).trusted_keys() == ()
+
+
+# --- the edge
+
+
+def test_a_certificate_and_its_key_are_set_both_or_neither() -> None:
+    for one in ("tls_certificate_path", "tls_key_path"):
+        assert "--tls-certificate-path and --tls-key-path" in refusal({}, **{one: "/x.pem"})
+        assert refusal({f"SEALWIRE_{one.upper()}": "/x.pem"})
+    both = load({}, {"tls_certificate_path": "~/x.crt", "tls_key_path": "/x.key"})
+    assert both.tls_certificate_path == Path("~/x.crt").expanduser()
+    assert (both.scheme, Settings().scheme) == ("wss", "ws")
+    assert both.origins_at(7) == {"wss://127.0.0.1:7", "wss://localhost:7", "wss://[::1]:7"}
+    assert load({}, {"tls_certificate_path": "", "tls_key_path": ""}) == Settings()
+
+
+def test_trusted_proxies_are_addresses_and_networks() -> None:
+    proxies = load({"SEALWIRE_TRUSTED_PROXIES": "127.0.0.1, 10.0.0.0/8\nfd00::/8"}, {}).proxies()
+    assert [str(network) for network in proxies.networks] == ["127.0.0.1/32", "10.0.0.0/8", "fd00::/8"]
+    assert option("trusted_proxies") == "--trusted-proxy"
+    for wrong in ("proxy.example.org", "10.0.0.1/8", "10.0.0.0/33", "x"):
+        assert f"{wrong!r} is no address or network of proxies" in refusal({}, trusted_proxies=wrong)
+
+
+def test_the_proxy_protocol_without_a_proxy_is_refused_as_a_mistake() -> None:
+    assert "--trusted-proxy" in refusal({}, proxy_header="proxy-protocol")
+    assert load({}, {"proxy_header": "proxy-protocol", "trusted_proxies": "::1"}).proxies().header == "proxy-protocol"
+    assert "x-forwarded-for, forwarded, proxy-protocol" in refusal({}, proxy_header="via")

@@ -1,0 +1,50 @@
+"""From where connections come: what counts as one place, and how many each has."""
+
+import ipaddress
+from typing import Final
+
+from sealwire_relay.forwarded import plain
+from sealwire_relay.settings import is_loopback
+
+SITE_BITS: Final = 64
+"""Of an IPv6 address: whoever has one has all that share these."""
+
+
+def site_of(address: str) -> str:
+    """What is counted as one: an IPv4 address, the network of an IPv6 one; nothing for this machine, which is not
+    counted: whoever is on it can do worse."""
+    if is_loopback(address):
+        return ""
+    try:
+        found = plain(address)
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    return str(ipaddress.ip_network((found, SITE_BITS), strict=False))
+
+
+class Sites:
+    """Counts the connections of each site, `most` at once. Remembers nothing of those that have none."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._counts: dict[str, int] = {}
+
+    def enter(self, site: str) -> bool:
+        """Count one more. False: there are too many, and it is not counted."""
+        if not site:
+            return True
+        count = self._counts.get(site, 0)
+        if count >= self._most:
+            return False
+        self._counts[site] = count + 1
+        return True
+
+    def leave(self, site: str) -> None:
+        """One that was counted is gone."""
+        if not site:
+            return
+        count = self._counts.pop(site) - 1
+        if count:
+            self._counts[site] = count
