@@ -15,7 +15,7 @@ import uvloop
 
 from bench.harness.contest import Run, contest, load_limits, load_share, spread, streams, swept
 from bench.harness.devices import BenchVault, Wire, found
-from bench.harness.ours import RECORD_BYTES, SHAPE, lane, pushers
+from bench.harness.ours import RECORD_BYTES, SHAPE, WITHOUT_PAUSE, lane, pushers
 from bench.harness.processes import places
 from bench.harness.relay import BenchRelay, relay, settings_of
 from bench.harness.result import Bars, Result
@@ -38,9 +38,6 @@ BULK_WINDOW: Final = 2
 
 STREAMS_SWEPT: Final = (1, 4, 16)
 """Streams that a peer's writes are spread over; the best number counts."""
-
-OPTIONS: Final = {"clean_seconds": 0}
-"""Nothing is superseded here: the cleaner would find nothing."""
 
 
 class Ours:
@@ -118,7 +115,7 @@ def run(short: bool) -> Result:
     span = Span(warm_s=0.3, measure_s=0.7) if short else Span(warm_s=1.0, measure_s=4.0)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        ours = Ours(stack.enter_context(relay(folder, OPTIONS)))
+        ours = Ours(stack.enter_context(relay(folder, WITHOUT_PAUSE)))
         peers, missing = stack.enter_context(streams(folder))
         everything = stack.enter_context(bare(ours, "all", folder))
         segments = stack.enter_context(bare(ours, "segments", folder))
@@ -172,7 +169,7 @@ def told(ours: Ours, peers: Sequence[Streams], done: Mapping[str, Sequence[Traff
     ratios = {f"vs_{peer.name}": neat(mine / rates[peer.name].median) for peer in peers}
     settings: dict[str, Any] = {
         "sealwire": {
-            **settings_of(OPTIONS),
+            **settings_of(WITHOUT_PAUSE),
             "vaults": VAULTS,
             "members": CONNECTIONS,
             "record_wire_bytes": RECORD_BYTES,

@@ -13,7 +13,7 @@ import uvloop
 
 from bench.harness.contest import Run, contest, load_limits, load_share, spread, streams, swept
 from bench.harness.devices import BenchVault, found
-from bench.harness.ours import RECORD_BYTES, SHAPE, catcher, pushers
+from bench.harness.ours import RECORD_BYTES, SHAPE, WITHOUT_PAUSE, catcher, pushers
 from bench.harness.processes import places
 from bench.harness.relay import BenchRelay, relay, settings_of
 from bench.harness.result import Bars, Result
@@ -29,16 +29,13 @@ WINDOW: Final = 4
 BATCHES_SWEPT: Final = (100, 1_000, 10_000, 100_000)
 """Records that a peer's reader asks for at a time; the best number counts."""
 
-OPTIONS: Final = {"clean_seconds": 0}
-"""The pushes are alike, and would be cleaned away."""
-
 
 def run(short: bool) -> Result:
     """Measure in a temporary folder."""
     records, rounds = (RECORDS_SHORT, ROUNDS_SHORT) if short else (RECORDS, ROUNDS)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        running = stack.enter_context(relay(folder, OPTIONS))
+        running = stack.enter_context(relay(folder, WITHOUT_PAUSE))
         # Reading writes nothing: that it was filled without waiting for the disk changes nothing but the time it took.
         peers, missing = stack.enter_context(streams(folder, nats_sync="1m"))
         vault = uvloop.run(found(running.port, 1, 1))
@@ -97,7 +94,11 @@ def told(records: int, peers: Sequence[Streams], done: Mapping[str, Sequence[Tra
     }
     mine = rates["sealwire"].median
     settings: dict[str, Any] = {
-        "sealwire": {**settings_of(OPTIONS), "records_per_push": RECORDS_PER_PUSH, "record_wire_bytes": RECORD_BYTES},
+        "sealwire": {
+            **settings_of(WITHOUT_PAUSE),
+            "records_per_push": RECORDS_PER_PUSH,
+            "record_wire_bytes": RECORD_BYTES,
+        },
         "load": {"records": records, "payload_bytes": PAYLOAD_BYTES, "readers": 1},
     }
     return Result(

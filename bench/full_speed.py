@@ -13,7 +13,7 @@ import uvloop
 
 from bench.harness.contest import Run, contest, load_limits, load_share, spread, streams, swept
 from bench.harness.devices import BenchVault, found
-from bench.harness.ours import SHAPE, followers, pushers
+from bench.harness.ours import SHAPE, WITHOUT_PAUSE, followers, pushers
 from bench.harness.processes import places
 from bench.harness.relay import BenchRelay, relay, settings_of
 from bench.harness.result import Result
@@ -35,9 +35,6 @@ SINGLE_PUSHERS: Final = 16
 UNANSWERED_SWEPT: Final = (16, 64, 256, 1_000, 4_000)
 """Unanswered writes of a peer's writer; readers take up to as many at a time. The best number counts."""
 
-OPTIONS: Final = {"clean_seconds": 0}
-"""The pushes are alike, and would be cleaned away."""
-
 
 def add_full_speed(result: Result, *, short: bool) -> None:
     """Add this figure of a relay, and of Redis Streams, to a result. Measures in a temporary folder."""
@@ -46,7 +43,7 @@ def add_full_speed(result: Result, *, short: bool) -> None:
     brief = Span(span.warm_s / 2, span.measure_s / 2)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        running = stack.enter_context(relay(folder, OPTIONS))
+        running = stack.enter_context(relay(folder, WITHOUT_PAUSE))
         peers, missing = stack.enter_context(streams(folder, nats=False))
         vault = uvloop.run(found(running.port, 1, SINGLE_PUSHERS + DEVICES))
         records = swept(lambda number: deliver(running, vault, 1, number, brief), RECORDS_SWEPT, per_s)
@@ -65,7 +62,7 @@ def add_full_speed(result: Result, *, short: bool) -> None:
     for peer in peers:
         result.peers[peer.name] = {FIGURE: rates[peer.name].told(), **load_share(done[peer.name])}
         result.ratios[RATIO] = neat(rates["sealwire"].median / rates[peer.name].median)
-    result.settings["full_speed"] = {**settings_of(OPTIONS), "records_per_push": records, "devices": DEVICES}
+    result.settings["full_speed"] = {**settings_of(WITHOUT_PAUSE), "records_per_push": records, "devices": DEVICES}
     result.missing += missing + load_limits(done)
 
 

@@ -14,7 +14,7 @@ import uvloop
 
 from bench.harness.contest import Run, contest, load_limits, load_share, spread, streams
 from bench.harness.devices import BenchVault, found
-from bench.harness.ours import STAMPED, followers, pushers
+from bench.harness.ours import STAMPED, WITHOUT_PAUSE, followers, pushers
 from bench.harness.processes import places
 from bench.harness.relay import BenchRelay, relay, settings_of
 from bench.harness.result import Bars, Result
@@ -30,9 +30,6 @@ BATCH: Final = 100
 ROUNDS_MORE: Final = 2
 """Beyond the usual: the slowest hundredth of a round is unsteady."""
 
-OPTIONS: Final = {"clean_seconds": 0}
-"""The pushes are alike, and would be cleaned away."""
-
 
 def run(short: bool) -> Result:
     """Measure in a temporary folder."""
@@ -40,7 +37,7 @@ def run(short: bool) -> Result:
     span = Span(0.3, 1.0, rate=PER_S) if short else Span(1.0, 6.0, rate=PER_S)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        running = stack.enter_context(relay(folder, OPTIONS))
+        running = stack.enter_context(relay(folder, WITHOUT_PAUSE))
         peers, missing = stack.enter_context(streams(folder))
         vault = uvloop.run(found(running.port, 1, DEVICES + 1))
         contenders: dict[str, Run] = {"sealwire": lambda: deliver(running, vault, span)}
@@ -87,7 +84,7 @@ def told(peers: Sequence[Streams], done: Mapping[str, Sequence[Traffic]], missin
         ratios["p50_vs_redis_streams"] = neat(p50["sealwire"].median / p50[redis].median)
         ratios["p99_vs_redis_streams"] = neat(p99["sealwire"].median / p99[redis].median)
     settings: dict[str, Any] = {
-        "sealwire": {**settings_of(OPTIONS), "members": DEVICES + 1},
+        "sealwire": {**settings_of(WITHOUT_PAUSE), "members": DEVICES + 1},
         "load": {"devices": DEVICES, "pushes_per_s": PER_S, "payload_bytes": PAYLOAD_BYTES},
     }
     return Result(

@@ -15,6 +15,16 @@ from tests.support.device import group, record
 UNITS: Final = 2
 """A record of 32 bytes of ciphertext, beside which its header and its MAC stand."""
 
+WITHOUT_PAUSE: Final = {
+    "clean_seconds": 0,
+    "device_pushes_per_second_max": 1_000_000,
+    "device_bytes_per_second_max": 10_737_418_240,
+    "vault_pushes_per_second_max": 1_000_000,
+    "vault_bytes_per_second_max": 10_737_418_240,
+}
+"""Settings of a relay that is pushed to as fast as it answers: nobody is told to come back later, though all is
+counted; and the cleaner leaves alone what is pushed, which is much the same again and again."""
+
 RECORD_BYTES: Final = len(encode_record(record(units=UNITS)))
 
 SHAPE: Final = Shape(RECORD_BYTES, 0, 0, CREDIT_BYTES_DEFAULT // 2)

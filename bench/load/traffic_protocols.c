@@ -8,7 +8,7 @@
 
 /* --- Sealwire (protocol/PROTOCOL.md): binary WebSocket frames, ours masked with zeros, which changes nothing in them */
 
-enum { ACK = 0x86, DELIVER = 0xC4, PUSHED = 0xC5, FAULT = 0xC8, DONE = 0 };
+enum { ACK = 0x86, DELIVER = 0xC4, PUSHED = 0xC5, FAULT = 0xC8, DONE = 0, FAULT_TEXT_AT = 30 };
 
 size_t varint(unsigned char *to, uint64_t value) {
     size_t size = 0;
@@ -73,7 +73,7 @@ static void take_message(Connection *at, const unsigned char *message, size_t si
         delivered(at, message + size, last - prev);
         give_credit(at, message, size, term_size, last);
     } else if (message[0] == FAULT) {
-        fail("the relay says: %.*s", (int)(size - 28), message + 28);
+        fail("the relay says: %.*s", (int)size - FAULT_TEXT_AT, message + FAULT_TEXT_AT);
     }
 }
 
