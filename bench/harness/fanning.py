@@ -81,14 +81,14 @@ class PlainPusher:
 
 
 class Fanned(NamedTuple):
-    """What one measurement has found. A delivery is one record (or message) at one listener."""
+    """What a measurement found. A delivery is one record (or message) at one listener; frames may hold several."""
 
     deliveries_per_cpu_s: float
+    frames_per_cpu_s: float
     deliveries_per_s: float
     server_share: float
     receiver_share: float
-    frames: int
-    records: int
+    records_per_frame: float
 
 
 class Fan:
@@ -117,11 +117,11 @@ class Fan:
             raise RuntimeError(f"{counts.most} deliveries arrived at one listener, for {expected}")
         return Fanned(
             counts.records / cpu,
+            counts.frames / cpu,
             counts.records / counts.last_seconds,
             cpu / took,
             counts.cpu_share,
-            counts.frames,
-            counts.records,
+            counts.records / counts.frames,
         )
 
 
