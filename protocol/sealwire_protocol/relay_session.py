@@ -272,6 +272,11 @@ class RelaySession:
         listener = self.listeners.pop(name)
         listener.live = listener.exists = False
 
+    @property
+    def has_answered(self) -> bool:
+        """True if no push is under way."""
+        return self._pushes_under_way == 0
+
     # --- login
 
     def _opened(self, event: Opened) -> list[RelayEffect]:

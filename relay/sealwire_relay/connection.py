@@ -13,7 +13,7 @@ from websockets.frames import Opcode
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
-from sealwire_protocol.errors import CloseCode, FaultCode, RemoteFault
+from sealwire_protocol.errors import Action, CloseCode, FaultCode, RemoteFault
 from sealwire_protocol.events import (
     Close,
     Do,
@@ -32,6 +32,7 @@ from sealwire_protocol.events import (
     Stop,
 )
 from sealwire_protocol.ids import NONCE_BYTES, DeviceKey
+from sealwire_protocol.messages import NO_VAULT
 from sealwire_protocol.relay_session import RelaySession, RelayState
 from sealwire_relay.admintokens import found_in
 from sealwire_relay.forwarded import proxy_header
@@ -62,6 +63,9 @@ ADMIN_TOKENS: Final = "an admin token is for the control port, and worth nothing
 RETRY_SECONDS: Final = 5
 """When a device may come back whose address has too many connections, as HTTP tells it: some will be gone by then."""
 
+STOPPING: Final = "the relay is stopping; come back"
+"""What devices are told that are sent away then."""
+
 _END_OF_REQUEST: Final = b"\r\n\r\n"
 
 
@@ -74,6 +78,7 @@ class Connection(asyncio.Protocol):
         "_closing",
         "_heard",
         "_host",
+        "_leaving",
         "_out",
         "_reader",
         "_request",
@@ -93,7 +98,7 @@ class Connection(asyncio.Protocol):
         self._reader: FrameReader | None = None
         self._out: list[bytes] = []
         self._heard = self._accepted = self._begun = 0.0
-        self._closing = self._stalled = False
+        self._closing = self._stalled = self._leaving = False
         self._tls: TlsTransport | None = None
         self._told = ""
         self._unproxied = host.proxies.header == "proxy-protocol"
@@ -126,8 +131,8 @@ class Connection(asyncio.Protocol):
             self._encrypt()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came in. After the end they are thrown away, so that the peer can still read why."""
-        if self._closing:
+        """Bytes came in. At the end they are thrown away, so that the peer can still read why."""
+        if self._closing or self._leaving:
             return
         self._heard = asyncio.get_running_loop().time()
         size = len(data)
@@ -299,6 +304,8 @@ class Connection(asyncio.Protocol):
             if event.code is FaultCode.NO_SUCH_VAULT:
                 self._host.left(self, event.vault)
         self.carry_out(self.session.handle(event))
+        if self._leaving and self.session.has_answered:
+            self.close(CloseCode.RESTARTING, STOPPING)
 
     def carry_out(self, effects: list[RelayEffect]) -> None:
         """Carry out a session's effects in order."""
@@ -368,6 +375,15 @@ class Connection(asyncio.Protocol):
             self._end(b"")
         else:
             self.handle(Stop(code, reason))
+
+    def leave(self, retry_ms: int) -> None:
+        """The relay stops: ask the device to come back after so long, take nothing more of it, and close the connection
+        as soon as what it has pushed is answered."""
+        if self.session.state is not RelayState.READY:
+            self.close(CloseCode.RESTARTING, STOPPING)
+            return
+        self._leaving = True
+        self.handle(Refuse(FaultCode.OVERLOADED, Action.RETRY, STOPPING, 0, NO_VAULT, None, retry_ms))
 
     # --- time
 

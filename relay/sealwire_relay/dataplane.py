@@ -4,13 +4,15 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Coroutine
+from typing import Any, Final
 
-from sealwire_protocol.errors import CloseCode
 from sealwire_protocol.ids import Term
 from sealwire_protocol.membership import Verify
 from sealwire_relay.acks import Acks
 from sealwire_relay.auditing import Audit
 from sealwire_relay.clearing import Clearing
+from sealwire_relay.connection import CLOSE_SECONDS
 from sealwire_relay.fanout import Fanout
 from sealwire_relay.gateway import Gateway
 from sealwire_relay.ingest import Ingest
@@ -27,6 +29,9 @@ from sealwire_relay.store.interface import Store, StoreError
 from sealwire_relay.sweep import Sweep
 from sealwire_relay.terms import Terms
 from sealwire_relay.tls import certificate_of
+
+LAST_WRITES_SECONDS: Final = 1.0
+"""For what is written behind, at the very end: positions of devices, and the audit."""
 
 _log = logging.getLogger("sealwire.dataplane")
 
@@ -60,6 +65,8 @@ class DataPlane:
         metrics.lagging.set_function(self._fanout.lagging)
         self._trouble = Lasting(_log, time.monotonic)
         self._why_not: str | None = "the relay is starting"
+        self._hurried = False
+        self._patience: asyncio.Timeout | None = None
 
     @property
     def ready(self) -> str | None:
@@ -94,23 +101,43 @@ class DataPlane:
         return port
 
     async def stop(self) -> None:
-        """Close every connection with 1012, let the commits under way finish, and stop."""
+        """Be unready, and wait for load balancers to notice; then send devices away in waves, answer what they have
+        pushed, close their connections with 1012, and stop: all of that within `drain_seconds`."""
         self._why_not = "the relay is stopping"
+        await self._within(self._settings.drain_notice_seconds, asyncio.Event().wait())
+        clock = asyncio.get_running_loop().time
+        end = clock() + self._settings.drain_seconds
         await self._sweep.stop()
         await self._reconciler.stop()
         await self._losses.stop()
         await self._clearing.stop()
-        await self._gateway.stop(CloseCode.RESTARTING, "the relay is stopping; come back")
-        try:
-            async with asyncio.timeout(self._settings.drain_seconds):
-                await self._ingest.stop()
-        except TimeoutError:
+        await self._within(end - clock(), self._gateway.send_away())
+        if not await self._within(end - clock(), self._ingest.stop()):
             _log.warning("pushes were left unanswered: the database did not finish in time; devices send them again")
+        await self._within(max(end - clock(), CLOSE_SECONDS), self._gateway.part())
+        await self._gateway.stop()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._settings.drain_seconds):
+            async with asyncio.timeout(max(end - clock(), LAST_WRITES_SECONDS)):
                 await self._acks.stop()
                 await self.audit.stop()
         await self._fanout.stop()
+
+    def hurry(self) -> None:
+        """Wait for nobody any more while stopping."""
+        self._hurried = True
+        if self._patience is not None:
+            self._patience.reschedule(asyncio.get_running_loop().time())
+
+    async def _within(self, seconds: float, work: Coroutine[Any, Any, object]) -> bool:
+        """Do it, but for no longer than that, nor when it has become urgent to end. Returns whether it was done."""
+        try:
+            async with asyncio.timeout(0 if self._hurried else max(0, seconds)) as self._patience:
+                await work
+        except TimeoutError:
+            return False
+        finally:
+            self._patience = None
+        return True
 
     def server_changed(self) -> None:
         """The database shows another start, timeline or identity: the next term must be opened (R7)."""

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from enum import IntEnum
 from typing import Any, Final, TypeVar
 
@@ -65,14 +65,17 @@ def ending(by: signal.Signals, *, before_ready: bool) -> ExitCode:
 
 
 @contextlib.contextmanager
-def asked_to_end() -> Iterator["asyncio.Future[signal.Signals]"]:
-    """A future that is set by the first signal that asks the process to end; later ones change nothing."""
+def asked_to_end(hurry: Callable[[], None] = lambda: None) -> Iterator["asyncio.Future[signal.Signals]"]:
+    """A future that is set by the first signal that asks the process to end; later ones call `hurry`."""
     loop = asyncio.get_running_loop()
     asked: asyncio.Future[signal.Signals] = loop.create_future()
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
 
     def ask(number: signal.Signals) -> None:
-        if not asked.done():
+        if asked.done():
+            log.info("Asked to end again, by %s: waiting for nobody.", number.name)
+            hurry()
+        else:
             asked.set_result(number)
 
     # A signal that is ignored (nohup) stays so.

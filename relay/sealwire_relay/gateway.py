@@ -5,7 +5,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Coroutine
-from typing import Any, Final
+from typing import Any
 
 from sealwire_protocol.errors import Action, CloseCode, FaultCode, RemoteFault
 from sealwire_protocol.events import Refuse, Stop, TermChanged
@@ -17,7 +17,7 @@ from sealwire_protocol.relay_session import RelayState
 from sealwire_relay.acks import Acks
 from sealwire_relay.auditing import Audit
 from sealwire_relay.buckets import PushLimits, Rate
-from sealwire_relay.connection import CLOSE_SECONDS, Connection, tune
+from sealwire_relay.connection import CLOSE_SECONDS, STOPPING, Connection, tune
 from sealwire_relay.fanout import Fanout
 from sealwire_relay.handshakes import Handshakes
 from sealwire_relay.ingest import Ingest
@@ -28,10 +28,8 @@ from sealwire_relay.settings import Settings
 from sealwire_relay.sites import Sites, site_of
 from sealwire_relay.tls import LOOK_SECONDS, Certificate
 from sealwire_relay.view import admit
+from sealwire_relay.waves import WAVE_SECONDS, plan, return_ms
 from sealwire_relay.wheel import Wheel
-
-CLOSE_WAVE: Final = 500
-"""Connections closed at once when the relay stops; the loop breathes between waves."""
 
 _log = logging.getLogger("sealwire.gateway")
 
@@ -90,25 +88,38 @@ class Gateway:
         self._server = await loop.create_server(lambda: Connection(self), host, port, backlog=self.settings.backlog)
         return int(self._server.sockets[0].getsockname()[1])
 
-    async def stop(self, code: CloseCode, reason: str) -> None:
-        """Stop accepting, close every connection, and wait for requests under way and for devices to hang up."""
+    async def send_away(self) -> None:
+        """Stop accepting, and ask devices to leave, in waves. Each connection is closed once its pushes are answered.
+        Cancelled: the rest is not asked."""
         if self._server is not None:
             self._server.close()
             self._server = None
-        for place, connection in enumerate(list(self._connections)):
-            connection.close(code, reason)
-            if place % CLOSE_WAVE == CLOSE_WAVE - 1:
-                await asyncio.sleep(0)
+        leaving = list(self._connections)
+        waves = plan(len(leaving), self.settings.drain_seconds)
+        retry_ms = return_ms(waves, self.settings.drain_return_seconds)
+        for place in range(0, len(leaving), waves.size):
+            if place:
+                await asyncio.sleep(WAVE_SECONDS)
+            for connection in leaving[place : place + waves.size]:
+                connection.leave(retry_ms)
+
+    async def part(self) -> None:
+        """Close every connection that is left, and wait for requests under way and for devices to hang up."""
+        for connection in list(self._connections):
+            connection.close(CloseCode.RESTARTING, STOPPING)
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=self.settings.drain_seconds)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._wheel.stop()
+            await asyncio.wait(self._tasks)
         if self._connections:
             self._empty.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._empty.wait(), CLOSE_SECONDS)
+
+    async def stop(self) -> None:
+        """Cut what is left."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._wheel.stop()
         for connection in list(self._connections):
             connection.abort()
 

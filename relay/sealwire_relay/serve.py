@@ -142,14 +142,20 @@ class Relay:
         self._stopping = True
         await self._parts.aclose()
 
+    def hurry(self) -> None:
+        """Wait for no device and no commit any more while stopping."""
+        if self._plane is not None:
+            self._plane.hurry()
+
 
 async def run(settings: Settings, database: Database, announce: Callable[[Ready], None]) -> ExitCode:
-    """Run a relay until a signal asks it to end; `announce` is called once, when devices are served.
+    """Run a relay until a signal asks it to end; `announce` is called once, when devices are served. A second signal
+    ends it without waiting for devices.
 
     Raises RelayError if it cannot start, or cannot go on. Nothing is left running then either.
     """
-    with asked_to_end() as asked:
-        relay = Relay(settings, database)
+    relay = Relay(settings, database)
+    with asked_to_end(relay.hurry) as asked:
         try:
             with told():
                 ready = await before(asked, relay.start())

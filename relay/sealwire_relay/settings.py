@@ -326,7 +326,25 @@ class Settings:
         36_500,
     )
     drain_seconds: float = _setting(
-        10.0, "When stopping, the longest wait for commits under way before connections are cut.", 0, 600
+        10.0,
+        "When stopping, the longest time for sending devices away, answering what they have pushed and closing their "
+        "connections, before what is left is cut.",
+        0,
+        600,
+    )
+    drain_notice_seconds: float = _setting(
+        0.0,
+        "When stopping, how long devices are served on while `/readyz` fails: as long as load balancers take to "
+        "notice.",
+        0,
+        600,
+    )
+    drain_return_seconds: float = _setting(
+        1.0,
+        "When stopping, how long devices are asked to stay away after the last of them has been sent away: as long as "
+        "a relay takes to start again.",
+        0,
+        600,
     )
     log_level: LogLevel = dataclasses.field(
         default="info", metadata=_about("Least weight of what is logged, on stderr.")

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import asyncpg  # type: ignore[import-untyped]
@@ -135,6 +136,20 @@ async def test_a_signal_ends_it_in_order(number: signal.Signals, code: ExitCode)
     assert database.stopped == 1
     assert refuses(port_of(told[0].data))
     assert refuses(port_of(told[0].control))
+
+
+@asyncio_test
+async def test_a_second_signal_waits_for_nobody() -> None:
+    database, told = FakeDatabase(), list[Ready]()
+
+    def twice(ready: Ready) -> None:
+        told.append(ready)
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    assert await run(replace(ANY_PORT, drain_notice_seconds=600), database, twice) is ExitCode.DONE
+    assert database.store.closed
+    assert refuses(port_of(told[0].data))
 
 
 @pytest.mark.parametrize(
