@@ -20,6 +20,7 @@ from sealwire_relay.lasting import Lasting
 from sealwire_relay.links import Links
 from sealwire_relay.losses import Losses
 from sealwire_relay.metrics import Metrics
+from sealwire_relay.recent import Recent
 from sealwire_relay.reconciler import Reconciler
 from sealwire_relay.registration import Registration
 from sealwire_relay.removals import Removals
@@ -42,7 +43,9 @@ class DataPlane:
     def __init__(self, store: Store, settings: Settings, metrics: Metrics, verify: Verify) -> None:
         self._settings, self._store = settings, store
         self._terms = Terms(store, metrics, self._new_term)
-        self._fanout = Fanout(store, metrics, settings.read_pages_max)
+        recent = Recent(settings.recent_bytes_max)
+        metrics.recent_bytes.set_function(lambda: recent.size)
+        self._fanout = Fanout(store, metrics, settings.read_pages_max, recent)
         self._losses = Losses(store, self._fanout, metrics)
         self._ingest = Ingest(store, self._fanout, settings, metrics, self._terms, self._losses)
         self._reconciler = Reconciler(store, metrics)
@@ -143,6 +146,7 @@ class DataPlane:
         """The database shows another start, timeline or identity: the next term must be opened (R7)."""
         self._terms.doubt()
         self._ingest.forget_all()
+        self._fanout.other_history()
 
     async def settle(self) -> None:
         """Open the next term now if the database came back changed. Errors are logged and tried again later."""
@@ -158,4 +162,5 @@ class DataPlane:
 
     def _new_term(self, term: Term) -> None:
         self._ingest.forget_all()
+        self._fanout.other_history()
         self._gateway.new_term(term)

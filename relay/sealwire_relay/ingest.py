@@ -292,7 +292,7 @@ class Ingest:
             if state.kind is not StreamKind.ABSENT:
                 view.heads.setdefault(state.stream, Head.of(state))
                 # It may have grown by a commit whose outcome was unknown, or by another process.
-                self._fanout.moved(vault, state.stream, state.head)
+                self._fanout.told(vault, state, None)
         view.add_pusher(device, pusher)
         return view
 

@@ -45,6 +45,8 @@ class Metrics:
         self.deliveries = counter("deliveries", "DELIVER frames sent, live and catching up")
         self.delivered_bytes = counter("delivered_bytes", "Bytes of DELIVER frames sent")
         self.pages = counter("pages", "Pages read from the database for those who catch up")
+        self.recent_pages = counter("recent_pages", "Pages for those who catch up that were in memory")
+        self.recent_bytes = gauge("recent_bytes", "Memory of segments that are kept for those who catch up")
         self.faults = counter("faults", "FAULT messages sent, by wire code", "code")
         self.lagging = gauge("lagging_streams", "Subscriptions that are behind their stream's head")
         self.store_errors = counter("store_errors", "Calls to the database that failed")

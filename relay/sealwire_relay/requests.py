@@ -141,9 +141,6 @@ class Requests:
         self._ingest.met(message.vault, told.member)
         if not told.vault.ended:
             self._losses.heard(device, message.vault, message.streams, told.streams)
-        for state in told.streams:
-            if state.kind is not StreamKind.ABSENT:
-                self._fanout.moved(message.vault, state.stream, state.head)
         for wanted in message.streams:
             self._acks.note(device, message.vault, wanted.stream, wanted.cursor)
         vault = told.vault
@@ -158,6 +155,7 @@ class Requests:
         streams = [wanted.stream for wanted in message.streams]
         while True:
             replacements = self._fanout.replacements
+            before = self._fanout.committed((message.vault, stream) for stream in streams)
             told = await self._store.subscription(message.vault, device, streams)
             if told is not None and told.term != self._terms.present:
                 await self._terms.refresh()
@@ -165,6 +163,8 @@ class Requests:
                 if state.stream == MEMBERSHIP and state.terms:
                     self._fanout.log_stands(message.vault, Position(state.terms[-1].term, state.head))
             if replacements == self._fanout.replacements:
+                for state, upto in zip(told.streams if told is not None else (), before, strict=False):
+                    self._fanout.told(message.vault, state, upto)
                 return told
 
     async def _create_stream(self, device: DeviceKey, message: CreateStream) -> Answer | Refuse:

@@ -288,6 +288,13 @@ class Settings:
     read_pages_max: int = _setting(
         4, "Catch-up reads of the database at once: leaves connections of the pool to writers.", 1, 256
     )
+    recent_bytes_max: int = _setting(
+        67_108_864,
+        "Memory for what was committed or read lately, of which one stream gets at most a quarter: devices that were "
+        "away for a short time, or come back together, do not ask the database for it.",
+        0,
+        68_719_476_736,
+    )
     pool_size: int = _setting(8, "Connections to Postgres; a quarter of them is kept for commits alone.", 2, 512)
     sweep_seconds: float = _setting(
         5.0, "How often to look for what other relays on the same database have committed.", 0.05, 3_600

@@ -5,14 +5,10 @@ import random
 
 import pytest
 
-from sealwire_protocol import codec
 from sealwire_protocol.ids import NO_TERM, Position, StreamId, Term, VaultId
-from sealwire_protocol.limits import CREDIT_BYTES_MIN, DELIVER_HEAD_BYTES_MAX, SEGMENT_BYTES_MAX
+from sealwire_protocol.limits import CREDIT_BYTES_MIN, SEGMENT_BYTES_MAX
 from sealwire_protocol.messages import Ack, Deliver
-from sealwire_protocol.segment import encode_segment
-from sealwire_relay.fanout import deliver_frames
 from sealwire_relay.store.interface import Page, StoreDownError, StoreError
-from sealwire_relay.store.segments import StoredSegment
 from tests.support.aio import asyncio_test
 from tests.support.device import Device, Identity, group, record, stream_id
 from tests.support.relay import Mishap, Relay, TroubledStore, memory_store, running, turns, turns_until
@@ -21,56 +17,6 @@ ANNA, BERT = Identity(1), Identity(2)
 TODOS, NOTES = stream_id(1), stream_id(2)
 TERM = Term(3, b"whatever")
 VAULT = VaultId(bytes(16))
-
-
-def page(*sizes: int, cleaned_to: int = 0, start: int = 0) -> Page:
-    """A page of fresh segments with so many records each."""
-    segments, at = [], start
-    for size in sizes:
-        body = encode_segment([record() for _ in range(size)])
-        segments.append(StoredSegment(at, at + size, body))
-        at += size
-    return Page(TERM, at, 0, 0, 0, cleaned_to, tuple(segments))
-
-
-def delivers(found: Page) -> list[Deliver]:
-    """The page's frames, decoded."""
-    out = []
-    for last, frame in deliver_frames(VAULT, TODOS, found):
-        message = codec.decode(frame)
-        assert isinstance(message, Deliver)
-        assert message.last == last
-        out.append(message)
-    return out
-
-
-def test_small_neighbours_are_sent_as_one() -> None:
-    found = page(1, 2, 3)
-    (only,) = delivers(found)
-    assert (only.prev, only.last, only.term) == (0, 6, TERM)
-    assert only.segment == b"".join(segment.body for segment in found.segments)
-
-
-def test_segments_that_the_cleaner_has_touched_are_sent_as_they_are() -> None:
-    assert [(d.prev, d.last) for d in delivers(page(1, 2, 3, 4, cleaned_to=3))] == [(0, 1), (1, 3), (3, 10)]
-
-
-def test_what_is_joined_stays_within_a_segment() -> None:
-    sent = delivers(page(*[1000] * 9))
-    assert [(d.prev, d.last) for d in sent] == [(0, 3000), (3000, 6000), (6000, 9000)]
-    assert all(len(d.segment) <= SEGMENT_BYTES_MAX for d in sent)
-
-
-def test_an_empty_page_has_no_frames() -> None:
-    assert deliver_frames(VAULT, TODOS, page()) == ()
-
-
-def test_a_frame_is_larger_than_its_segment_by_less_than_its_limit() -> None:
-    huge = 2**62
-    body = bytes(SEGMENT_BYTES_MAX)
-    found = Page(Term(huge, bytes(8)), huge, huge, huge, huge, huge, (StoredSegment(huge - 1, huge, body),))
-    ((_, frame),) = deliver_frames(VAULT, TODOS, found)
-    assert len(frame) - len(body) <= DELIVER_HEAD_BYTES_MAX
 
 
 async def filled(relay: Relay, segments: int, units: int = 4000) -> tuple[Device, VaultId]:
@@ -153,7 +99,7 @@ def test_pushes_during_catching_up_are_delivered_once_and_in_order(seed: int) ->
     async def run() -> None:
         chance = random.Random(seed)
         store = TroubledStore(await memory_store(), lambda: chance.randrange(6))
-        async with running(store.store) as relay:
+        async with running(store.store, recent_bytes_max=0) as relay:
             anna, vault = await filled(relay, 5, units=1)
             async with anna:
                 readers = [await Device.open(relay.port, BERT) for _ in range(3)]
@@ -185,7 +131,7 @@ def test_pushes_during_catching_up_are_delivered_once_and_in_order(seed: int) ->
 @asyncio_test
 async def test_a_page_read_for_an_earlier_subscription_is_not_sent() -> None:
     store = TroubledStore(await memory_store())
-    async with running(store.store) as relay:
+    async with running(store.store, recent_bytes_max=0) as relay:
         anna, vault = await filled(relay, 6, units=1)
         async with anna, await Device.open(relay.port, BERT) as bert:
             held = asyncio.Event()
@@ -202,7 +148,7 @@ async def test_a_page_read_for_an_earlier_subscription_is_not_sent() -> None:
 @asyncio_test
 async def test_what_is_committed_after_a_page_was_read_and_before_it_is_sent_is_not_missed() -> None:
     store = TroubledStore(await memory_store())
-    async with running(store.store) as relay:
+    async with running(store.store, recent_bytes_max=0) as relay:
         anna, vault = await filled(relay, 3, units=1)
         async with anna, await Device.open(relay.port, BERT) as bert:
 
@@ -218,7 +164,7 @@ async def test_what_is_committed_after_a_page_was_read_and_before_it_is_sent_is_
 @asyncio_test
 async def test_who_is_at_the_head_already_costs_no_read() -> None:
     store = TroubledStore(await memory_store())
-    async with running(store.store) as relay:
+    async with running(store.store, recent_bytes_max=0) as relay:
         anna, vault = await filled(relay, 3, units=1)
         async with anna, await Device.open(relay.port, BERT) as bert:
             await bert.subscribe(vault, TODOS, cursor=Position(anna.term(vault), 3))
@@ -230,9 +176,9 @@ async def test_who_is_at_the_head_already_costs_no_read() -> None:
 
 @asyncio_test
 async def test_a_read_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sealwire_relay.fanout.RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("sealwire_relay.catchup.RETRY_SECONDS", 0.0)
     store = TroubledStore(await memory_store())
-    async with running(store.store) as relay:
+    async with running(store.store, recent_bytes_max=0) as relay:
         anna, vault = await filled(relay, 3, units=1)
         async with anna, await Device.open(relay.port, BERT) as bert:
             store.expect("read", Mishap(StoreDownError("down")), Mishap(StoreDownError("down")))
@@ -246,8 +192,8 @@ async def test_a_read_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch)
 async def test_a_stream_that_cannot_be_read_is_named_asked_for_ever_more_rarely_and_holds_up_no_other(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("sealwire_relay.fanout.RETRY_SECONDS", 0.01)
-    monkeypatch.setattr("sealwire_relay.fanout.REST_SECONDS_MAX", 0.04)
+    monkeypatch.setattr("sealwire_relay.catchup.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("sealwire_relay.catchup.REST_SECONDS_MAX", 0.04)
     store = await memory_store()
     read, failures, mended = store.read, 0, 5
 
@@ -259,7 +205,7 @@ async def test_a_stream_that_cannot_be_read_is_named_asked_for_ever_more_rarely_
         return await read(vault, stream, after, bytes_max)
 
     monkeypatch.setattr(store, "read", damaged)
-    async with running(store, read_pages_max=1) as relay:
+    async with running(store, read_pages_max=1, recent_bytes_max=0) as relay:
         anna, vault = await filled(relay, 3, units=1)
         await anna.push(vault, 4, group(NOTES, record()))
         async with anna, await Device.open(relay.port, BERT) as bert:
@@ -267,7 +213,7 @@ async def test_a_stream_that_cannot_be_read_is_named_asked_for_ever_more_rarely_
             await bert.subscribe(vault, NOTES)
             await bert.has(NOTES, 1)
             await bert.has(TODOS, 3)
-            lines = [record.getMessage() for record in caplog.records if record.name == "sealwire.fanout"]
+            lines = [record.getMessage() for record in caplog.records if record.name == "sealwire.catchup"]
             assert len(lines) == 5
             assert lines[0].startswith(f"Stream {TODOS.hex()} of vault {vault.hex()} cannot be read after seq 0")
             assert "in 0.01 seconds" in lines[0]
@@ -277,7 +223,7 @@ async def test_a_stream_that_cannot_be_read_is_named_asked_for_ever_more_rarely_
 @asyncio_test
 async def test_a_read_that_fails_unforeseen_ends_that_connection_alone() -> None:
     store = TroubledStore(await memory_store())
-    async with running(store.store, read_pages_max=1) as relay:
+    async with running(store.store, read_pages_max=1, recent_bytes_max=0) as relay:
         anna, vault = await filled(relay, 3, units=1)
         async with anna, await Device.open(relay.port, BERT) as bert:
             store.expect("read", Mishap(ZeroDivisionError()))
@@ -304,7 +250,7 @@ async def test_nothing_is_remembered_of_who_has_gone() -> None:
             assert not fanout._listeners
             assert not fanout._by_peer or list(fanout._by_peer.values()) == [{}]
             assert not fanout._heads
-            assert not fanout._queued
+            assert not fanout._catchup._queued
 
 
 @asyncio_test
