@@ -77,6 +77,7 @@ class Connection(asyncio.Protocol):
         "_begun",
         "_closing",
         "_heard",
+        "_held",
         "_host",
         "_leaving",
         "_out",
@@ -98,7 +99,7 @@ class Connection(asyncio.Protocol):
         self._reader: FrameReader | None = None
         self._out: list[bytes] = []
         self._heard = self._accepted = self._begun = 0.0
-        self._closing = self._stalled = self._leaving = False
+        self._closing = self._held = self._stalled = self._leaving = False
         self._tls: TlsTransport | None = None
         self._told = ""
         self._unproxied = host.proxies.header == "proxy-protocol"
@@ -290,8 +291,21 @@ class Connection(asyncio.Protocol):
 
     def _read_on(self) -> None:
         """The others have had their turn."""
-        if self._transport is not None and not self._transport.is_closing():
+        if self._transport is not None and not self._transport.is_closing() and not self._held:
             self._transport.resume_reading()
+
+    def hold_back(self) -> None:
+        """Read nothing more until `go_on`: what the peer sends waits in the kernel, then at the peer."""
+        if self._transport is not None and not self._closing:
+            self._held = True
+            self._transport.pause_reading()
+
+    def go_on(self) -> None:
+        """Read again. The silence meanwhile was not the peer's."""
+        if self._held:
+            self._held = False
+            self._heard = self._begun = asyncio.get_running_loop().time()
+            self._read_on()
 
     # --- going out
 
@@ -356,6 +370,7 @@ class Connection(asyncio.Protocol):
         if self._closing or transport is None:
             return
         self._closing = True
+        self.go_on()  # what comes is thrown away now, and the peer's hanging up is seen
         self.session.handle(Lost())
         self._reader = None
         self._out.append(last_words)
@@ -398,6 +413,9 @@ class Connection(asyncio.Protocol):
                 self.close(CloseCode.TOO_SLOW, "the login was not finished in time")
                 return None
             return login_by
+        if self._held:
+            self.send_frame(PING_FRAME)  # lest the peer takes the relay for gone
+            return now + settings.ping_seconds
         silent = now - self._heard
         if self._reader is not None and self._reader.incomplete and now - self._begun >= settings.idle_seconds:
             self.close(CloseCode.TOO_SLOW, "a message was begun and not finished in time")

@@ -59,7 +59,7 @@ class GivenDatabase:
     """A Postgres that somebody else runs. Raises SettingsError if no database is set."""
 
     def __init__(self, settings: Settings) -> None:
-        self._pool_size = settings.pool_size
+        self._settings = settings
         self._dsn = address_of(settings)
 
     @property
@@ -78,7 +78,7 @@ class GivenDatabase:
     async def start(self, changed: Changed) -> Store:
         """See Database. Relays of the version before may still run on it: what they need is left in place."""
         await prepare(self._dsn, Phase.PRE)
-        return _store(self._dsn, self._pool_size, changed)
+        return _store(self._dsn, self._settings, changed)
 
     async def watch(self) -> None:
         """See Database: it is not ours to keep alive."""
@@ -92,7 +92,7 @@ class OwnDatabase:
     """A Postgres of the relay's own in a folder, started again whenever it ends by itself."""
 
     def __init__(self, settings: Settings) -> None:
-        self._pool_size = settings.pool_size
+        self._settings = settings
         self._postgres = EmbeddedPostgres(
             settings.folder, report=log.info, max_connections=settings.pool_size + CONNECTIONS_SPARE
         )
@@ -118,7 +118,7 @@ class OwnDatabase:
         self._dsn = await self._postgres.start()
         # Nobody else runs on it: the whole way at once.
         await prepare(self._dsn, Phase.PRE, Phase.POST)
-        return _store(self._dsn, self._pool_size, changed)
+        return _store(self._dsn, self._settings, changed)
 
     async def watch(self) -> None:
         """See Database. The store connects again by itself; nothing that was acknowledged is lost."""
@@ -178,10 +178,12 @@ async def prepare(dsn: str, *phases: Phase) -> None:
         await migrate(dsn, log.info, phase)
 
 
-def _store(dsn: str, pool_size: int, changed: Changed) -> Store:
-    appending = max(1, pool_size // 4)
+def _store(dsn: str, settings: Settings, changed: Changed) -> Store:
     return PostgresStore(
-        dsn, append_connections=appending, other_connections=pool_size - appending, on_other_server=changed
+        dsn,
+        append_connections=settings.writers,
+        other_connections=settings.pool_size - settings.writers,
+        on_other_server=changed,
     )
 
 

@@ -1,60 +1,29 @@
-"""Group commit: gathers pushes while a commit is under way, decides them in order, writes them at once, answers.
+"""Where pushes come in: each goes to its vault's writer, and who pushes more than the database takes is slowed down.
 
-Decisions are made on a cached view of each vault and written on condition that the view still holds; a vault whose
-condition fails is read afresh and decided again, alone. A push is answered only after its commit, and offered to the
-fan-out only after it is answered.
+A vault has one writer, so that what is pushed to it is committed in its order, and commits of it never wait for each
+other. Commits of different writers overlap: while one waits for the disk, the next one is decided.
 """
 
 import asyncio
-import logging
 import time
-from collections import OrderedDict
-from collections.abc import Iterable
-from itertools import chain
-from typing import Final
 
-from sealwire_protocol.errors import Action, CloseCode, FaultCode, Outcome
-from sealwire_protocol.events import Answer, Refuse
-from sealwire_protocol.ids import DeviceKey, StreamId, VaultId
-from sealwire_protocol.messages import Deliver, Pushed, StreamKind, StreamState
+from sealwire_protocol.errors import CloseCode
+from sealwire_protocol.ids import VaultId
+from sealwire_relay.backlog import Backlog
 from sealwire_relay.fanout import Fanout
-from sealwire_relay.lasting import Lasting
 from sealwire_relay.losses import Losses
 from sealwire_relay.metrics import Metrics
 from sealwire_relay.peer import Peer
-from sealwire_relay.pushqueue import Batch, PushQueue, Waiting
-from sealwire_relay.quota import Allowance
+from sealwire_relay.pushqueue import Waiting
 from sealwire_relay.settings import Settings
-from sealwire_relay.store.interface import (
-    DiskFullError,
-    MemberState,
-    OutcomeUnknownError,
-    Store,
-    StoreError,
-    VaultWrite,
-)
+from sealwire_relay.store.interface import MemberState, Store
 from sealwire_relay.terms import Terms
-from sealwire_relay.view import Admitted, Draft, Head, VaultView, no_such_vault
-from sealwire_relay.winners import Winners
-
-VIEWS_MAX: Final = 10_000
-"""Vaults whose view is kept: some 2 KiB each. The least recently pushed to is forgotten first."""
-
-QUEUE_BYTES_MAX: Final = 67_108_864
-"""Pushes that wait for a commit, in all: beyond it pushers are told to come back later."""
-
-ATTEMPTS_MAX: Final = 20
-"""Times that a vault is decided afresh because another relay process wrote to it meanwhile: some 50 ms. Of two
-that write without pause, one in a million loses so often in a row; its pushers are told to try again."""
-
-RETRY_MS: Final = 1_000
-"""When a device may try again after the database failed it."""
-
-_log = logging.getLogger("sealwire.ingest")
+from sealwire_relay.view import Admitted
+from sealwire_relay.writer import Writer
 
 
 class Ingest:
-    """The one writer of a relay process."""
+    """The writers of a relay process, and the pushes that they have not answered yet."""
 
     def __init__(
         self,
@@ -65,242 +34,50 @@ class Ingest:
         terms: Terms,
         losses: Losses,
     ) -> None:
-        self._store, self._fanout, self._settings, self._metrics = store, fanout, settings, metrics
-        self._terms, self._losses = terms, losses
-        self._views: OrderedDict[VaultId, VaultView] = OrderedDict()
-        self._queue = PushQueue()
-        self._wake = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._trouble = Lasting(_log, time.monotonic)
-        self._task: asyncio.Task[None] | None = None
+        self._backlog = Backlog(settings.waiting_bytes_max, settings.waiting_bytes_per_connection_max)
+        self._writers = [
+            Writer(store, fanout, settings, metrics, terms, losses, self._done) for _ in range(settings.writers)
+        ]
+        metrics.waiting_bytes.set_function(lambda: self._backlog.bytes)
+        metrics.held_back.set_function(lambda: self._backlog.held)
+
+    @property
+    def unanswered(self) -> int:
+        """Pushes that wait, or are being committed."""
+        return self._backlog.pushes
 
     def start(self) -> None:
-        """Start the committer."""
-        self._task = asyncio.create_task(self._run())
+        """Start the writers."""
+        for writer in self._writers:
+            writer.start()
 
     async def stop(self) -> None:
-        """Let what is queued be committed, then stop. When it is cancelled, a commit under way is cut."""
-        try:
-            await self._idle.wait()
-        finally:
-            if self._task is not None:
-                self._task.cancel()
-                await asyncio.gather(self._task, return_exceptions=True)
-                self._task = None
+        """Let what is queued be committed, then stop. When it is cancelled, commits under way are cut."""
+        await asyncio.gather(*[writer.stop() for writer in self._writers])
 
     def push(self, peer: Peer, admitted: Admitted) -> None:
-        """Queue a push; it is answered through the peer once it is durable."""
-        if self._queue.size + admitted.size > QUEUE_BYTES_MAX:
+        """Queue a push; it is answered through the peer once it is durable. A peer that has too much waiting is not
+        read from until less is; one that goes on sending all the same is told to come back later."""
+        if not self._backlog.add(peer, admitted.size):
             peer.close(CloseCode.OVERLOADED, "the relay has more pushes waiting than it can take")
             return
-        self._queue.add(Waiting(peer, admitted, time.perf_counter()))
-        self._idle.clear()
-        self._wake.set()
+        self._writer_of(admitted.push.vault).push(Waiting(peer, admitted, time.perf_counter()))
 
     def forget(self, vault: VaultId) -> None:
         """Read this vault afresh before the next decision (its members or streams have changed)."""
-        self._views.pop(vault, None)
+        self._writer_of(vault).forget(vault)
 
     def met(self, vault: VaultId, member: MemberState) -> None:
-        """A member as the store has it now: a view that knows the device as another one is read afresh. It would take
-        a first batch under a new number for a repeat of one under the former."""
-        view = self._views.get(vault)
-        known = view.pushers.get(member.device) if view is not None else None
-        if known is not None and (known.author, known.role) != (member.author, member.role):
-            self.forget(vault)
+        """A member as the store has it now: what is known of it otherwise is read afresh."""
+        self._writer_of(vault).met(vault, member)
 
     def forget_all(self) -> None:
         """Read every vault afresh (the database's history may have changed)."""
-        self._views.clear()
+        for writer in self._writers:
+            writer.forget_all()
 
-    # --- the committer
+    def _writer_of(self, vault: VaultId) -> Writer:
+        return self._writers[int.from_bytes(vault[-2:], "big") % len(self._writers)]
 
-    async def _run(self) -> None:
-        while True:
-            while not self._queue:
-                self._idle.set()
-                self._wake.clear()
-                await self._wake.wait()
-            await self._commit(self._queue.take(self._settings.commit_records_max, self._settings.commit_bytes_max))
-
-    async def _commit(self, waiting: Batch) -> None:
-        """Answer every push in `waiting`, which is emptied as they are: committed, refused, or to be tried again."""
-        try:
-            for fresh in range(ATTEMPTS_MAX):
-                await self._attempt(waiting, bool(fresh))
-                if not waiting:
-                    return
-                for vault in waiting:
-                    self.forget(vault)
-                await self._terms.refresh()
-            self._refuse(waiting, "too many relays write to this vault at once; try again")
-        except StoreError as error:
-            self._give_up(waiting, error)
-        except Exception:
-            self._views.clear()
-            if len(waiting) > 1:
-                _log.exception("a group commit failed; its vaults are tried one by one")
-                for vault, items in waiting.items():
-                    await self._commit({vault: items})
-                return
-            _log.exception("a commit failed; its pushers are told to come back")
-            for peer, _, _ in self._with_followers(waiting):
-                peer.close(CloseCode.RELAY_FAULT, "the relay failed; come back")
-
-    def _give_up(self, waiting: Batch, error: StoreError) -> None:
-        self._trouble.failed(error, "pushes to %d vaults were not committed", len(waiting))
-        self._metrics.store_errors.inc()
-        self._views.clear()
-        why = "the relay's database is not available now; nothing was lost, it will be tried again"
-        if isinstance(error, DiskFullError):
-            why = "the relay's disk is full; nothing was lost, what is unsent waits on this device"
-        self._refuse(waiting, why)
-
-    def _refuse(self, waiting: Batch, why: str) -> None:
-        for peer, admitted, _ in self._with_followers(waiting):
-            push = admitted.push
-            _answer(peer, Refuse(FaultCode.OVERLOADED, Action.RETRY, why, 0, push.vault, push.batch, RETRY_MS))
-
-    def _with_followers(self, waiting: Batch) -> list[Waiting]:
-        """These pushes, and what their devices have pushed to these vaults since, which is taken out of the queue.
-
-        It must not be carried out before them: where gaps are legal, under a new term, their numbers would be used up
-        when they come again, and the device be taken for a copy of itself (R16).
-        """
-        items = list(chain.from_iterable(waiting.values()))
-        pushers = {(admitted.push.vault, admitted.device) for _, admitted, _ in items}
-        return items + self._queue.take_of(pushers)
-
-    async def _attempt(self, waiting: Batch, fresh: bool) -> None:
-        """Decide and write these; takes out of `waiting` what was answered. `fresh`: their views are read anew."""
-        term = await self._terms.now()
-        drafts: list[Draft] = []
-        for vault, items in list(waiting.items()):
-            view = await self._view(vault, [admitted for _, admitted, _ in items])
-            if view is None:
-                for peer, admitted, _ in waiting.pop(vault):
-                    _answer(peer, no_such_vault(vault, admitted.push.batch))
-                continue
-            draft = Draft(vault, view, term)
-            for _, admitted, _ in items:
-                draft.take(admitted)
-            drafts.append(draft)
-        drafts = await self._decide(drafts)
-        if self._terms.doubtful or self._terms.present != term:
-            return
-        writes = [(draft, draft.write()) for draft in drafts if fresh or not draft.gap]
-        kept = await self._write([write for _, write in writes if write is not None])
-        winners = Winners(self._store)
-        for draft, write in sorted(writes, key=lambda decided: bool(decided[0].conflicts)):
-            if write is None or draft.vault in kept:
-                await winners.tell(draft)
-                self._finish(draft, write, waiting.pop(draft.vault))
-
-    async def _decide(self, drafts: list[Draft]) -> list[Draft]:
-        """Judge what was taken. What guarded streams hold, and their histories, are read after the views, whose heads
-        they must go with. Returns the drafts that could be judged: a vault that has gone meanwhile is read anew."""
-        states = [await self._histories(draft) for draft in drafts]
-        wanted = [name for draft in drafts for name in draft.wanted]
-        held = await self._store.guards(wanted) if wanted else {}
-        judged = []
-        for draft, known in zip(drafts, states, strict=True):
-            if known is not None:
-                draft.decide(held, known)
-                judged.append(draft)
-        return judged
-
-    async def _histories(self, draft: Draft) -> dict[StreamId, StreamState] | None:
-        """The states that a draft's refills are judged by; None: there is no such vault any more."""
-        if not draft.histories:
-            return {}
-        device = next(iter(draft.view.pushers))
-        told = await self._store.subscription(draft.vault, device, list(draft.histories))
-        return None if told is None else {state.stream: state for state in told.streams}
-
-    async def _write(self, writes: list[VaultWrite]) -> set[VaultId]:
-        if not writes:
-            return set()
-        began = time.perf_counter()
-        try:
-            done = await self._store.append(writes)
-        except OutcomeUnknownError as error:
-            _log.warning("a commit's outcome is unknown; it is resolved by batch number: %s", error)
-            self._metrics.unknown_outcomes.inc()
-            return set()
-        self._trouble.went_well("pushes are committed again")
-        self._metrics.commits.inc()
-        self._metrics.commit_seconds.observe(time.perf_counter() - began)
-        return {write.vault for write, held in zip(writes, done, strict=True) if held}
-
-    def _finish(self, draft: Draft, write: VaultWrite | None, items: list[Waiting]) -> None:
-        delivers: Iterable[Deliver] = draft.committed(write) if write is not None else ()
-        now = time.perf_counter()
-        for (peer, _, queued), (_, answer) in zip(items, draft.answers, strict=True):
-            _answer(peer, answer)
-            if isinstance(answer, Answer):
-                if isinstance(answer.message, Pushed) and answer.message.outcome is Outcome.QUOTA:
-                    self._metrics.quota_refusals.inc()
-                self._metrics.pushes.inc()
-                self._metrics.push_seconds.observe(now - queued)
-        self._metrics.records.inc(draft.records)
-        for index in draft.refills:
-            admitted, answer = draft.answers[index]
-            if isinstance(answer, Answer) and isinstance(answer.message, Pushed):
-                self._losses.returned(admitted.device, answer.message)
-        for deliver in delivers:
-            self._fanout.offer(deliver.vault, deliver.stream, deliver)
-        if draft.view.heavy:
-            self.forget(draft.vault)
-
-    # --- views
-
-    async def _view(self, vault: VaultId, pushes: list[Admitted]) -> VaultView | None:
-        view = self._views.get(vault)
-        if view is not None:
-            self._views.move_to_end(vault)
-        wanted = {group.stream for admitted in pushes for group in admitted.push.groups}
-        devices = {admitted.device for admitted in pushes}
-        missing = [s for s in wanted if view is None or s not in view.heads]
-        for device in devices:
-            if view is not None and device in view.pushers and not missing:
-                continue
-            view = await self._read(vault, view, device, missing)
-            missing = [s for s in wanted if view is None or s not in view.heads]
-        if view is not None and view.allowance.doubtful(sum(admitted.size for admitted in pushes)):
-            usage = await self._store.usage(vault)
-            if usage is not None:
-                view.allowance = Allowance.of(usage, self._settings.quota_bytes)
-        return view
-
-    async def _read(
-        self, vault: VaultId, view: VaultView | None, device: DeviceKey, streams: list[StreamId]
-    ) -> VaultView | None:
-        told = await self._store.subscription(vault, device, streams)
-        pusher = await self._store.pusher(vault, device)
-        if told is None or pusher is None:
-            return view
-        if view is None:
-            usage = await self._store.usage(vault)
-            if usage is None:
-                return None
-            view = VaultView(told.vault, Allowance.of(usage, self._settings.quota_bytes))
-            self._views[vault] = view
-            while len(self._views) > VIEWS_MAX:
-                self._views.popitem(last=False)
-        for state in told.streams:
-            if state.kind is not StreamKind.ABSENT:
-                view.heads.setdefault(state.stream, Head.of(state))
-                # It may have grown by a commit whose outcome was unknown, or by another process.
-                self._fanout.told(vault, state, None)
-        view.add_pusher(device, pusher)
-        return view
-
-
-def _answer(peer: Peer, verdict: Answer | Refuse) -> None:
-    """Tell one pusher. That it cannot be told is no reason not to tell the others."""
-    try:
-        peer.handle(verdict)
-    except Exception:
-        _log.exception("a pusher could not be told the verdict; it is cut off, and asks again")
-        peer.abort()
+    def _done(self, waiting: Waiting) -> None:
+        self._backlog.done(waiting.peer, waiting.admitted.size)

@@ -42,6 +42,8 @@ class Metrics:
         self.commits = counter("commits", "Group commits")
         self.commit_seconds = histogram("commit_seconds", "From beginning a group commit until it is durable")
         self.push_seconds = histogram("push_seconds", "From receiving a push until its verdict is sent")
+        self.waiting_bytes = gauge("waiting_bytes", "Memory of pushes that are not answered yet")
+        self.held_back = gauge("held_back_connections", "Connections not read from until some of theirs are answered")
         self.deliveries = counter("deliveries", "DELIVER frames sent, live and catching up")
         self.delivered_bytes = counter("delivered_bytes", "Bytes of DELIVER frames sent")
         self.pages = counter("pages", "Pages read from the database for those who catch up")

@@ -39,6 +39,12 @@ class Peer(Protocol):
     def close(self, code: CloseCode, reason: str) -> None:
         """End the connection."""
 
+    def hold_back(self) -> None:
+        """Read nothing more from it until `go_on`; it is not given up for that."""
+
+    def go_on(self) -> None:
+        """Read from it again."""
+
     def abort(self) -> None:
         """Cut the socket at once."""
 

@@ -285,6 +285,26 @@ class Settings:
         limits.FRAME_BYTES_MAX,
         268_435_456,
     )
+    writers: int = _setting(
+        2,
+        "Group commits at once, each of other vaults: while one waits for the disk, another is decided. Each takes one "
+        "of the connections to Postgres for itself.",
+        1,
+        64,
+    )
+    waiting_bytes_max: int = _setting(
+        67_108_864,
+        "Memory of all pushes that wait for their commit. Beyond it, as when Postgres is slow or away, who pushes is "
+        "not read from until half of it is answered.",
+        limits.FRAME_BYTES_MAX,
+        8_589_934_592,
+    )
+    waiting_bytes_per_connection_max: int = _setting(
+        4_194_304,
+        "The same for one connection: a few of the largest pushes, so that none fills the memory of all.",
+        65_536,
+        1_073_741_824,
+    )
     read_pages_max: int = _setting(
         4, "Catch-up reads of the database at once: leaves connections of the pool to writers.", 1, 256
     )
@@ -295,7 +315,7 @@ class Settings:
         0,
         68_719_476_736,
     )
-    pool_size: int = _setting(8, "Connections to Postgres; a quarter of them is kept for commits alone.", 2, 512)
+    pool_size: int = _setting(8, "Connections to Postgres, those of the writers among them.", 3, 512)
     sweep_seconds: float = _setting(
         5.0, "How often to look for what other relays on the same database have committed.", 0.05, 3_600
     )
@@ -574,9 +594,9 @@ def _check_together(settings: Settings) -> None:
             f"unsent_bytes_max is {settings.unsent_bytes_max}, which must be at least credit_bytes + frame_bytes_max "
             f"({needed}): else a device that uses its credit is cut off."
         )
-    spare = settings.pool_size - settings.pool_size // 4
+    spare = settings.pool_size - settings.writers
     if settings.read_pages_max >= spare:
         raise SettingsError(
-            f"read_pages_max is {settings.read_pages_max}, which must be less than three quarters of pool_size "
-            f"({settings.pool_size}): else catching up keeps every connection from those that log in."
+            f"read_pages_max is {settings.read_pages_max}, which must be less than pool_size - writers "
+            f"({spare}): else catching up keeps every connection from those that log in."
         )

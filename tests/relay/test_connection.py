@@ -500,7 +500,7 @@ async def test_more_pushes_than_the_window_end_the_connection() -> None:
         await anna.send(*[Push(vault, anna.term(vault), n, 0, (group(TODOS, record()),)) for n in range(1, 10)])
         assert await anna.closed() == CloseCode.PROTOCOL_ERROR
         held.set()
-        await turns_until(lambda: relay.plane._ingest._idle.is_set())
+        await turns_until(lambda: not relay.plane._ingest.unanswered)
 
 
 @asyncio_test

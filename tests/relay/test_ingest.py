@@ -141,12 +141,12 @@ def test_what_was_pushed_after_a_refused_push_is_not_carried_out_before_it(error
             await anna.send(sent[0])
             await relay_has_begun(store)
             await anna.send(*sent[1:])
-            await turns_until(lambda: len(relay.plane._ingest._queue) == 2)
+            await turns_until(lambda: relay.plane._ingest.unanswered == 3)
             held.set()
             await anna.when(lambda: anna.close_code is not None or any(isinstance(m, Fault) for m in anna.log))
-            await turns_until(lambda: relay.plane._ingest._idle.is_set())
+            await turns_until(lambda: not relay.plane._ingest.unanswered)
             assert await stored(store.store, vault) == []
-            assert relay.plane._ingest._queue.size == 0
+            assert relay.counted("waiting_bytes") == 0
             async with await Device.open(relay.port, ANNA) as again:
                 await again.subscribe(vault, TODOS)
                 told = [await again.push(vault, number, pushed) for number, pushed in batches.items()]
@@ -161,7 +161,7 @@ async def test_a_vault_that_was_answered_is_not_refused_when_another_one_of_the_
     database = MemoryDatabase()
     store = TroubledStore(await memory_store(database))
     other = await memory_store(database)
-    async with running(store.store) as relay, await Device.open(relay.port, ANNA) as anna:
+    async with running(store.store, writers=1) as relay, await Device.open(relay.port, ANNA) as anna:
         async with await Device.open(relay.port, BERT) as bert, running(other) as elsewhere:
             first, second = await new_vault(anna), await new_vault(bert)
             await anna.push(first, 1, group(TODOS, record()))
@@ -182,7 +182,7 @@ async def test_a_vault_that_was_answered_is_not_refused_when_another_one_of_the_
             await relay_has_begun(store)
             await anna.send(Push(first, anna.term(first), 3, 0, (group(TODOS, record()),)))
             await bert.send(Push(second, bert.term(second), 2, 0, (group(TODOS, record()),)))
-            await turns_until(lambda: relay.plane._ingest._queue.size >= 100)
+            await turns_until(lambda: relay.plane._ingest.unanswered == 3)
             held.set()
             assert (await anna.verdict(first, 3)).outcome is Outcome.DONE
             assert (await bert.until(Fault)).action is Action.RETRY
@@ -198,7 +198,7 @@ async def relay_has_begun(store: TroubledStore) -> None:
 @asyncio_test
 async def test_a_poisonous_push_is_told_to_come_back_and_fails_nobody_else() -> None:
     store = TroubledStore(await memory_store())
-    async with running(store.store) as relay, await Device.open(relay.port, ANNA) as anna:
+    async with running(store.store, writers=1) as relay, await Device.open(relay.port, ANNA) as anna:
         async with await Device.open(relay.port, BERT) as bert:
             first, second = await new_vault(anna), await new_vault(bert)
             held = asyncio.Event()
@@ -212,7 +212,7 @@ async def test_a_poisonous_push_is_told_to_come_back_and_fails_nobody_else() -> 
             await relay_has_begun(store)
             await anna.send(Push(first, anna.term(first), 2, 0, (group(TODOS, record()),)))
             await bert.send(Push(second, bert.term(second), 1, 0, (group(TODOS, record()),)))
-            await turns_until(lambda: relay.plane._ingest._queue.size >= 100)
+            await turns_until(lambda: relay.plane._ingest.unanswered == 3)
             held.set()
             assert await anna.closed() == 4002
             assert (await bert.verdict(second, 1)).outcome is Outcome.DONE
@@ -401,22 +401,6 @@ async def test_stopping_waits_for_a_commit_under_way_but_not_for_ever() -> None:
                 asyncio.get_running_loop().call_later(0.01, held.set)
         assert len(await stored(store.store, vault)) == int(patient)
         await anna.close()
-
-
-@asyncio_test
-async def test_pushers_beyond_what_may_wait_are_told_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sealwire_relay.ingest.QUEUE_BYTES_MAX", 100)
-    store = TroubledStore(await memory_store())
-    held = asyncio.Event()
-    async with running(store.store) as relay, await Device.open(relay.port, ANNA) as anna:
-        vault = await new_vault(anna)
-        store.expect("append", Mishap(made=True, before=held.wait))
-        term = anna.term(vault)
-        await anna.send(Push(vault, term, 1, 0, (group(TODOS, record()),)))
-        await relay_has_begun(store)
-        await anna.send(*[Push(vault, term, n, 0, (group(TODOS, record()),)) for n in (2, 3, 4)])
-        assert await anna.closed() == 4000
-        held.set()
 
 
 @asyncio_test

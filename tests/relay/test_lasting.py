@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from sealwire_relay import ingest
+from sealwire_relay import writer
 from sealwire_relay.lasting import TOLD_SECONDS, Lasting
 from sealwire_relay.store.interface import DiskFullError, StoreDownError
 from tests.relay.test_ingest import ANNA, TODOS, new_vault, push_until_answered
@@ -41,7 +41,7 @@ def test_it_is_told_once_a_minute_and_when_it_ends(caplog: pytest.LogCaptureFixt
 async def test_a_relay_with_a_full_disk_says_so_once_and_when_there_is_room(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest, "RETRY_MS", 1)
+    monkeypatch.setattr(writer, "RETRY_MS", 1)
     store = TroubledStore(await memory_store())
     async with running(store.store) as relay, await Device.open(relay.port, ANNA) as anna:
         vault = await new_vault(anna)

@@ -23,10 +23,10 @@ from sealwire_protocol.relay_session import RELAY_EVENTS, RelaySession, RelaySta
 from sealwire_relay import compaction
 from sealwire_relay.cleaner import _Step
 from sealwire_relay.compaction import Survivors
-from sealwire_relay.ingest import Ingest
 from sealwire_relay.store.interface import Page
 from sealwire_relay.store.memory import MemoryStore
 from sealwire_relay.view import Draft
+from sealwire_relay.writer import Writer
 from tests.simulation.epoch_bugs import EPOCH_BUGS
 from tests.simulation.forks import FORKS
 from tests.simulation.history_bugs import HISTORY_BUGS
@@ -181,7 +181,7 @@ BUGS: Final[dict[str, Bug]] = {
     "ack_first": Bug(
         "a commit of unknown outcome counts as done",
         change(
-            Ingest,
+            Writer,
             "_write",
             (
                 "self._metrics.unknown_outcomes.inc()\n        return set()",
