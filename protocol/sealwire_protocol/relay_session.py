@@ -83,13 +83,14 @@ class RelayState(Enum):
 class Listener:
     """One stream that a connection listens to. `live`: it has been sent all up to `cursor`, the head.
 
-    One that its session has dropped is never live again.
+    One that its session has dropped is never live again. `name` is one object for all who keep it: ten thousand idle
+    devices have some of these each.
     """
 
-    __slots__ = ("awaiting", "cursor", "exists", "live", "session", "stream", "vault")
+    __slots__ = ("awaiting", "cursor", "exists", "live", "name", "session")
 
-    def __init__(self, session: "RelaySession", vault: VaultId, stream: StreamId, cursor: int) -> None:
-        self.session, self.vault, self.stream, self.cursor = session, vault, stream, cursor
+    def __init__(self, session: "RelaySession", name: tuple[VaultId, StreamId], cursor: int) -> None:
+        self.session, self.name, self.cursor = session, name, cursor
         self.live = self.exists = False
         self.awaiting = 1
 
@@ -213,7 +214,7 @@ class RelaySession:
         behind = [x for x in self.listeners.values() if _is_behind(x)]
         if not behind:
             return None
-        members = next((x for x in behind if not any(x.stream)), None)
+        members = next((x for x in behind if not any(x.name[1])), None)
         self._turn += 1
         return members or behind[self._turn % len(behind)]
 
@@ -310,7 +311,7 @@ class RelaySession:
         payload = login_payload(versions, message.origin, hello.device, hello.nonce, self._nonce)
         if not self._verify(hello.device, payload, message.signature):
             raise RemoteFault("the device's signature is not valid", CloseCode.LOGIN_REFUSED)
-        self.state, self._deadline, self._hello = RelayState.READY, None, None
+        self.state, self._deadline, self._hello, self._nonce = RelayState.READY, None, None, b""
         self.device = hello.device
         self.credit = self.limits.credit_bytes
         return [LoggedIn(hello.device), Send(codec.encode(Welcome(*self.limits)))]
@@ -359,7 +360,7 @@ class RelaySession:
             if listener is None:
                 if len(self.listeners) >= limits.STREAMS_PER_SESSION_MAX:
                     raise RemoteFault(f"more than {limits.STREAMS_PER_SESSION_MAX} streams on one connection")
-                self.listeners[name] = Listener(self, *name, wanted.cursor.seq)
+                self.listeners[name] = Listener(self, name, wanted.cursor.seq)
             else:
                 listener.cursor, listener.live = wanted.cursor.seq, False
                 listener.awaiting += 1

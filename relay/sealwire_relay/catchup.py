@@ -165,7 +165,7 @@ class CatchUp:
         if listener is None:
             self._queued.discard(peer)
             return
-        name, after = (listener.vault, listener.stream), listener.cursor
+        name, after = listener.name, listener.cursor
         known = self._heads.get(name)
         if known is not None and after >= known:
             self._queued.discard(peer)
@@ -188,7 +188,7 @@ class CatchUp:
             return None
         for _ in range(RESTING_SKIPPED_MAX):
             listener = peer.session.lagging()
-            if listener is None or (listener.vault, listener.stream) not in self._resting:
+            if listener is None or listener.name not in self._resting:
                 return listener
         return None
 

@@ -58,8 +58,8 @@ class Fanout:
             if listener is None or own.get(name) is listener:
                 continue
             self._leave(own, name)
-            own[name] = listener
-            self._listeners.setdefault(name, {})[listener] = peer
+            own[listener.name] = listener
+            self._listeners.setdefault(listener.name, {})[listener] = peer
 
     def forget(self, peer: Peer) -> None:
         """The connection is gone: forget all its listeners."""

@@ -287,8 +287,8 @@ def test_two_lagging_streams_take_turns() -> None:
     for turn in range(1, 7):
         behind = session.lagging()
         assert behind is not None
-        served.append(behind.stream)
-        assert page(session, turn, head=1_000, stream=behind.stream)[-1] == Pump()
+        served.append(behind.name[1])
+        assert page(session, turn, head=1_000, stream=behind.name[1])[-1] == Pump()
     assert served.count(STREAM) == served.count(OTHER) == 3
 
 

@@ -333,7 +333,7 @@ class ConnectionPair:
         self.pumping = False
         if listener is None:
             return
-        name = (listener.vault, listener.stream)
+        name = listener.name
         log = self.store.logs.get(name, Log())
         rows = [row for row in log.segments if row[1] > listener.cursor][:4]
         frames = tuple((last, self.store.deliver(name, prev, last, body)) for prev, last, body in rows)

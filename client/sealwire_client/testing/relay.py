@@ -365,17 +365,17 @@ class _Connection:
         self._pumping = True
         try:
             while (listener := self.session.lagging()) is not None:
-                stream = self._relay.log.stream(listener.vault, listener.stream)
+                stream = self._relay.log.stream(*listener.name)
                 if stream is None:
                     listener.exists = False
                     continue
                 frames, size = [], 0
                 for prev, last, body in stream.after(listener.cursor):
-                    deliver = self._relay.log.deliver(listener.vault, listener.stream, prev, last, body)
+                    deliver = self._relay.log.deliver(*listener.name, prev, last, body)
                     frames.append((last, codec.encode(deliver)))
                     size += len(frames[-1][1])
                     if size > self.session.credit:
                         break
-                self.handle(PageRead(listener.vault, listener.stream, tuple(frames), stream.head))
+                self.handle(PageRead(*listener.name, tuple(frames), stream.head))
         finally:
             self._pumping = False
