@@ -91,8 +91,8 @@ def tables(folder: Path) -> list[Table]:
     return _with_database(folder, look)
 
 
-def log(folder: Path) -> Log:
-    """Walk through every segment of every stream but the membership log."""
+def segments(folder: Path) -> list[Any]:
+    """Every segment of every stream but the membership log, in order: vault_id, stream, prev, last, body."""
 
     async def look(database: Any) -> list[Any]:
         rows: list[Any] = await database.fetch(
@@ -101,11 +101,16 @@ def log(folder: Path) -> Log:
         )
         return rows
 
+    return _with_database(folder, look)
+
+
+def log(folder: Path) -> Log:
+    """Walk through every segment of every stream but the membership log."""
     records = repeated = gaps = 0
     ranks: dict[tuple[Any, int], dict[bytes, set[bytes]]] = {}
     sample: Record | None = None
     reached: dict[tuple[Any, int], int] = {}
-    for vault, stream, prev, last, body in _with_database(folder, look):
+    for vault, stream, prev, last, body in segments(folder):
         gaps += prev != reached.get((vault, stream), 0)
         reached[vault, stream] = last
         for _, record in read_segment(body, prev):

@@ -367,7 +367,7 @@ class Settings:
         600,
     )
     drain_return_seconds: float = _setting(
-        1.0,
+        2.0,
         "When stopping, how long devices are asked to stay away after the last of them has been sent away: as long as "
         "a relay takes to start again.",
         0,
