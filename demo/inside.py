@@ -186,6 +186,18 @@ def uproot(folder: Path) -> None:
     _with_database(folder, drop)
 
 
+def transactions(folder: Path) -> int:
+    """Transactions that Postgres has ended in the relay's database; those of the last second may not be counted yet."""
+
+    async def look(database: Any) -> int:
+        counted: int = await database.fetchval(
+            "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()"
+        )
+        return counted
+
+    return _with_database(folder, look)
+
+
 def search_all(folder: Path, needles: Needles) -> Found:
     """Search everything in the relay's folder but programs: tables, WAL, logs, temporary files."""
     return search(folder, needles, skip=PROGRAMS)

@@ -32,6 +32,8 @@ class Relay:
         self.folder = folder / "relay"
         self.log = folder / "relay.log"
         self.port = _free_port()
+        self.control = ""
+        """Where its metrics are, while it runs."""
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
         self._expected_end = False
@@ -58,6 +60,7 @@ class Relay:
             ready = json.loads(line)
         if not ready.get("ready"):
             raise StoryError(f"The relay was not ready within {READY_S_MAX:.0f} s; its log ends:{last_words(self.log)}")
+        self.control = ready["control"]
         return time.perf_counter() - began
 
     async def watch(self) -> None:

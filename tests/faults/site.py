@@ -81,7 +81,7 @@ class ServedRelay:
         process = self._process
         if process is not None:
             try:
-                told = await trio.to_thread.run_sync(_metrics, self._control)
+                told = await trio.to_thread.run_sync(metrics, self._control)
             except OSError:
                 return
             if process is self._process:
@@ -89,7 +89,7 @@ class ServedRelay:
 
     async def figure(self, name: str) -> float:
         """One of its metrics, as it is now. Raises OSError if it does not answer."""
-        told = await trio.to_thread.run_sync(_metrics, self._control)
+        told = await trio.to_thread.run_sync(metrics, self._control)
         return told[name]
 
     def counted(self, name: str) -> int:
@@ -248,7 +248,8 @@ async def _kill_appender(connection: Any, limit_s: float) -> bool:
     return False
 
 
-def _metrics(control: str) -> dict[str, float]:
+def metrics(control: str) -> dict[str, float]:
+    """All metrics of a relay, by name. Blocks. Raises OSError if it does not answer."""
     with urllib.request.urlopen(f"{control}/metrics", timeout=METRICS_S_MAX) as answer:
         text = answer.read().decode()
     return {sample.name: sample.value for family in text_string_to_metric_families(text) for sample in family.samples}

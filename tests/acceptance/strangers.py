@@ -1,0 +1,115 @@
+"""Sockets that connect and never log in: `python -m tests.acceptance.strangers PORT COUNT`.
+
+They come in waves, from several addresses, and do in turn all that a stranger can: say nothing, half a request or
+rubbish; open a WebSocket, and say hello or not; prove what they are not; every third comes by a trusted proxy, from one
+address behind it. One in ten stays until the relay ends it, across waves, so that those who wait grow old. At the end a
+line on stdout tells how many there were, and what became of them.
+"""
+
+import asyncio
+import json
+import sys
+from collections import Counter
+from typing import Final
+
+from sealwire_protocol import codec
+from sealwire_protocol.ids import NONCE_BYTES, DeviceKey
+from sealwire_protocol.messages import Hello, Prove
+from tests.support.stranger import BINARY, CLOSE, REQUEST, frame
+
+WAVE: Final = 500
+"""Sockets that dial at once: twice as many as may be without a login."""
+
+WAVE_S: Final = 0.5
+"""How long a wave stays once all of it has dialled."""
+
+PROXY: Final = "127.0.0.9"
+"""The address that the relay is told to trust."""
+
+SOURCES: Final = ("127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5", "127.0.0.6")
+STAYING: Final = 10
+"""Of so many one stays."""
+
+_HELLO: Final = frame(BINARY, codec.encode(Hello(1, 1, DeviceKey(bytes(32)), bytes(NONCE_BYTES), "stranger")))
+_PROVE: Final = frame(BINARY, codec.encode(Prove("ws://127.0.0.1", bytes(64))))
+_OPEN: Final = REQUEST + b"\r\n"
+
+SAID: Final = (b"", REQUEST, b"\x16\x03\x01" + bytes(200), _OPEN, _OPEN + _HELLO, _OPEN + _HELLO + _PROVE)
+"""What strangers say that dial by themselves."""
+
+
+class Strangers:
+    """All of them, and what became of them."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._met: Counter[str] = Counter()
+        self._staying: set[asyncio.Task[None]] = set()
+
+    async def come(self, count: int) -> dict[str, object]:
+        """So many of them, in waves."""
+        end = asyncio.Event()
+        for first in range(0, count, WAVE):
+            waves_end = asyncio.Event()
+            tasks = []
+            for number in range(first, min(first + WAVE, count)):
+                stays = number % STAYING == 0
+                task = asyncio.create_task(self._one(number, end if stays else waves_end))
+                if stays:
+                    self._staying.add(task)
+                    task.add_done_callback(self._staying.discard)
+                else:
+                    tasks.append(task)
+            await asyncio.wait(tasks, timeout=WAVE_S)
+            waves_end.set()
+            await asyncio.wait(tasks)
+        end.set()
+        if self._staying:
+            await asyncio.wait(self._staying)
+        return {"came": count, "met": dict(sorted(self._met.items()))}
+
+    async def _one(self, number: int, end: asyncio.Event) -> None:
+        """Connect, speak, and listen until the relay hangs up, or it is the end."""
+        proxied = number % 3 == 0
+        source = PROXY if proxied else SOURCES[number % len(SOURCES)]
+        said = SAID[number // 3 % len(SAID)]
+        if proxied:
+            said = REQUEST + b"X-Forwarded-For: 198.51.100.7\r\n\r\n" + _HELLO
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._port, local_addr=(source, 0))
+        except OSError:
+            self._met["not accepted"] += 1
+            return
+        heard = b""
+        ended = False
+        try:
+            writer.write(said)
+            listening = asyncio.create_task(reader.read())
+            leaving = asyncio.create_task(end.wait())
+            await asyncio.wait((listening, leaving), return_when=asyncio.FIRST_COMPLETED)
+            ended = listening.done()
+            for task in (listening, leaving):
+                task.cancel()
+            [got, _] = await asyncio.gather(listening, leaving, return_exceptions=True)
+            heard = got if isinstance(got, bytes) else b""
+        finally:
+            writer.transport.abort()
+        self._met[became(heard) if ended else "left by itself"] += 1
+
+
+def became(heard: bytes) -> str:
+    """What the relay had to say until it hung up, in a word."""
+    if not heard:
+        return "cut"
+    head, _, frames = heard.partition(b"\r\n\r\n")
+    status = head[9:12].decode("ascii", "replace")
+    while status == "101" and len(frames) >= 2:
+        opcode, size = frames[0] & 15, frames[1]
+        if opcode == CLOSE:
+            return f"closed with {int.from_bytes(frames[2:4], 'big')}"
+        frames = frames[2 + size :]
+    return f"answered {status}"
+
+
+if __name__ == "__main__":
+    print(json.dumps(asyncio.run(Strangers(int(sys.argv[1])).come(int(sys.argv[2])))), flush=True)
