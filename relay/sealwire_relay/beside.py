@@ -10,7 +10,8 @@ from asyncio.subprocess import PIPE, Process
 from typing import Final
 
 from sealwire_relay.metrics import Metrics
-from sealwire_relay.settings import CLEANING, LOGGING, Settings, environment
+from sealwire_relay.settings import CLEANING, LOGGING, Settings
+from sealwire_relay.sources import environment
 
 COMMAND: Final = (sys.executable, "-m", "sealwire_relay", "clean", "--watch", "--beside")
 

@@ -8,7 +8,8 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import click
 
-from sealwire_relay.settings import SEVERAL, Settings, SettingsError, choices, fields, load, option
+from sealwire_relay.settings import SEVERAL, Settings, SettingsError, choices, fields, option
+from sealwire_relay.sources import load
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -1,19 +1,12 @@
-"""Every setting of a relay: one frozen object, read once at the start.
-
-A value comes from a command-line option (`--credit-bytes`), else from the environment (`SEALWIRE_CREDIT_BYTES`),
-else from a file that the environment names (`SEALWIRE_CREDIT_BYTES_FILE`), else it is the default.
-"""
+"""Every setting of a relay: one frozen object, made once at the start; `sources.py` reads it."""
 
 import base64
 import binascii
 import dataclasses
-import difflib
 import ipaddress
 import os
-import re
-import types
 import typing
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -22,21 +15,6 @@ from sealwire_protocol.errors import LocalMisuse
 from sealwire_protocol.login import normal_origin
 from sealwire_protocol.registration import QUOTA_MAX
 from sealwire_relay.forwarded import Network, Proxies, ProxyHeader
-
-PREFIX: Final = "SEALWIRE_"
-
-NOT_OURS: Final = frozenset(
-    {
-        "SEALWIRE_DEBUG",
-        "SEALWIRE_HOME",
-        "SEALWIRE_PASSPHRASE",
-        "SEALWIRE_PASSPHRASE_FILE",
-        "SEALWIRE_PROOF",
-        "SEALWIRE_RELAY",
-        "SEALWIRE_TOKEN",
-    }
-)
-"""Variables of the `sealwire` command and of long proofs: they may stand in a relay's environment."""
 
 KEEPING: Final = ("database_url", "retention_days", "cutoff_days")
 """The settings that say how long deletions are remembered."""
@@ -384,7 +362,7 @@ class Settings:
         for field, about in fields():
             value = getattr(self, field.name)
             if isinstance(value, int | float):
-                _within(field.name, field.name, value, about)
+                within(field.name, field.name, value, about)
         self.trusted_keys()
         self.proxies()
         _check_together(self)
@@ -416,31 +394,9 @@ def fields() -> Iterator[tuple["dataclasses.Field[Any]", About]]:
         yield field, field.metadata["about"]
 
 
-def load(environ: Mapping[str, str], options: Mapping[str, str]) -> Settings:
-    """Settings from command-line options (by field name, unparsed) and the environment, as the module's text says.
-
-    Raises SettingsError, which names the option or variable at fault and never shows a secret.
-    """
-    known = {field.name: field for field, _ in fields()}
-    _refuse_unknown(environ, {f"{PREFIX}{name.upper()}{end}" for name in known for end in ("", "_FILE")})
-    values: dict[str, Any] = {}
-    for name in known:
-        found = _written(name, environ, options)
-        if found is not None:
-            values[name] = _parsed(name, *found)
-    return Settings(**values)
-
-
-def environment(environ: Mapping[str, str], settings: Settings, names: Collection[str]) -> dict[str, str]:
-    """The environment for a child that is to have these settings, which are numbers or words, and no others."""
-    known = {f"{PREFIX}{field.name.upper()}{end}" for field, _ in fields() for end in ("", "_FILE")}
-    kept = {variable: text for variable, text in environ.items() if variable not in known}
-    return kept | {f"{PREFIX}{name.upper()}": str(getattr(settings, name)) for name in names}
-
-
 def choices(name: str) -> tuple[str, ...]:
     """The values that a setting may have, if they are few; else nothing."""
-    kind = _KINDS[name]
+    kind = KINDS[name]
     return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
 
 
@@ -459,78 +415,20 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _written(name: str, environ: Mapping[str, str], options: Mapping[str, str]) -> tuple[str, str] | None:
-    """Where a setting's text was found, and the text."""
-    variable = f"{PREFIX}{name.upper()}"
-    file = f"{variable}_FILE"
-    if name in options:
-        return option(name), options[name]
-    if variable in environ and file in environ:
-        raise SettingsError(f"Both {variable} and {file} are set: unset one of them.")
-    if variable in environ:
-        return variable, environ[variable]
-    if file in environ:
-        try:
-            return file, Path(environ[file]).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
-            raise SettingsError(f"{file} names {environ[file]}, which cannot be read: {reason}.") from error
-    return None
+KINDS: Final[dict[str, Any]] = typing.get_type_hints(Settings)
+"""The type of each setting."""
 
 
-def _refuse_unknown(environ: Mapping[str, str], known: set[str]) -> None:
-    for variable in sorted(environ):
-        if variable.startswith(PREFIX) and variable not in known and variable not in NOT_OURS:
-            names = sorted(name.removeprefix(PREFIX) for name in known)
-            near = difflib.get_close_matches(variable.removeprefix(PREFIX), names, 1)
-            hint = f"did you mean {PREFIX}{near[0]}?" if near else "`sealwire-relay up --help` lists all of them."
-            raise SettingsError(f"{variable} is no setting of the relay: {hint}")
-
-
-_KINDS: Final[dict[str, Any]] = typing.get_type_hints(Settings)
-
-
-def _parsed(name: str, source: str, text: str) -> object:
-    kind = _KINDS[name]
-    if kind is int or kind is float:
-        return _number(name, source, text, kind)
-    if isinstance(kind, types.UnionType):
-        if not text:
-            return None
-        return Secret(text) if Secret in typing.get_args(kind) else _path(text)
-    if typing.get_origin(kind) is tuple:
-        return tuple(part for part in re.split(r"[,\s]+", text) if part)
-    if kind is Path:
-        if not text:
-            raise SettingsError(f"{source} is empty: it names a folder.")
-        return _path(text)
-    if (allowed := choices(name)) and text not in allowed:
-        raise SettingsError(f"{source} is {text!r}; it is one of {', '.join(allowed)}.")
-    return text
-
-
-def _path(text: str) -> Path:
-    return Path(text).expanduser().absolute()
-
-
-def _number(name: str, source: str, text: str, kind: Callable[[str], float]) -> float:
-    about = next(about for field, about in fields() if field.name == name)
-    try:
-        value = kind(text)
-    except ValueError as error:
-        raise SettingsError(f"{source} is {text!r}; it is {_range(name, about)}.") from error
-    _within(name, source, value, about)
-    return value
-
-
-def _within(name: str, source: str, value: float, about: About) -> None:
+def within(name: str, source: str, value: float, about: About) -> None:
+    """Raises SettingsError if a number, found in `source`, is none that a setting may have."""
     # Written so that "not a number" fails too.
     if not ((about.low is None or value >= about.low) and (about.high is None or value <= about.high)):
-        raise SettingsError(f"{source} is {value}; it is {_range(name, about)}.")
+        raise SettingsError(f"{source} is {value}; it is {span(name, about)}.")
 
 
-def _range(name: str, about: About) -> str:
-    return f"a {'whole ' if _KINDS[name] is int else ''}number from {about.low} to {about.high}"
+def span(name: str, about: About) -> str:
+    """Which numbers a setting may have, in words."""
+    return f"a {'whole ' if KINDS[name] is int else ''}number from {about.low} to {about.high}"
 
 
 def _origin(name: str) -> str:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from sealwire_protocol import limits
-from sealwire_relay.settings import Secret, Settings, SettingsError, default_folder, fields, is_loopback, load, option
+from sealwire_relay.settings import Secret, Settings, SettingsError, default_folder, fields, is_loopback, option
+from sealwire_relay.sources import load
 from tests.house.repository import PACKAGES, ROOT, files
 
 URL = "postgresql://relay:hunter2@db.example.org/sealwire"
