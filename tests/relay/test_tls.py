@@ -1,6 +1,7 @@
 """TLS on the data port, with a real certificate: what it must not change, and how its files may be wrong."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import shutil
@@ -9,13 +10,15 @@ import ssl
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sealwire_protocol import codec
-from sealwire_protocol.errors import CloseCode
+from sealwire_protocol.errors import CloseCode, RemoteFault
 from sealwire_protocol.ids import NONCE_BYTES
 from sealwire_protocol.messages import Challenge, Hello
 from sealwire_relay.settings import SettingsError
-from sealwire_relay.tls import Certificate, load
+from sealwire_relay.tls import Certificate, TlsTransport, load
 from tests.support.aio import asyncio_test
 from tests.support.certificate import Pair, make_pair
 from tests.support.device import WAIT_SECONDS, Identity
@@ -135,14 +138,51 @@ async def test_nothing_older_than_tls_1_2_is_spoken(pair: Pair) -> None:
             await dial(relay, old)
 
 
+class Nowhere(asyncio.Transport):
+    """A transport that leads nowhere."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Thrown away."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def spoilt(data: bytes, place: int, rubbish: bytes) -> bytes:
+    """Bytes in which some have been overwritten."""
+    place %= len(data)
+    return data[:place] + rubbish + data[place + len(rubbish) :]
+
+
+def test_s19_any_bytes_instead_of_a_handshake_are_waited_on_or_a_typed_error(pair: Pair) -> None:
+    context, trusting = load(*pair), pair.trusting()
+    out = ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        trusting.wrap_bio(ssl.MemoryBIO(), out, server_hostname="localhost").do_handshake()
+    hello = out.read()
+
+    @settings(max_examples=150, deadline=None)
+    @given(st.integers(0, 2_000), st.binary(max_size=40), st.binary(max_size=200))
+    def spoil(place: int, rubbish: bytes, after: bytes) -> None:
+        tls = TlsTransport(Nowhere(), context)
+        for data in (spoilt(hello, place, rubbish), after, after):
+            try:
+                assert tls.receive(data) == b""
+            except RemoteFault:
+                break
+        tls.write(b"thrown away")
+
+    spoil()
+
+
 # --- a proxy that passes TLS on
 
 
 @asyncio_test
 async def test_tls_may_begin_behind_a_proxy_header_in_the_same_packet(pair: Pair) -> None:
     header = b"PROXY TCP4 198.51.100.7 127.0.0.1 4711 443\r\n"
-    settings = {**pair.settings(), "trusted_proxies": ("127.0.0.1",), "proxy_header": "proxy-protocol"}
-    async with running(None, **settings) as relay, await dial(relay, pair.trusting(), header) as stranger:
+    behind = {**pair.settings(), "trusted_proxies": ("127.0.0.1",), "proxy_header": "proxy-protocol"}
+    async with running(None, **behind) as relay, await dial(relay, pair.trusting(), header) as stranger:
         await greet(stranger)
         (connection,) = relay.plane._gateway._connections
         assert connection.address == "198.51.100.7"
