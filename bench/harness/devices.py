@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, TypeVar
+from typing import ClassVar, Final, NamedTuple, TypeVar
 
 from bench.harness.load import Opened
 from sealwire_protocol import codec
@@ -82,6 +82,9 @@ async def found(port: int, first: int, members: int, stream: StreamId = STREAM, 
 class Wire:
     """One WebSocket, driven by the running event loop without a transport, so that its socket can be given away."""
 
+    OPTIONS: ClassVar[tuple[tuple[int, int, int], ...]] = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
+    """Of its socket, set before it connects."""
+
     def __init__(self, opened: socket.socket, rest: bytes = b"") -> None:
         self.socket = opened
         self._bytes = bytearray(rest)
@@ -92,7 +95,8 @@ class Wire:
         loop = asyncio.get_running_loop()
         made = socket.socket()
         made.setblocking(False)
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for option in cls.OPTIONS:
+            made.setsockopt(*option)
         await loop.sock_connect(made, ("127.0.0.1", port))
         wire = cls(made)
         await loop.sock_sendall(made, HANDSHAKE % path.encode())

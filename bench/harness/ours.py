@@ -28,20 +28,34 @@ counted; and the cleaner leaves alone what is pushed, which is much the same aga
 RECORD_BYTES: Final = len(encode_record(record(units=UNITS)))
 
 SHAPE: Final = Shape(RECORD_BYTES, 0, 0, CREDIT_BYTES_DEFAULT // 2)
-STAMPED: Final = SHAPE._replace(stamp_at=UNITS * UNIT_BYTES + MAC_BYTES)
-"""With its time in its first eight bytes of ciphertext, which nobody opens."""
 
 
-def lane(vault: VaultId, term: Term, number: int, member: Member, window: int, records: int) -> Lane:
+def stamped(units: int) -> Shape:
+    """A record of so many units with its time in its first eight bytes of ciphertext, which nobody opens."""
+    size = len(encode_record(record(units=units)))
+    return SHAPE._replace(bytes=size, stamp_at=units * UNIT_BYTES + MAC_BYTES)
+
+
+STAMPED: Final = stamped(UNITS)
+
+
+def lane(
+    vault: VaultId, term: Term, number: int, member: Member, window: int, records: int, units: int = UNITS
+) -> Lane:
     """A member's pushes to one vault, from this batch number on, which takes no place in what is sealed."""
-    sealed = [record(author=member.author, units=UNITS, tag=place) for place in range(records)]
+    sealed = [record(author=member.author, units=units, tag=place) for place in range(records)]
     data = codec.encode(Push(vault, term, 0, 0, (group(STREAM, *sealed),)))
     at = 1 + len(vault) + len(encode_varint(term.number)) + TERM_ID_BYTES
     return Lane(data[:at], data[at + 1 :], window, records, number, vault)
 
 
 async def pushers(
-    port: int, vaults: Sequence[BenchVault], members: Sequence[Member], window: int, records: int = 1
+    port: int,
+    vaults: Sequence[BenchVault],
+    members: Sequence[Member],
+    window: int,
+    records: int = 1,
+    units: int = UNITS,
 ) -> list[Connection]:
     """One connection for each of these members, who are in all of these vaults, with pushes of so many records to each
     vault, `window` of them unanswered. They are subscribed to no stream."""
@@ -51,7 +65,7 @@ async def pushers(
         lanes = []
         for vault in vaults:
             told = await wire.subscribe(vault.id)
-            lanes.append(lane(vault.id, told.term, told.last_batch + 1, member, window, records))
+            lanes.append(lane(vault.id, told.term, told.last_batch + 1, member, window, records, units))
         opened = wire.hand_over()
         return Connection(opened.socket, lanes, None, b"", opened.rest)
 

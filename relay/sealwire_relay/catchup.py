@@ -28,9 +28,9 @@ from sealwire_relay.store.segments import StoredSegment
 PAGE_BYTES_MAX: Final = 1_048_576
 """Segment bytes of one catch-up read: large enough that the query's cost vanishes, small enough to take turns."""
 
-ENCODED_PAGES_MAX: Final = 8
+ENCODED_PAGES_MAX: Final = 4
 """Pages that are kept as encoded last: devices that come back together are sent the same bytes, which then are in
-memory once, however many sockets they wait in. Some 8 MiB."""
+memory once, however many sockets they wait in. Some 4 MiB."""
 
 TURN_PEERS: Final = 32
 """Connections that are sent a page before others have their turn: some 2 ms."""

@@ -53,7 +53,7 @@ TURN_BYTES_MAX: Final = 16_384
 """Bytes read from one socket after which the others have their turn. uvloop reads a socket that is never empty 32
 times before it looks at another one: megabytes, which tiny frames make seconds of work."""
 
-STALLED_BYTES: Final = 65_536
+STALLED_BYTES: Final = 16_384
 """Bytes that the kernel would not take at which a device counts as stalled: it is sent nothing more of its streams
 until three quarters of them have gone. Thousands of small frames, each kept for itself, would cost megabytes."""
 

@@ -1,0 +1,138 @@
+"""Subscribers that stop reading under full load cost the relay a cursor each: next to no memory, and nobody's time.
+
+Two hundred devices subscribe and never read again, while others push as fast as they are answered and twenty listen.
+In turn with rounds without them it is measured what the relay's memory grew by, and when what was pushed arrives.
+"""
+
+import socket
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import uvloop
+
+from bench.harness.devices import STREAM, BenchVault, DeviceWire, Member, at_once, found, heads
+from bench.harness.ours import WITHOUT_PAUSE, followers, pushers, stamped
+from bench.harness.processes import places
+from bench.harness.relay import BenchRelay, relay
+from bench.harness.traffic import Span, Traffic, traffic
+from sealwire_protocol.ids import START
+from sealwire_protocol.messages import Wanted
+
+LIMIT_S = 180
+LIMIT_SHORT_S = 120
+
+STALLED: Final = 200
+LISTENERS: Final = 20
+PUSHERS: Final = 4
+WINDOW: Final = 8
+UNITS: Final = 60
+"""Of a record, which is a kilobyte so: what two hundred sockets hold is full in a moment."""
+
+SEGMENT_BYTES: Final = 1_400
+RECEIVED_BYTES: Final = 16_384
+
+MIB: Final = 1_048_576
+GROWTH_MIB_MAX: Final = 20.0
+
+LATER_MAX: Final = 1.1
+LATER_SHORT_MAX: Final = 2.0
+"""What the slowest hundredth of deliveries may take, of what it takes without them. A few short rounds are unsteady."""
+
+RECENT_BYTES: Final = 4 * MIB
+"""What is kept of the stream for those who catch up is full before it is measured, and so does not count."""
+
+
+class Plan(NamedTuple):
+    """How often each is measured, for how long, and how much later deliveries may come."""
+
+    rounds: int
+    span: Span
+    later_max: float
+
+
+LONG: Final = Plan(7, Span(1.5, 4.0), LATER_MAX)
+SHORT_PLAN: Final = Plan(2, Span(0.7, 1.3), LATER_SHORT_MAX)
+
+
+class Round(NamedTuple):
+    """Without those that do not read, with them, and by how many bytes the relay has grown with them."""
+
+    alone: Traffic
+    beside: Traffic
+    growth: int
+
+
+def load(running: BenchRelay, vault: BenchVault, span: Span) -> Traffic:
+    """Push without pause, and listen, for so long."""
+    listening = uvloop.run(followers(running.port, vault, vault.members[:1] * LISTENERS))
+    pushing = uvloop.run(pushers(running.port, [vault], vault.members, WINDOW, units=UNITS))
+    return traffic("sealwire", [*pushing, *listening], places().load, span, stamped(UNITS))
+
+
+class Deaf(DeviceWire):
+    """A subscriber far away: what is sent to it does not vanish in the buffers that loopback has, of megabytes."""
+
+    OPTIONS = (
+        (socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT_BYTES),
+        (socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVED_BYTES),
+    )
+
+
+async def subscribed(port: int, vault: BenchVault) -> list[Deaf]:
+    """Those that will read no more, live."""
+    ends = await heads(port, vault, STREAM)
+
+    async def one(member: Member) -> Deaf:
+        wire = await Deaf.login(port, member.identity)
+        assert isinstance(wire, Deaf)
+        await wire.subscribe(vault.id, Wanted(STREAM, ends[STREAM], START))
+        return wire
+
+    return await at_once(one, vault.members[:1] * STALLED)
+
+
+def measured(running: BenchRelay, vault: BenchVault, span: Span) -> Round:
+    """One round of each."""
+    alone = load(running, vault, span)
+    before = running.rss_bytes()
+    deaf = uvloop.run(subscribed(running.port, vault))
+    try:
+        beside = load(running, vault, span)
+        grown = running.rss_bytes() - before
+        lagging = running.metrics()["sealwire_lagging_streams"]
+    finally:
+        for one in deaf:
+            one.close()
+    if lagging < STALLED:
+        raise RuntimeError(f"only {lagging:.0f} of {STALLED} had so much sent to them that they lag: push for longer")
+    return Round(alone, beside, grown)
+
+
+def prove(folder: Path, plan: Plan) -> dict[str, object]:
+    """Rounds in turn, after one that fills what is always full."""
+    with relay(folder, {**WITHOUT_PAUSE, "recent_bytes_max": RECENT_BYTES}) as running:
+        vault = uvloop.run(found(running.port, 1, PUSHERS))
+        measured(running, vault, plan.span)
+        rounds = [measured(running, vault, plan.span) for _ in range(plan.rounds)]
+    growths = [round(one.growth / MIB, 1) for one in rounds]
+    later = statistics.median(one.beside.delivery_p99_ms / one.alone.delivery_p99_ms for one in rounds)
+    return {
+        "ok": max(growths) <= GROWTH_MIB_MAX and later <= plan.later_max,
+        "stalled": STALLED,
+        "growth_mib": growths,
+        "growth_mib_max": GROWTH_MIB_MAX,
+        "p99_later": round(later, 2),
+        "p99_later_max": plan.later_max,
+        "p99_ms_alone": [round(one.alone.delivery_p99_ms, 1) for one in rounds],
+        "p99_ms_beside": [round(one.beside.delivery_p99_ms, 1) for one in rounds],
+        "records_per_s_alone": [round(one.alone.answered_per_s) for one in rounds],
+        "records_per_s_beside": [round(one.beside.answered_per_s) for one in rounds],
+    }
+
+
+def run(short: bool) -> dict[str, object]:
+    """The proof: ok if neither memory nor the others' deliveries suffer."""
+    with tempfile.TemporaryDirectory(prefix="stalled-", ignore_cleanup_errors=True) as name:
+        return prove(Path(name), SHORT_PLAN if short else LONG)
