@@ -13,7 +13,6 @@ from websockets.server import ServerProtocol
 from sealwire_protocol import codec
 from sealwire_protocol.errors import CloseCode
 from sealwire_protocol.ids import NONCE_BYTES, START, Term, VaultId
-from sealwire_protocol.limits import SEGMENT_BYTES_MAX
 from sealwire_protocol.login import login_payload
 from sealwire_protocol.messages import (
     Ack,
@@ -29,6 +28,7 @@ from sealwire_protocol.messages import (
     Welcome,
 )
 from sealwire_protocol.segment import encode_segment
+from sealwire_relay.catchup import PAGE_BYTES_MAX
 from sealwire_relay.connection import LOGIN_BYTES_MAX, REQUEST_BYTES_MAX, STALLED_BYTES, TURN_BYTES_MAX, Connection
 from tests.support.aio import asyncio_test
 from tests.support.device import Device, Identity, group, record, stream_id
@@ -393,7 +393,7 @@ async def test_s18_a_subscriber_that_never_reads_is_soon_sent_nothing_more_and_c
             for batch in range(1, 61):
                 await anna.push(vault, batch, group(TODOS, record(units=4000)))
                 unsent.append(transport.get_write_buffer_size())
-            assert 0 < max(unsent) <= STALLED_BYTES + SEGMENT_BYTES_MAX
+            assert 0 < max(unsent) <= STALLED_BYTES + PAGE_BYTES_MAX
             assert unsent[-1] == unsent[-10], "it is sent no more"
             assert relay.plane.connections == 2
             relay.pass_time(26.0)
