@@ -192,7 +192,7 @@ class RelaySession:
         self._pushes: dict[VaultId, list[int]] = {}
         self._refused_from: dict[VaultId, int] = {}
         self._pushes_under_way = self._requests = self._turn = 0
-        self._subscribing: list[tuple[VaultId, frozenset[StreamId]]] = []
+        self._subscribing: tuple[tuple[VaultId, frozenset[StreamId]], ...] = ()
         self._waiting: list[tuple[int, Message]] = []
         self._waiting_bytes = 0
         self._stalled = False
@@ -364,7 +364,7 @@ class RelaySession:
             else:
                 listener.cursor, listener.live = wanted.cursor.seq, False
                 listener.awaiting += 1
-        self._subscribing.append((message.vault, streams))
+        self._subscribing += ((message.vault, streams),)
         return self._asked(message)
 
     def _acked(self, message: Ack) -> list[RelayEffect]:
@@ -449,11 +449,12 @@ class RelaySession:
 
     def _answer_subscribe(self, vault: VaultId, streams: frozenset[StreamId] | None) -> frozenset[StreamId] | None:
         """Strike out the SUBSCRIBE that is answered: the oldest for these streams, else the oldest of the vault."""
-        of_vault = [entry for entry in self._subscribing if entry[0] == vault]
-        found = next((entry for entry in of_vault if entry[1] == streams), of_vault[0] if of_vault else None)
-        if found is None:
+        places = [place for place, entry in enumerate(self._subscribing) if entry[0] == vault]
+        place = next((at for at in places if self._subscribing[at][1] == streams), places[0] if places else None)
+        if place is None:
             return None
-        self._subscribing.remove(found)
+        found = self._subscribing[place]
+        self._subscribing = self._subscribing[:place] + self._subscribing[place + 1 :]
         for stream in found[1]:
             listener = self.listeners.get((vault, stream))
             if listener is not None:
