@@ -13,12 +13,12 @@ SITE_BITS: Final = 64
 def site_of(address: str) -> str:
     """What is counted as one: an IPv4 address, the network of an IPv6 one; nothing for this machine, which is not
     counted: whoever is on it can do worse."""
-    if is_loopback(address):
-        return ""
     try:
         found = plain(address)
     except ValueError:
         return address
+    if is_loopback(str(found)):
+        return ""
     if isinstance(found, ipaddress.IPv4Address):
         return str(found)
     return str(ipaddress.ip_network((found, SITE_BITS), strict=False))

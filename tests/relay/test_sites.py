@@ -13,6 +13,7 @@ from sealwire_relay.sites import Sites, site_of
         ("2001:db8:0:1::1", "2001:db8:0:1::/64"),
         ("fe80::1%eth0", "fe80::/64"),
         ("127.0.0.1", ""),
+        ("::ffff:127.0.0.1", ""),
         ("::1", ""),
         ("", ""),
         ("a socket", "a socket"),
