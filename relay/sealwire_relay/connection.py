@@ -36,7 +36,7 @@ from sealwire_protocol.messages import NO_VAULT
 from sealwire_protocol.relay_session import RelaySession, RelayState
 from sealwire_relay.admintokens import found_in
 from sealwire_relay.forwarded import proxy_header
-from sealwire_relay.frames import PING_FRAME, FrameReader, binary_frame, close_frame, pong_frame
+from sealwire_relay.frames import PING_FRAME, FrameReader, binary_frame, binary_header, close_frame, pong_frame
 from sealwire_relay.peer import Host
 from sealwire_relay.tls import TlsTransport
 
@@ -52,6 +52,10 @@ LOGIN_BYTES_MAX: Final = 4_096
 TURN_BYTES_MAX: Final = 16_384
 """Bytes read from one socket after which the others have their turn. uvloop reads a socket that is never empty 32
 times before it looks at another one: megabytes, which tiny frames make seconds of work."""
+
+JOINED_BYTES_MAX: Final = 16_384
+"""Messages up to here are copied to leave in one piece with others, which costs less than to send more pieces. Larger
+ones are not: a page that thousands of devices are sent is in memory once, not once for each of them."""
 
 STALLED_BYTES: Final = 16_384
 """Bytes that the kernel would not take at which a device counts as stalled: it is sent nothing more of its streams
@@ -325,7 +329,7 @@ class Connection(asyncio.Protocol):
         """Carry out a session's effects in order."""
         for effect in effects:
             if isinstance(effect, Send):
-                self.send_frame(binary_frame(effect.data))
+                self._send(effect.data)
             elif isinstance(effect, Do):
                 self._host.do(self, effect.message)
             elif isinstance(effect, Pump):
@@ -342,6 +346,13 @@ class Connection(asyncio.Protocol):
                     self._host.metrics.login_failures.inc()
                 self._end(close_frame(effect.code, effect.reason))
 
+    def _send(self, payload: bytes) -> None:
+        if len(payload) <= JOINED_BYTES_MAX:
+            self.send_frame(binary_frame(payload))
+        else:
+            self.send_frame(binary_header(len(payload)))
+            self.send_frame(payload)
+
     def send_frame(self, frame: bytes) -> None:
         """Send an encoded WebSocket frame. What is sent in one turn of the loop is joined into one write."""
         if self._closing:
@@ -356,9 +367,15 @@ class Connection(asyncio.Protocol):
         out, transport = self._out, self._transport
         if transport is None or not out:
             return
-        data = out[0] if len(out) == 1 else b"".join(out)
-        out.clear()
-        transport.write(data)
+        if len(out) == 1:
+            transport.write(out.pop())
+        elif max(map(len, out)) > JOINED_BYTES_MAX:
+            self._out = []
+            transport.writelines(out)
+        else:
+            data = b"".join(out)
+            out.clear()
+            transport.write(data)
         if self._stalled and transport.get_write_buffer_size() > self._host.settings.unsent_bytes_max:
             self._host.metrics.closes.labels("unread").inc()
             self.abort()

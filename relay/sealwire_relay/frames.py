@@ -19,14 +19,18 @@ _REASON_BYTES_MAX: Final = 123
 """RFC 6455 5.5: a control frame's payload is at most 125 bytes, two of which are the code."""
 
 
+def binary_header(size: int) -> bytes:
+    """What stands before the payload of a whole unmasked binary message of so many bytes."""
+    if size < 126:
+        return bytes((_BINARY, size))
+    if size < 65_536:
+        return b"\x82\x7e" + size.to_bytes(2, "big")
+    return b"\x82\x7f" + size.to_bytes(8, "big")
+
+
 def binary_frame(payload: bytes) -> bytes:
     """One whole unmasked binary message, header included."""
-    size = len(payload)
-    if size < 126:
-        return bytes((_BINARY, size)) + payload
-    if size < 65_536:
-        return b"\x82\x7e" + size.to_bytes(2, "big") + payload
-    return b"\x82\x7f" + size.to_bytes(8, "big") + payload
+    return binary_header(len(payload)) + payload
 
 
 def close_frame(code: int, reason: str) -> bytes:

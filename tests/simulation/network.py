@@ -229,6 +229,10 @@ class Wire:
             self._buffer = self._buffer[at + size :]
             self._frame(opcode, payload)
 
+    def writelines(self, parts: list[bytes]) -> None:
+        """Several in one."""
+        self.write(b"".join(parts))
+
     def _frame(self, opcode: int, payload: bytes) -> None:
         if self.silent:
             return
