@@ -36,8 +36,11 @@ BULK_RECORDS: Final = 1_000
 BULK_WINDOW: Final = 2
 """Pushes of so many records that a device leaves unanswered: more wait, and are not written sooner."""
 
-STREAMS_SWEPT: Final = (1, 4, 16)
-"""Streams that a peer's writes are spread over; the best number counts."""
+STREAMS_SWEPT: Final = tuple(range(1, VAULTS + 1))
+"""Streams that a peer's writes are spread over, as those of devices are over vaults; the best number counts."""
+
+STREAMS_MANY: Final = 16
+"""Told beside: some servers write each stream to disk by itself, several at once."""
 
 
 class Ours:
@@ -112,7 +115,7 @@ async def address(folder: Path) -> str:
 def run(short: bool) -> Result:
     """Measure in a temporary folder."""
     rounds = ROUNDS_SHORT if short else ROUNDS
-    span = Span(warm_s=0.3, measure_s=0.7) if short else Span(warm_s=1.0, measure_s=4.0)
+    span = Span(warm_s=0.3, measure_s=0.7) if short else Span(warm_s=1.0, measure_s=3.0)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         ours = Ours(stack.enter_context(relay(folder, WITHOUT_PAUSE)))
@@ -127,10 +130,16 @@ def run(short: bool) -> Result:
             "bare_asyncpg_segments": lambda: segments.push(span),
         }
         contenders |= {peer.name: written(peer, spreads[peer.name], span) for peer in peers}
+        contenders |= {many(peer): written(peer, STREAMS_MANY, span) for peer in peers}
         done = contest(contenders, rounds)
     for peer in peers:
         peer.settings["streams"] = spreads[peer.name]
     return told(ours, peers, done, missing)
+
+
+def many(peer: Streams) -> str:
+    """The name of a peer that writes to many streams."""
+    return f"{peer.name}_{STREAMS_MANY}"
 
 
 def written(peer: Streams, streams: int, span: Span) -> Run:
@@ -185,7 +194,9 @@ def told(ours: Ours, peers: Sequence[Streams], done: Mapping[str, Sequence[Traff
             "postgres_cpu_us": Spread(tuple(ours.postgres_cpu_us)).told(),
             "bulk": {**figures["sealwire_bulk"], "records_per_push": BULK_RECORDS},
         },
-        peers={peer.name: figures[peer.name] for peer in peers},
+        peers={
+            peer.name: {**figures[peer.name], f"over_{STREAMS_MANY}_streams": figures[many(peer)]} for peer in peers
+        },
         yardsticks={name: figures[name] for name in ("bare_asyncpg", "bare_asyncpg_segments")},
         ratios={"vs_bare_asyncpg": neat(mine / rates["bare_asyncpg"].median), **ratios},
         settings=settings | {peer.name: peer.settings for peer in peers},

@@ -1,7 +1,8 @@
 """Latency: from a push to its arrival at each of 100 devices, one record at a time, 100 a second, durable.
 
-The time stands in the record itself: the generator that pushes is the one that reads, so that there is one clock. It is
-measured when what was read is looked at, so that it holds the generator's own wait for its turn, for everybody alike.
+The time at which it was due to be pushed stands in the record itself: the generator that pushes is the one that reads,
+so that there is one clock. It is taken off when what was read is looked at, so that it holds the generator's own wait
+for its turn, for everybody alike. A push that must wait for others to be answered waits on the relay's account.
 """
 
 import contextlib
@@ -21,9 +22,14 @@ from bench.harness.result import Bars, Result
 from bench.harness.rounds import ROUNDS, ROUNDS_SHORT, neat
 from bench.harness.traffic import Shape, Span, Traffic, traffic
 from bench.peers.streams import LINE_BYTES, PAYLOAD_BYTES, Streams
+from sealwire_protocol.limits import PUSH_WINDOW
 
 DEVICES: Final = 100
+PUSHERS: Final = 16
 PER_S: Final = 100
+UNANSWERED: Final = PUSHERS * PUSH_WINDOW
+"""So many may wait, for the others too: more than ever should."""
+
 BATCH: Final = 100
 """Records that a peer's reader takes at a time, should it be late; at this rate one waits."""
 
@@ -39,7 +45,7 @@ def run(short: bool) -> Result:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         running = stack.enter_context(relay(folder, WITHOUT_PAUSE))
         peers, missing = stack.enter_context(streams(folder))
-        vault = uvloop.run(found(running.port, 1, DEVICES + 1))
+        vault = uvloop.run(found(running.port, 1, PUSHERS + DEVICES))
         contenders: dict[str, Run] = {"sealwire": lambda: deliver(running, vault, span)}
         contenders |= {peer.name: delivered(peer, span) for peer in peers}
         done = contest(contenders, rounds)
@@ -47,10 +53,9 @@ def run(short: bool) -> Result:
 
 
 def deliver(running: BenchRelay, vault: BenchVault, span: Span) -> Traffic:
-    """The relay's turn: one member pushes, all others listen."""
-    pusher, *others = vault.members
-    listening = uvloop.run(followers(running.port, vault, others))
-    pushing = uvloop.run(pushers(running.port, [vault], [pusher], 1))
+    """The relay's turn: some members push, one after the other, and all others listen."""
+    listening = uvloop.run(followers(running.port, vault, vault.members[PUSHERS:]))
+    pushing = uvloop.run(pushers(running.port, [vault], vault.members[:PUSHERS], PUSH_WINDOW))
     return traffic("sealwire", [*pushing, *listening], places().load, span, STAMPED)
 
 
@@ -59,7 +64,7 @@ def delivered(peer: Streams, span: Span) -> Run:
 
     def turn() -> Traffic:
         peer.clear()
-        connections = [*peer.writers(1, 1), *peer.followers(DEVICES, BATCH)]
+        connections = [*peer.writers(1, UNANSWERED), *peer.followers(DEVICES, BATCH)]
         return traffic(peer.speech, connections, places().load, span, Shape(0, LINE_BYTES, PAYLOAD_BYTES))
 
     return turn
@@ -84,7 +89,7 @@ def told(peers: Sequence[Streams], done: Mapping[str, Sequence[Traffic]], missin
         ratios["p50_vs_redis_streams"] = neat(p50["sealwire"].median / p50[redis].median)
         ratios["p99_vs_redis_streams"] = neat(p99["sealwire"].median / p99[redis].median)
     settings: dict[str, Any] = {
-        "sealwire": {**settings_of(WITHOUT_PAUSE), "members": DEVICES + 1},
+        "sealwire": {**settings_of(WITHOUT_PAUSE), "members": PUSHERS + DEVICES, "pushers": PUSHERS},
         "load": {"devices": DEVICES, "pushes_per_s": PER_S, "payload_bytes": PAYLOAD_BYTES},
     }
     return Result(

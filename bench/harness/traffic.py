@@ -50,7 +50,7 @@ class Connection(NamedTuple):
 
 class Span(NamedTuple):
     """How long to measure: by the clock, or until so many records were read, or so many writes answered. `rate`: writes
-    a second; 0: as fast as they are answered."""
+    a second, whose times are when they were due; 0: as fast as they are answered."""
 
     warm_s: float = 0.0
     measure_s: float = 0.0

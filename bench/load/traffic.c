@@ -4,7 +4,7 @@
  *
  *   protocol sealwire|redis|nats
  *   seconds WARM MEASURE        then what is under way is answered, and figures are printed
- *   rate WRITES_PER_S           0: as fast as answers come
+ *   rate WRITES_PER_S           in all, its time being when each was due; 0: as fast as answers come
  *   until RECORDS               end when so many are read, in place of by the clock
  *   writes WRITES               end when so many are answered, in place of by the clock
  *   credit BYTES                Sealwire: give credit back after so many
@@ -90,10 +90,16 @@ static void keep(Samples *samples, double seconds) {
 
 /* --- writing and reading */
 
+/* When the next write is due: at a rate of one's own, not when the server has time for it. */
+static double due(void) { return began + (double)(written + 1) / plan.rate; }
+
+static int may_write(void) { return writing && !(plan.writes && written == plan.writes); }
+
 static void write_one(Connection *at, Lane *lane) {
     unsigned char number[10];
-    if (plan.writes && written == plan.writes) return;
-    if (plan.stamp_at) memcpy(lane->after.data + lane->after.size - plan.stamp_at, &now, sizeof now);
+    double stamp = plan.rate ? due() : now;
+    if (!may_write()) return;
+    if (plan.stamp_at) memcpy(lane->after.data + lane->after.size - plan.stamp_at, &stamp, sizeof stamp);
     if (parse == parse_sealwire) {
         append_frame(&at->out, lane->before.data, lane->before.size, number, varint(number, lane->number),
                      lane->after.data, lane->after.size);
@@ -102,7 +108,7 @@ static void write_one(Connection *at, Lane *lane) {
         append(&at->out, lane->before.data, lane->before.size);
         append(&at->out, lane->after.data, lane->after.size);
     }
-    lane->sent_at[lane->sent++ % UNANSWERED_MAX] = now;
+    lane->sent_at[lane->sent++ % UNANSWERED_MAX] = stamp;
     if (++lane->under_way > UNANSWERED_MAX) fail("the server has left %d writes unanswered", UNANSWERED_MAX);
     under_way++;
     written++;
@@ -113,7 +119,7 @@ void answered(Connection *at, Lane *lane) {
     lane->under_way--;
     under_way--;
     answered_records += lane->records;
-    if (writing && !plan.rate) write_one(at, lane);
+    if (!plan.rate) write_one(at, lane);
 }
 
 void delivered(Connection *at, const unsigned char *end, uint64_t records) {
@@ -280,32 +286,33 @@ static int start_ticking(void) {
     return ticker;
 }
 
-static void tick(int ticker, uint64_t *turn) {
-    uint64_t ticks = 0;
-    if (read(ticker, &ticks, sizeof ticks) != sizeof ticks || !writing) return;
-    now = clock_s();
-    for (; ticks; ticks--) {
-        Connection *at;
-        do at = connections[(*turn)++ % (uint64_t)connection_count];
-        while (!at->lane_count);
+/* Write what is due, each by the next writer that may; what none may waits, and its time runs. */
+static void write_due(void) {
+    static int turn;
+    for (int tried = 0; may_write() && now >= due() && tried < connection_count; tried++) {
+        Connection *at = connections[turn++ % connection_count];
+        if (!at->lane_count || at->lanes[0]->under_way == at->lanes[0]->window) continue;
         write_one(at, at->lanes[0]);
         flush(at);
+        tried = -1;
     }
 }
 
-static void turn_loop(int ticker, uint64_t *writers) {
+static void turn_loop(int ticker) {
     struct epoll_event events[EVENTS_MAX];
     int found = epoll_wait(poller, events, EVENTS_MAX, 20);
     for (int place = 0; place < found; place++) {
         Connection *at = events[place].data.ptr;
         if (!at) {
-            tick(ticker, writers);
+            uint64_t ticks;
+            if (read(ticker, &ticks, sizeof ticks) < 0 && errno != EAGAIN) fail("the clock: %s", strerror(errno));
             continue;
         }
         if (events[place].events & ~(unsigned)EPOLLOUT) receive(at);
         flush(at);
     }
     now = clock_s();
+    if (plan.rate) write_due();
 }
 
 static int by_size(const void *one, const void *other) {
@@ -341,7 +348,7 @@ static int goes_on(double end) {
 }
 
 int main(void) {
-    uint64_t answers = 0, deliveries = 0, bytes = 0, writers = 0;
+    uint64_t answers = 0, deliveries = 0, bytes = 0;
     read_plan();
     begin();
     int ticker = plan.rate ? start_ticking() : -1;
@@ -354,12 +361,12 @@ int main(void) {
             answers = answered_records, deliveries = delivered_records, bytes = delivered_bytes;
             cpu = cpu_s();
         }
-        turn_loop(ticker, &writers);
+        turn_loop(ticker);
     }
     double seconds = now - measured_from, used = cpu_s() - cpu;
     answers = answered_records - answers, deliveries = delivered_records - deliveries, bytes = delivered_bytes - bytes;
     writing = measuring = 0;
-    while (under_way && now < end + DRAIN_S_MAX) turn_loop(ticker, &writers);
+    while (under_way && now < end + DRAIN_S_MAX) turn_loop(ticker);
     print_figures(seconds, answers, deliveries, bytes, used);
     return 0;
 }

@@ -185,3 +185,23 @@ def test_a_writer_of_nats_ends_when_a_write_is_not_taken(server: Server) -> None
                 run("nats", connections, Span(writes=1), PEERS)
         else:
             assert run("nats", connections, Span(writes=1), PEERS).answered == 1
+
+
+def test_at_a_rate_no_more_writes_wait_than_may() -> None:
+    ours, theirs = socket.socketpair()
+    waiting: list[int] = []
+
+    def answer() -> None:
+        """Each second write, together with the one before, so that there always is one that may not be made yet."""
+        while data := theirs.recv(65_536):
+            waiting.append(len(data) + (waiting[-1] % 2 if waiting else 0))
+            if waiting[-1] == 2:
+                theirs.sendall(b"+OK\r\n" * 2)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    told = run("redis", [Connection(ours, (Lane(b"", b"w", 2),))], Span(writes=20, rate=100_000.0), PEERS)
+    thread.join()
+    theirs.close()
+    assert told.answered == 20
+    assert set(waiting) <= {1, 2}
