@@ -1,141 +1,133 @@
-"""How fast an empty device catches up, end to end, and where the time goes: `python -m bench.bootstrap [ENTRIES]`.
+"""How fast an empty device gets everything: a real client, end to end, beside plain `sqlite3` that loads the same rows.
 
-A real relay (embedded Postgres, fsync on) and two devices as processes of their own. One writes the named characters
-of Unicode; the other joins, and is timed from subscribing until it holds everything: relay, network, opening, decoding,
-SQLite. Yardstick in the same run: plain `sqlite3` loading the same rows into one table with the same pragmas.
-Prints one JSON object.
+One device makes a vault of 1,000,000 entries, with ascending keys of 8 characters, which SQLite loads fastest, and
+texts of 32; that is not timed.
+In each round another one joins with an empty folder and is timed from opening its collection until it holds, durably,
+everything: relay, network, opening, checking, decoding, SQLite. Its stages, in microseconds a record, are told with it:
+`open_decode_sqlite_us` is what its writer's thread does, of which `sqlite_us` is the replica's.
+
+The yardstick is one table of key and text, with the client's pragmas, in one thread that has nothing else to do, in
+transactions of the size that proved best.
 """
 
 import json
-import os
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple
 
-import trio
+from bench.harness.client import pairs
+from bench.harness.processes import line_of, pinned, places, started
+from bench.harness.relay import relay, settings_of
+from bench.harness.result import Bars, Result
+from bench.harness.rounds import ROUNDS, ROUNDS_SHORT, Spread, interleaved, neat
+from sealwire_client.replica.database import CACHE_KIB
 
-from demo.characters import Character, characters
-from sealwire_client import Device, latest
-from sealwire_client.replica import Replica
-from sealwire_client.sync import VaultSync
+TOGETHER: Final = (1_000, 10_000, 100_000)
+"""Rows in one transaction of plain SQLite, of which the best is taken."""
 
-ENTRIES: Final = 138_552
-LIMIT_S: Final = 300.0
-
-T = TypeVar("T")
-
-
-async def write(folder: str, relay: str, entries: int) -> None:
-    """The first device: writes everything, then invites the second, whose link it prints."""
-    async with Device.open(folder, relay=relay) as device:
-        vault = await device.create_vault("bench")
-        collection = await vault.collection("characters", Character, policy=latest())
-        begun = time.perf_counter()
-        await collection.put_many(characters(entries))
-        put = time.perf_counter()
-        await vault.synced()
-        invite = await vault.invite()
-        told = {"put_per_s": entries / (put - begun), "upload_per_s": entries / (time.perf_counter() - put)}
-        print(json.dumps({"link": invite.link, **told}), flush=True)
-        await invite.joined()
+OURS, YARDSTICK = "sealwire", "raw_sqlite"
 
 
-async def catch_up(folder: str, link: str, entries: int) -> None:
-    """The second device: joins, catches up, and prints its figures."""
-    spent: dict[str, float] = {}
-    _time(spent, "sqlite", Replica, "apply")
-    _time(spent, "writer", VaultSync, "_apply_records")
-    async with Device.open(folder) as device:
-        vault = await device.join(link)
-        collection = await vault.collection("characters", Character, policy=latest())
-        begun, cpu = time.perf_counter(), time.process_time()
-        await vault.synced()
-        seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
-        assert len(collection) == entries, "not everything arrived"
-    spent["open_and_decode"] = spent["writer"] - spent["sqlite"]
-    spent["elsewhere"] = seconds - spent.pop("writer")
-    stages = {f"{name}_us": round(1e6 * value / entries, 2) for name, value in spent.items()}
-    print(json.dumps({"records_per_s": entries / seconds, "cpu_us": 1e6 * cpu / entries, **stages}), flush=True)
+class Plan(NamedTuple):
+    """How much of everything."""
+
+    entries: int
+    swept: int
+    rounds: int
 
 
-def _time(spent: dict[str, float], stage: str, owner: type[Any], name: str) -> None:
-    """From now on add up the time spent in a method."""
-    method: Callable[..., Any] = getattr(owner, name)
-    spent[stage] = 0.0
-
-    def timed(*args: Any, **kwargs: Any) -> Any:
-        begun = time.perf_counter()
-        try:
-            return method(*args, **kwargs)
-        finally:
-            spent[stage] += time.perf_counter() - begun
-
-    setattr(owner, name, timed)
+LONG: Final = Plan(1_000_000, 200_000, ROUNDS)
+SHORT: Final = Plan(5_000, 5_000, ROUNDS_SHORT)
 
 
-def raw_sqlite(folder: Path, entries: int) -> float:
-    """Rows/s of plain `sqlite3`: one table, the same pragmas, a transaction for every thousand rows."""
-    rows = [(key, c.name, c.category, c.numeric) for key, c in characters(entries).items()]
-    database = sqlite3.connect(folder / "raw.db", isolation_level=None)
+def run(short: bool) -> Result:
+    """Measure in a temporary folder."""
+    plan = SHORT if short else LONG
+    # The device that reads is what is measured, so it has the core that servers have elsewhere.
+    device, others = places().server, places().load
+    told: list[dict[str, float]] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        where = places()._replace(server=others, database=others)
+        log = folder / "client.log"
+        with relay(folder, where=where) as running:
+            client = [sys.executable, "-m", "bench.harness.client"]
+            origin = f"ws://127.0.0.1:{running.port}"
+            with started([*client, "write", str(folder / "a"), origin, str(plan.entries)], others, log=log) as writer:
+                written = json.loads(line_of(writer, log))
+
+                def catch_up() -> float:
+                    assert writer.stdin is not None
+                    writer.stdin.write(b"\n")
+                    writer.stdin.flush()
+                    link = json.loads(line_of(writer, log))["link"]
+                    place = folder / f"b{len(told)}"
+                    with started([*client, "read", str(place), link, str(plan.entries)], device, log=log) as reader:
+                        told.append(json.loads(line_of(reader, log)))
+                    return plan.entries / told[-1]["seconds"]
+
+                rows = list(pairs(plan.entries))
+                with pinned(device):
+                    rates = {size: load(folder, rows[: plan.swept], size) for size in TOGETHER}
+                best = max(rates, key=lambda size: rates[size])
+
+                def load_rows() -> float:
+                    with pinned(device):
+                        return load(folder, rows, best)
+
+                found = interleaved({OURS: catch_up, YARDSTICK: load_rows}, plan.rounds)
+    return _result(plan, found, told, written, best)
+
+
+def _result(
+    plan: Plan, found: dict[str, Spread], told: Sequence[dict[str, float]], written: dict[str, Any], best: int
+) -> Result:
+    stages = {name: Spread(tuple(one[name] for one in told)).told() for name in told[0] if name.endswith("_us")}
+    return Result(
+        ours={
+            "records_per_s": found[OURS].told(),
+            **stages,
+            "entries": plan.entries,
+            "put_per_s": neat(plan.entries / written["put_s"]),
+            "sent_per_s": neat(plan.entries / written["sent_s"]),
+        },
+        yardsticks={YARDSTICK: {"rows_per_s": found[YARDSTICK].told()}},
+        ratios={"vs_raw_sqlite": neat(found[OURS].median / found[YARDSTICK].median)},
+        settings={
+            "sealwire": {**settings_of(), "client": "one transaction for up to 64 deliveries, synchronous = FULL"},
+            YARDSTICK: {
+                "version": sqlite3.sqlite_version,
+                "fsync": "synchronous = FULL, WAL: at each commit",
+                "rows_in_a_transaction": best,
+                "cache_kib": CACHE_KIB,
+            },
+        },
+        bars=Bars(
+            f"An empty device gets {plan.entries:,} entries",
+            "records/s",
+            {"Sealwire, end to end": found[OURS].median, "plain sqlite3, loading alone": found[YARDSTICK].median},
+        ),
+    )
+
+
+def load(folder: Path, rows: Sequence[tuple[str, str]], together: int) -> float:
+    """Rows/s of plain `sqlite3` into a new file."""
+    path = folder / "raw.db"
+    database = sqlite3.connect(path, isolation_level=None)
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = FULL")
-    database.execute("CREATE TABLE c (key TEXT PRIMARY KEY, name TEXT, category TEXT, numeric REAL)")
+    database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    database.execute("CREATE TABLE c (key TEXT NOT NULL PRIMARY KEY, text TEXT)")
     begun = time.perf_counter()
-    for at in range(0, len(rows), 1_000):
+    for at in range(0, len(rows), together):
         database.execute("BEGIN")
-        database.executemany("INSERT INTO c VALUES (?, ?, ?, ?)", rows[at : at + 1_000])
+        database.executemany("INSERT INTO c VALUES (?, ?)", rows[at : at + together])
         database.execute("COMMIT")
     seconds = time.perf_counter() - begun
     database.close()
-    return entries / seconds
-
-
-def _line(process: "subprocess.Popen[str]") -> dict[str, Any]:
-    assert process.stdout is not None
-    told: dict[str, Any] = json.loads(process.stdout.readline())
-    return told
-
-
-def main(entries: int) -> dict[str, Any]:
-    """Run it all; returns the figures."""
-    me = [sys.executable, "-m", "bench.bootstrap"]
-    started: list[subprocess.Popen[str]] = []
-
-    def start(*command: str) -> "subprocess.Popen[str]":
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ)))
-        return started[-1]
-
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        ports = ("--port", "0", "--control-port", "0", "--json")
-        try:
-            relay = start(sys.executable, "-m", "sealwire_relay", "up", "--folder", str(folder / "relay"), *ports)
-            first = start(*me, "write", str(folder / "a"), _line(relay)["data"], str(entries))
-            wrote = _line(first)
-            second = start(*me, "catch_up", str(folder / "b"), wrote.pop("link"), str(entries))
-            caught = _line(second)
-            second.wait(LIMIT_S)
-        finally:
-            for process in reversed(started):
-                process.terminate()
-            for process in started:
-                process.wait(LIMIT_S)
-        raw = raw_sqlite(folder, entries)
-    figures = {"entries": entries, **wrote, **caught, "raw_sqlite_per_s": raw}
-    figures["vs_raw_sqlite"] = caught["records_per_s"] / raw
-    return {key: round(value, 3) if isinstance(value, float) else value for key, value in figures.items()}
-
-
-if __name__ == "__main__":
-    match sys.argv[1:]:
-        case ["write", folder, relay, entries]:
-            trio.run(write, folder, relay, int(entries))
-        case ["catch_up", folder, link, entries]:
-            trio.run(catch_up, folder, link, int(entries))
-        case [*rest]:
-            print(json.dumps({"name": "bootstrap", **main(int(rest[0]) if rest else ENTRIES)}))
+    path.unlink()
+    return len(rows) / seconds

@@ -20,17 +20,17 @@ from typing import Final, NamedTuple
 
 import uvloop
 
-from bench.harness.devices import BenchVault, DeviceWire, Member, at_once, fleet, found, push_frame
+from bench.harness.devices import BenchVault, at_once, fleet, found
 from bench.harness.fill import database_of, fill
 from bench.harness.load import Counts, Opened, Receiver, receiving
 from bench.harness.processes import pinned, places
+from bench.harness.pushing import Pusher
 from bench.harness.relay import BenchRelay, relay, settings_of
 from bench.harness.result import Bars, Result
 from bench.harness.rounds import ROUNDS, ROUNDS_SHORT, Spread, neat
-from sealwire_protocol.errors import Outcome
 from sealwire_protocol.ids import StreamId
 from sealwire_protocol.limits import PUSH_WINDOW
-from sealwire_protocol.messages import Pushed, StreamKind, Subscribed
+from sealwire_protocol.messages import StreamKind
 from tests.support.device import Device, stream_id
 
 APPEND_UNITS: Final = 2
@@ -67,43 +67,6 @@ LONG_STREAM: Final = stream_id(2)
 FIRST_SHORT_STREAM: Final = 100
 
 
-class Pusher:
-    """One device that pushes single records and waits for their verdicts."""
-
-    def __init__(self, wire: DeviceWire, vault: BenchVault, member: Member, told: Subscribed) -> None:
-        self._wire, self._vault, self._member = wire, vault, member
-        self._term, self._batch = told.term, told.last_batch
-
-    @classmethod
-    async def open(cls, port: int, vault: BenchVault, member: Member) -> "Pusher":
-        """Log in, and learn where to go on counting."""
-        wire = await DeviceWire.login(port, member.identity)
-        return cls(wire, vault, member, await wire.subscribe(vault.id))
-
-    async def push(self, stream: StreamId, records: int, units: int, window: int) -> None:
-        """So many pushes of one record, so many of them unanswered. Raises RuntimeError if one is refused."""
-        waiting = 0
-        for _ in range(records):
-            self._batch += 1
-            frame = push_frame(self._vault.id, self._term, self._batch, self._member.author, units, stream=stream)
-            await self._wire.send(frame)
-            waiting += 1
-            if waiting == window:
-                await self._verdict()
-                waiting -= 1
-        for _ in range(waiting):
-            await self._verdict()
-
-    async def _verdict(self) -> None:
-        pushed = await self._wire.expect(Pushed)
-        if pushed.outcome is not Outcome.DONE:
-            raise RuntimeError(f"a push was refused: {pushed.outcome.name}")
-
-    def close(self) -> None:
-        """Hang up."""
-        self._wire.close()
-
-
 class Cpu(NamedTuple):
     """Microseconds of processor time of one thing done."""
 
@@ -119,8 +82,9 @@ class Cpu(NamedTuple):
 def run(short: bool) -> Result:
     """Measure in a temporary folder."""
     plan = SHORT if short else LONG
-    # A cleaner would read all that was filled in, which no append does.
-    options: dict[str, object] = {"clean_seconds": 0, "connections_max": 20_000}
+    # A cleaner would read all that was filled in, which no append does; the pushers are to be as fast as they can.
+    unlimited = {f"{who}_pushes_per_second_max": 0 for who in ("device", "vault")}
+    options: dict[str, object] = {"clean_seconds": 0, "connections_max": 20_000, **unlimited}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with relay(folder, options) as running, pinned(places().load):

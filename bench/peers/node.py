@@ -10,20 +10,20 @@ from typing import Final
 from bench.harness.processes import BUILD, Missing, environment
 
 HERE: Final = Path(__file__).parent
-FOLDER: Final = BUILD / "node"
-STAMP: Final = FOLDER / "installed"
 INSTALL_S_MAX: Final = 600.0
 """A registry that takes longer is not in reach."""
 
 
-def script(name: str) -> list[str]:
-    """The command that runs bench/peers/NAME, its packages installed. Raises Missing if they cannot be had."""
+def script(name: str, group: str = "") -> list[str]:
+    """The command that runs bench/peers/NAME, or bench/peers/GROUP/NAME with packages of its own, once these are
+    installed. Raises Missing if they cannot be had."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
-        raise Missing(f"{name}: {'Node' if node is None else 'npm'} is not installed")
-    _install(npm, name)
-    shutil.copy(HERE / name, FOLDER / name)
-    return [node, str(FOLDER / name)]
+        raise Missing(f"{group or name}: {'Node' if node is None else 'npm'} is not installed")
+    folder = BUILD / f"node-{group or 'peers'}"
+    _install(npm, HERE / group, folder, group or name)
+    shutil.copy(HERE / group / name, folder / name)
+    return [node, str(folder / name)]
 
 
 def node_version() -> str:
@@ -32,24 +32,24 @@ def node_version() -> str:
     return "" if node is None else subprocess.run([node, "--version"], capture_output=True, text=True).stdout.strip()
 
 
-def package_version(package: str) -> str:
+def package_version(package: str, group: str = "") -> str:
     """The version of a package that is pinned."""
-    version: str = json.loads((HERE / "package.json").read_text())["dependencies"][package]
+    version: str = json.loads((HERE / group / "package.json").read_text())["dependencies"][package]
     return version
 
 
-def _install(npm: str, name: str) -> None:
-    pinned = (HERE / "package.json").read_bytes()
-    digest = hashlib.sha256(pinned).hexdigest()
-    if STAMP.exists() and STAMP.read_text() == digest:
+def _install(npm: str, source: Path, folder: Path, name: str) -> None:
+    pinned = (source / "package.json").read_bytes()
+    stamp, digest = folder / "installed", hashlib.sha256(pinned).hexdigest()
+    if stamp.exists() and stamp.read_text() == digest:
         return
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    FOLDER.mkdir(parents=True)
-    (FOLDER / "package.json").write_bytes(pinned)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / "package.json").write_bytes(pinned)
     try:
         done = subprocess.run(
             [npm, "install", "--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error"],
-            cwd=FOLDER,
+            cwd=folder,
             env=environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -61,4 +61,4 @@ def _install(npm: str, name: str) -> None:
         raise Missing(f"{name}: npm was not done within {INSTALL_S_MAX:.0f} s") from late
     if done.returncode:
         raise Missing(f"{name}: npm could not install its packages: {done.stderr.strip()[-300:]}")
-    STAMP.write_text(digest)
+    stamp.write_text(digest)

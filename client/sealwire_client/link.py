@@ -68,16 +68,18 @@ from sealwire_protocol.messages import (
 )
 
 FIRST_RETRY_SECONDS_MAX: Final = 5.0
-"""The first retry is uniform in 0 to this: a relay that restarts meets its devices spread out."""
+"""A retry is uniform in 0 to this, while the device has been away for less: a relay that restarts meets its devices
+spread out."""
 
 RETRY_SECONDS_MAX: Final = 30.0
-"""The longest pause between two attempts: an always-on device is back within half a minute."""
+"""The longest pause between two attempts: an always-on device is back within half a minute. In between a pause is at
+most as long as the device has been away, so that none stays away for more than twice as long as the relay did."""
 
 REQUEST_RETRY_SECONDS_MIN: Final = 0.2
 """A request is not repeated sooner, whatever the relay says: it could keep a device busy for nothing."""
 
 STABLE_SECONDS: Final = 10.0
-"""A connection that was logged in for so long resets the backoff."""
+"""A device that loses a connection that was logged in for so long is away from then on; others do not count."""
 
 HINT_SECONDS_MAX: Final = 600.0
 """The longest pause that a relay can ask for: a device must not be silenced for a day by one message."""
@@ -153,6 +155,11 @@ class _Waiting:
         self.answer: AnyAnswer | Fault | None = None
 
 
+def retry_pause(away_seconds: float) -> float:
+    """How long to wait, by chance, before the next attempt of a device that has been away for so long."""
+    return random.uniform(0, min(max(FIRST_RETRY_SECONDS_MAX, away_seconds), RETRY_SECONDS_MAX))
+
+
 class Link:
     """One relay. `run` keeps the connection up until it is cancelled; everything else may be called at any time."""
 
@@ -166,7 +173,7 @@ class Link:
         self._want_room: dict[Callable[[], None], None] = {}
         self._changed = trio.Event()
         self._conversation: Conversation | None = None
-        self._attempts = 0
+        self._away_since = 0.0
         self._attempt = self._pausing = trio.CancelScope()
         self._began = 0.0
         self._online_since = math.inf
@@ -259,7 +266,7 @@ class Link:
 
         A connection that stands is given up: after a suspension it can look alive for minutes and not be.
         """
-        self._attempts, self._not_before = 0, 0.0
+        self._away_since, self._not_before = trio.current_time(), 0.0
         self._pausing.cancel()
         if trio.current_time() - self._began >= WAKE_SECONDS_MIN:
             self._woken = True
@@ -292,6 +299,7 @@ class Link:
             await self._keep_up()
 
     async def _keep_up(self) -> None:
+        self._away_since = trio.current_time()
         while True:
             self._set(LinkState.CONNECTING)
             self._began, self._online_since, self._woken = trio.current_time(), math.inf, False
@@ -309,14 +317,12 @@ class Link:
             finally:
                 self._offline(LinkState.OFFLINE if come_back else LinkState.REFUSED)
             if trio.current_time() - self._online_since >= STABLE_SECONDS:
-                self._attempts = 0
+                self._away_since = trio.current_time()
             if not self._woken:
                 await self._pause(come_back)
 
     async def _pause(self, come_back: bool) -> None:
-        most = min(FIRST_RETRY_SECONDS_MAX * 2**self._attempts, RETRY_SECONDS_MAX)
-        self._attempts = min(self._attempts + 1, 8)
-        pause = random.uniform(0, most) if come_back else RETRY_SECONDS_MAX
+        pause = retry_pause(trio.current_time() - self._away_since) if come_back else RETRY_SECONDS_MAX
         with trio.CancelScope() as self._pausing:
             await trio.sleep_until(max(self._not_before, trio.current_time()) + pause)
 
