@@ -1,10 +1,11 @@
 """Pushes that wait for a commit: each vault's in the order in which they came, the vaults by turns. Pure.
 
 However much one vault pushes, what another one has pushed is in the next commit, unless more vaults wait than fit.
+What is pushed to a vault while a commit of it is under way waits until that has ended.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Final, NamedTuple, TypeAlias
 
 from sealwire_protocol.ids import DeviceKey, VaultId
@@ -33,21 +34,36 @@ class PushQueue:
 
     def __init__(self) -> None:
         self._vaults: OrderedDict[VaultId, deque[Waiting]] = OrderedDict()
+        self._taken: dict[VaultId, deque[Waiting]] = {}
         self._count = 0
         self.size = 0
 
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def is_ready(self) -> bool:
+        """True if there is something to take."""
+        return bool(self._vaults)
+
+    @property
+    def is_idle(self) -> bool:
+        """True if nothing waits, and all vaults of which something was taken were given back."""
+        return not self._count and not self._taken
+
     def add(self, waiting: Waiting) -> None:
         """The last of its vault."""
-        self._vaults.setdefault(waiting.admitted.push.vault, deque()).append(waiting)
+        vault = waiting.admitted.push.vault
+        queue = self._taken.get(vault)
+        if queue is None:
+            queue = self._vaults.setdefault(vault, deque())
+        queue.append(waiting)
         self._count += 1
         self.size += waiting.admitted.size
 
     def take(self, records_max: int, bytes_max: int) -> Batch:
-        """Take out what is next, until there are so many records or bytes of it; it may be one push more. Of a vault
-        that is left with some, the turn comes after all others'."""
+        """Take out what is next, until there are so many records or bytes of it; it may be one push more. Nothing more
+        is taken of these vaults until they are given back."""
         taken: Batch = {}
         records = size = 0
         while self._vaults and records < records_max and size < bytes_max:
@@ -67,21 +83,30 @@ class PushQueue:
                 size += waiting.admitted.size
             if queue:
                 self._vaults[vault] = queue
+        for vault in taken:
+            self._taken[vault] = self._vaults.pop(vault, deque())
         self._count -= sum(map(len, taken.values()))
         self.size -= size
         return taken
+
+    def give_back(self, vaults: Iterable[VaultId]) -> None:
+        """What was taken of these vaults has its verdict: the next may be taken, after all others' turn."""
+        for vault in vaults:
+            if queue := self._taken.pop(vault):
+                self._vaults[vault] = queue
 
     def take_of(self, pushers: Collection[tuple[VaultId, DeviceKey]]) -> list[Waiting]:
         """Take out all that these devices have pushed to these vaults, in its order."""
         found: list[Waiting] = []
         for vault in dict.fromkeys(vault for vault, _ in pushers):
+            place = self._taken if vault in self._taken else self._vaults
             kept: deque[Waiting] = deque()
-            for waiting in self._vaults.get(vault, ()):
+            for waiting in place.get(vault, ()):
                 (found if (vault, waiting.admitted.device) in pushers else kept).append(waiting)
-            if kept:
-                self._vaults[vault] = kept
+            if kept or place is self._taken:
+                place[vault] = kept
             else:
-                self._vaults.pop(vault, None)
+                place.pop(vault, None)
         self._count -= len(found)
         self.size -= sum(waiting.admitted.size for waiting in found)
         return found

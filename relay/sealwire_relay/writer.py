@@ -26,7 +26,6 @@ from sealwire_relay.quota import Allowance
 from sealwire_relay.settings import Settings
 from sealwire_relay.store.interface import (
     DiskFullError,
-    MemberState,
     OutcomeUnknownError,
     Store,
     StoreError,
@@ -50,8 +49,8 @@ _log = logging.getLogger("sealwire.ingest")
 
 
 class Writer:
-    """Commits what is pushed to its vaults, one commit at a time. `done` is called with each push, just before it is
-    answered."""
+    """Takes what waits in `queue` and commits it, one commit at a time. `done` is called with each push, just before it
+    is answered, and `more` when it has left something for other writers to take. They share the `views` too."""
 
     def __init__(
         self,
@@ -61,15 +60,18 @@ class Writer:
         metrics: Metrics,
         terms: Terms,
         losses: Losses,
+        queue: PushQueue,
+        views: OrderedDict[VaultId, VaultView],
         done: Callable[[Waiting], None],
+        more: Callable[[], None],
     ) -> None:
         self._store, self._fanout, self._settings, self._metrics = store, fanout, settings, metrics
-        self._terms, self._losses, self._done = terms, losses, done
-        self._views: OrderedDict[VaultId, VaultView] = OrderedDict()
-        self._queue = PushQueue()
+        self._terms, self._losses, self._done, self._more = terms, losses, done, more
+        self._queue, self._views = queue, views
         self._wake = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self.idle = asyncio.Event()
+        """Set while it waits for something to take."""
+        self.idle.set()
         self._trouble = Lasting(_log, time.monotonic)
         self._task: asyncio.Task[None] | None = None
 
@@ -77,47 +79,34 @@ class Writer:
         """Start the committer."""
         self._task = asyncio.create_task(self._run())
 
-    async def stop(self) -> None:
-        """Let what is queued be committed, then stop. When it is cancelled, a commit under way is cut."""
-        try:
-            await self._idle.wait()
-        finally:
-            if self._task is not None:
-                self._task.cancel()
-                await asyncio.gather(self._task, return_exceptions=True)
-                self._task = None
+    def stop(self) -> asyncio.Task[None] | None:
+        """Stop; a commit under way is cut. Returns what has yet to end, if it had been started."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+        return task
 
-    def push(self, waiting: Waiting) -> None:
-        """Queue a push; it is answered through its peer once it is durable."""
-        self._queue.add(waiting)
-        self._idle.clear()
+    def wake(self) -> None:
+        """There is something to take."""
+        self.idle.clear()
         self._wake.set()
-
-    def forget(self, vault: VaultId) -> None:
-        """Read this vault afresh before the next decision (its members or streams have changed)."""
-        self._views.pop(vault, None)
-
-    def met(self, vault: VaultId, member: MemberState) -> None:
-        """A member as the store has it now: a view that knows the device as another one is read afresh. It would take
-        a first batch under a new number for a repeat of one under the former."""
-        view = self._views.get(vault)
-        known = view.pushers.get(member.device) if view is not None else None
-        if known is not None and (known.author, known.role) != (member.author, member.role):
-            self.forget(vault)
-
-    def forget_all(self) -> None:
-        """Read every vault afresh (the database's history may have changed)."""
-        self._views.clear()
 
     # --- the committer
 
     async def _run(self) -> None:
         while True:
-            while not self._queue:
-                self._idle.set()
+            while not self._queue.is_ready:
+                self.idle.set()
                 self._wake.clear()
                 await self._wake.wait()
-            await self._commit(self._queue.take(self._settings.commit_records_max, self._settings.commit_bytes_max))
+            taken = self._queue.take(self._settings.commit_records_max, self._settings.commit_bytes_max)
+            vaults = list(taken)
+            if self._queue.is_ready:
+                self._more()
+            try:
+                await self._commit(taken)
+            finally:
+                self._queue.give_back(vaults)
 
     async def _commit(self, waiting: Batch) -> None:
         """Answer every push in `waiting`, which is emptied as they are: committed, refused, or to be tried again."""
@@ -127,7 +116,7 @@ class Writer:
                 if not waiting:
                     return
                 for vault in waiting:
-                    self.forget(vault)
+                    self._views.pop(vault, None)
                 await self._terms.refresh()
             self._refuse(waiting, "too many relays write to this vault at once; try again")
         except StoreError as error:
@@ -247,7 +236,7 @@ class Writer:
         for deliver in delivers:
             self._fanout.offer(deliver.vault, deliver.stream, deliver)
         if draft.view.heavy:
-            self.forget(draft.vault)
+            self._views.pop(draft.vault, None)
 
     def _answer(self, waiting: Waiting, verdict: Answer | Refuse) -> None:
         """Tell one pusher. That it cannot be told is no reason not to tell the others."""
@@ -291,7 +280,7 @@ class Writer:
                 return None
             view = VaultView(told.vault, Allowance.of(usage, self._settings.quota_bytes))
             self._views[vault] = view
-            while len(self._views) > VIEWS_MAX // self._settings.writers:
+            while len(self._views) > VIEWS_MAX:
                 self._views.popitem(last=False)
         for state in told.streams:
             if state.kind is not StreamKind.ABSENT:

@@ -46,22 +46,23 @@ def linked(origin: str, number: int) -> tuple[Keys, Link]:
 
 
 class Pusher:
-    """One device. `window` pushes of `records` records each are under way at all times while it is `eager`."""
+    """One device. `window` pushes of `records` records each are under way at all times while it is `eager`. `same`: its
+    pushes differ in their number alone, which costs nothing to make; `acked` has no more than one of them then."""
 
-    def __init__(self, origin: str, number: int, *, window: int, records: int) -> None:
+    def __init__(self, origin: str, number: int, *, window: int, records: int, same: bool = False) -> None:
         self._keys, self.link = linked(origin, number)
         self._window, self._records = window, records
         link = genesis(self._keys, number)
         self._genesis, self.vault = link, vault_id_of(link)
-        self._batch = 0
-        self._unanswered: dict[int, Group] = {}
-        self._salts: dict[int, list[bytes]] = {}
+        self._batch = self._verdicts = 0
+        self._made = self._make(1) if same else None
+        self._unanswered: dict[int, tuple[Group, list[bytes]]] = {}
         self._began: dict[int, float] = {}
         self.eager = True
         self.acked: dict[bytes, int] = {}
         """By the salt of each acknowledged record its seq."""
         self.seconds: list[float] = []
-        """From handing each push to the connection to its verdict."""
+        """From each push to its verdict."""
         self.faults = 0
         self.wrong: list[str] = []
         """What no honest device should be told."""
@@ -80,19 +81,32 @@ class Pusher:
     def push(self) -> None:
         """One more batch, now if the connection takes it, else as soon as it does."""
         self._batch += 1
-        made = [record(self._batch, tag=place) for place in range(self._records)]
-        self._unanswered[self._batch] = group(STREAM, *made)
-        self._salts[self._batch] = [each.salt for each in made]
-        self._submit(self._batch)
+        self._unanswered[self._batch] = self._made or self._make(self._batch)
+        self._began[self._batch] = time.perf_counter()
+        self._submit()
 
-    def _submit(self, batch: int) -> None:
+    def begin_again(self, eager: bool) -> int:
+        """Push without pause from now on, or no more; returns how many records were acknowledged, and forgets them."""
+        told, self._verdicts = self._verdicts, 0
+        self.acked.clear()
+        self.seconds.clear()
+        self.eager = eager
+        self._fill()
+        return told * self._records
+
+    def _make(self, version: int) -> tuple[Group, list[bytes]]:
+        made = [record(version, tag=place) for place in range(self._records)]
+        return group(STREAM, *made), [each.salt for each in made]
+
+    def _submit(self) -> None:
+        """Send what is not under way, in order."""
         session = self.link.session
-        term = None if session is None else session.term_of(self.vault)
-        if session is None or term is None or not session.may_push(self.vault):
-            return
-        if batch not in session.outstanding(self.vault):
-            self._began[batch] = time.perf_counter()
-            self.link.handle(Submit(Push(self.vault, term, batch, 0, (self._unanswered[batch],))))
+        for batch, (pushed, _) in self._unanswered.items():
+            term = None if session is None else session.term_of(self.vault)
+            if session is None or term is None or not session.may_push(self.vault):
+                return
+            if batch not in session.outstanding(self.vault):
+                self.link.handle(Submit(Push(self.vault, term, batch, 0, (pushed,))))
 
     def _fill(self) -> None:
         while self.eager and len(self._unanswered) < self._window:
@@ -109,8 +123,7 @@ class Pusher:
 
     def subscribed(self, message: Subscribed) -> None:
         """Send again what has no verdict, in order, then more."""
-        for batch in sorted(self._unanswered):
-            self._submit(batch)
+        self._submit()
         self._fill()
 
     async def apply(self, delivers: Sequence[Deliver]) -> list[tuple[StreamId, Position]]:
@@ -119,15 +132,17 @@ class Pusher:
 
     def pushed(self, message: Pushed) -> None:
         """A verdict."""
-        if self._unanswered.pop(message.batch, None) is None:
-            return
-        salts = self._salts.pop(message.batch)
+        _, salts = self._unanswered.pop(message.batch, (None, None))
+        if salts is None:
+            return  # it was told twice
         if message.outcome is not Outcome.DONE or message.refused:
             self.wrong.append(f"batch {message.batch}: {message.outcome.name}")
             return
         self.seconds.append(time.perf_counter() - self._began.pop(message.batch))
+        self._verdicts += 1
         first = message.appended[0].first
         self.acked.update((salt, first + place) for place, salt in enumerate(salts))
+        self._submit()
         self._fill()
 
     def fault(self, message: Fault) -> None:

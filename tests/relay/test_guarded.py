@@ -387,13 +387,13 @@ async def test_long_verdicts_are_told_again_though_they_are_not_kept_in_memory()
     async with running() as relay, shared_vault(relay) as (anna, bert, vault):
         held = [record(tag=n, version=5) for n in range(LIGHT_BYTES_MAX // 8)]
         await anna.push(vault, 1, guarded(ACCOUNTS, *[(NOTHING, one) for one in held]))
-        assert vault in relay.plane._ingest._writer_of(vault)._views
+        assert vault in relay.plane._ingest._views
         batch = guarded(ACCOUNTS, *[(NOTHING, one._replace(version=6, author=Author(2))) for one in held])
         told = await bert.push(vault, 1, batch)
         assert told.refused == tuple(conflict(n, n + 1, one) for n, one in enumerate(held))
         for _ in range(2):
             assert await bert.push(vault, 1, batch) == without_winners(told)
-            assert vault not in relay.plane._ingest._writer_of(vault)._views
+            assert vault not in relay.plane._ingest._views
         assert (await bert.push(vault, 2, group(NOTES, record(author=2)))).outcome is Outcome.DONE
 
 

@@ -63,6 +63,7 @@ def test_a_commit_ends_with_the_push_that_fills_it() -> None:
     for batch in range(10):
         queue.add(waiting(1, batch, records=3, size=100))
     assert batches(queue.take(7, PLENTY)) == {1: [0, 1, 2]}
+    queue.give_back([vault_id(1)])
     assert batches(queue.take(PLENTY, 150)) == {1: [3, 4]}
     assert (len(queue), queue.size) == (5, 500)
 
@@ -77,6 +78,25 @@ def test_what_a_device_pushed_to_one_vault_is_taken_out_and_nothing_else() -> No
     assert [item.admitted.push.batch for item in found] == [20, 21, 22]
     assert (len(queue), queue.size) == (9, 900)
     assert batches(queue.take(PLENTY, PLENTY)) == {1: [10, 11, 12], 2: [10, 20, 11, 21, 12, 22]}
+
+
+def test_nothing_is_taken_of_a_vault_before_what_was_taken_is_given_back() -> None:
+    queue = PushQueue()
+    for vault, batch in ((1, 1), (1, 2), (2, 1)):
+        queue.add(waiting(vault, batch, records=TURN_RECORDS))
+    assert batches(queue.take(1, PLENTY)) == {1: [1]}
+    assert batches(queue.take(PLENTY, PLENTY)) == {2: [1]}
+    queue.add(waiting(2, 2))
+    assert not queue.is_ready
+    assert len(queue) == 2
+    assert [item.admitted.push.batch for item in queue.take_of({(vault_id(1), device_key(0))})] == [2]
+    queue.give_back([vault_id(1)])
+    assert not queue.is_ready
+    queue.give_back([vault_id(2)])
+    assert not queue.is_idle
+    assert batches(queue.take(PLENTY, PLENTY)) == {2: [2]}
+    queue.give_back([vault_id(2)])
+    assert queue.is_idle
 
 
 @given(
@@ -95,8 +115,10 @@ def test_everything_comes_out_once_and_in_the_order_of_its_vault(
     came: dict[int, list[int]] = {}
     while len(queue):
         taken = queue.take(records_max, bytes_max)
+        queue.give_back(taken)
         assert taken
         for vault, numbers in batches(taken).items():
             came.setdefault(vault, []).extend(numbers)
     assert came == expected
     assert queue.size == 0
+    assert queue.is_idle
