@@ -34,8 +34,8 @@ SPAN_S: Final = 5.0
 SPAN_SHORT_S: Final = 2.0
 
 RATIO_MAX: Final = 4 / 3
-RATIO_SHORT_MAX: Final = 4.0
-"""The short form is for machines on which other things run too."""
+RATIO_SHORT_MAX: Final = 10.0
+"""The short form is for machines on which other things run too: there it finds a vault that waits for all of another."""
 
 
 class Noise:
