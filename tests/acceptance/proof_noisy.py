@@ -35,7 +35,7 @@ SPAN_SHORT_S: Final = 2.0
 
 RATIO_MAX: Final = 4 / 3
 RATIO_SHORT_MAX: Final = 10.0
-"""The short form is for machines on which other things run too: there it finds a vault that waits for all of another."""
+"""The short form is for machines on which other things run too: it finds vaults that wait for all of another one."""
 
 
 class Noise:
