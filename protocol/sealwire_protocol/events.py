@@ -120,9 +120,11 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Tell the device this: the answer to something that a `Do` effect asked for, or news for it."""
+    """Tell the device this: the answer to something that a `Do` effect asked for, or news for it. `encoded`: its bytes,
+    if they are at hand."""
 
     message: Message
+    encoded: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -415,7 +415,7 @@ class RelaySession:
         message = event.message
         if isinstance(message, Subscribed):
             return self._begin(message)
-        send: list[RelayEffect] = [Send(codec.encode(message))]
+        send: list[RelayEffect] = [Send(event.encoded or codec.encode(message))]
         if isinstance(message, Pushed):
             self._judged(message.vault, message.batch)
             if message.batch >= self._refused_from.get(message.vault, message.batch + 1):

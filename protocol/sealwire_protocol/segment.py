@@ -105,6 +105,8 @@ def encode_varint(value: int) -> bytes:
     """Unsigned LEB128, shortest form, below 2^63."""
     if 0 <= value < 0x80:
         return _ONE_BYTE[value]
+    if 0 <= value < 0x4000:
+        return bytes((value & 0x7F | 0x80, value >> 7))
     if not 0 <= value < 1 << 63:
         raise LocalMisuse(f"a varint holds 0 to 2^63-1, not {value}")
     out = bytearray()

@@ -129,13 +129,10 @@ def admit(device: DeviceKey, push: Push) -> Admitted:
     if records > PUSH_RECORDS_MAX:
         raise RemoteFault(f"a push has more than {PUSH_RECORDS_MAX} records", CloseCode.TOO_LARGE)
     size = sum(len(group.records) + len(group.conditions) for group in push.groups)
-    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    digest.update(bytes((push.flags,)))
-    for group in push.groups:
-        digest.update(group.stream)
-        for part in (group.conditions, group.records):
-            digest.update(len(part).to_bytes(4, "big"))
-            digest.update(part)
+    digest = hashlib.blake2b(bytes((push.flags,)), digest_size=DIGEST_BYTES)
+    for stream, conditions, body in push.groups:
+        said = len(conditions).to_bytes(4, "big"), conditions, len(body).to_bytes(4, "big"), body
+        digest.update(b"".join((stream, *said)))
     return Admitted(device, push, surveys, digest.digest(), size, records)
 
 
@@ -265,15 +262,16 @@ class Draft:
             self.conflicts.append(len(self.answers))
         if refill:
             self.refills.append(len(self.answers))
-        self._keep(admitted, pusher, last, KeptOutcome(push.batch, admitted.digest, codec.encode(answer)))
-        return Answer(answer)
+        encoded = codec.encode(answer)
+        self._keep(admitted, pusher, last, KeptOutcome(push.batch, admitted.digest, encoded))
+        return Answer(answer, encoded)
 
     def _repeat(self, admitted: Admitted, kept: KeptOutcome) -> Answer:
         if kept.digest != admitted.digest:
             return Answer(Pushed(self.vault, admitted.push.batch, Outcome.CLONED, (), ()))
         answer = codec.decode(kept.answer)
         assert isinstance(answer, Pushed)
-        return Answer(answer)
+        return Answer(answer, kept.answer)
 
     def _outcome(self, taken: Taken, pusher: Pusher) -> Outcome:
         if pusher.role < Role.WRITER:
@@ -302,9 +300,12 @@ class Draft:
 
     def _fits(self, admitted: Admitted) -> bool:
         """Whether the vault may store all records of a push, should none of them be refused."""
-        size = sum(len(group.records) for group in admitted.push.groups)
+        size = sum([len(group.records) for group in admitted.push.groups])
+        if self.view.allowance.takes(self._added + size, reserve=False):
+            return True
         deletes = all(found.flags & TOMBSTONE for found in admitted.surveys)
-        return self.view.allowance.takes(self._added + size, deletes or bool(admitted.push.flags & (REFILL | RESEAL)))
+        reserve = deletes or bool(admitted.push.flags & (REFILL | RESEAL))
+        return self.view.allowance.takes(self._added + size, reserve)
 
     def _of_push(self, found: Survey, head: Head, said: bool) -> Outcome:
         """Whether a group may be in an ordinary push. `said`: of each record, what it replaces, if that must be."""

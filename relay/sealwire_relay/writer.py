@@ -220,14 +220,15 @@ class Writer:
 
     def _finish(self, draft: Draft, write: VaultWrite | None, items: list[Waiting]) -> None:
         delivers: Iterable[Deliver] = draft.committed(write) if write is not None else ()
-        now = time.perf_counter()
+        now, answered = time.perf_counter(), 0
         for waiting, (_, answer) in zip(items, draft.answers, strict=True):
             self._answer(waiting, answer)
             if isinstance(answer, Answer):
                 if isinstance(answer.message, Pushed) and answer.message.outcome is Outcome.QUOTA:
                     self._metrics.quota_refusals.inc()
-                self._metrics.pushes.inc()
+                answered += 1
                 self._metrics.push_seconds.observe(now - waiting.since)
+        self._metrics.pushes.inc(answered)
         self._metrics.records.inc(draft.records)
         for index in draft.refills:
             admitted, answer = draft.answers[index]
