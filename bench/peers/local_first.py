@@ -17,8 +17,9 @@ DATABASE: Final = "store.sqlite"
 
 
 class Synced(NamedTuple):
-    """What one system did: bytes that its server holds for an entry; entries a second, from the first write until the
-    server has them, and from connecting until the second device has all."""
+    """What one system did: bytes that its server holds for an entry; entries a second that the writer took (as Jazz
+    says when its server has them, automerge-repo when it has changed its document), and from connecting until the
+    second device has all."""
 
     bytes_per_entry: float
     written_per_s: float
