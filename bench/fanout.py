@@ -10,12 +10,10 @@ with epoll, one send each, is what the kernel costs.
 
 import asyncio
 import contextlib
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,13 +21,13 @@ import uvloop
 
 from bench.full_speed import add_full_speed
 from bench.harness.devices import found
-from bench.harness.fanning import Fan, Fanned, Plain, Socketio, peer_fan, relay_fans
-from bench.harness.load import BUSY, built
+from bench.harness.fanning import Fan, Fanned, peer_fan, relay_fans
+from bench.harness.load import BUSY
 from bench.harness.processes import Missing, pinned, places
 from bench.harness.relay import BenchRelay, relay, settings_of
 from bench.harness.result import Bars, Figures, Result
 from bench.harness.rounds import ROUNDS, ROUNDS_SHORT, Spread, interleaved, neat
-from bench.peers.node import node_version, package_version, script
+from bench.peers import fanners
 
 BULK: Final = 64
 """Records in a push, of which eight are unanswered: some 14 KB for each device."""
@@ -39,8 +37,8 @@ BULK_WINDOW: Final = 8
 WINDOWS: Final = (1, 4, 16)
 """Pushes unanswered at once, of which the best is taken."""
 
-WINDOWS_OURS: Final = (1, 2)
-"""While one is committed, the next one may wait; with more, commits have several records."""
+WINDOW_OURS: Final = 1
+"""With more, a commit may have several records."""
 
 OURS: Final = "sealwire"
 
@@ -85,13 +83,12 @@ class Fanout:
         self.contenders: dict[str, Contender] = {}
         self.missing: list[str] = []
 
-    def add(self, name: str, variants: Mapping[str, Callable[[], tuple[list[str], Plain | Socketio]]]) -> None:
+    def add(self, name: str, variants: Mapping[str, Callable[[], fanners.Fanner]]) -> None:
         """Start a peer in all its variants, or note why it cannot run here."""
         contender = Contender()
         try:
             for variant, how in variants.items():
-                command, speech = how()
-                fan = peer_fan(self._runner, command, speech, self.scale.listeners, self.folder)
+                fan = peer_fan(self._runner, *how(), self.scale.listeners, self.folder)
                 opened = self._stack.enter_context(fan)
                 for window in WINDOWS:
                     contender.variants[f"{variant}, {window} unanswered".lstrip(", ")] = opened, window
@@ -142,15 +139,13 @@ def run(short: bool) -> Result:
 def _measure(bench: Fanout, running: BenchRelay, runner: asyncio.Runner, stack: contextlib.ExitStack) -> Result:
     vault = runner.run(found(running.port, 1, bench.scale.listeners))
     single, bulk = stack.enter_context(relay_fans(runner, running, vault, (1, BULK), bench.folder))
-    bench.contenders[OURS] = Contender({f"{window} unanswered": (single, window) for window in WINDOWS_OURS})
-    bench.add("c_epoll", {"": lambda: ([str(built("fanout")), "1"], Plain())})
-    bench.add(
-        "websockets_broadcast",
-        {loop: partial(_broadcast, loop) for loop in ("asyncio", "uvloop")},
-    )
-    bench.add("node_ws", {"": lambda: (script("node_ws.js"), Plain())})
-    bench.add("socketio", {"": lambda: (script("socketio.js"), Socketio(text=False))})
-    bench.add("socketio_text", {"": lambda: (script("socketio.js"), Socketio(text=True))})
+    bench.contenders[OURS] = Contender({f"{WINDOW_OURS} unanswered": (single, WINDOW_OURS)})
+    bench.add("c_epoll", {"": partial(fanners.c_epoll, 1)})
+    loops = ("asyncio", "uvloop")
+    bench.add("websockets_broadcast", {loop: partial(fanners.websockets_broadcast, loop) for loop in loops})
+    bench.add("node_ws", {"": fanners.node_ws})
+    bench.add("socketio", {"": partial(fanners.socketio, text=False)})
+    bench.add("socketio_text", {"": partial(fanners.socketio, text=True)})
     bench.sweep()
     postgres = running.postgres_cpu_seconds()
     commits = running.metrics()["sealwire_commits_total"]
@@ -171,8 +166,8 @@ def _measure_bulk(
     """Many records at once, beside C with as many frames in one send."""
     contenders = {OURS: lambda: bench.measured(bulk, BULK_WINDOW, bench.scale.sweep_s).deliveries_per_cpu_s}
     with contextlib.suppress(Missing):
-        command = [str(built("fanout")), str(BULK)]
-        fan = stack.enter_context(peer_fan(runner, command, Plain(), bench.scale.listeners, bench.folder, BULK))
+        fanner = fanners.c_epoll(BULK)
+        fan = stack.enter_context(peer_fan(runner, *fanner, bench.scale.listeners, bench.folder, BULK))
         contenders["c_epoll"] = lambda: bench.measured(fan, 1, bench.scale.sweep_s).deliveries_per_cpu_s
     spreads = interleaved(contenders, bench.scale.rounds)
     result.ours["bulk_deliveries_per_cpu_s"] = spreads[OURS].told()
@@ -218,27 +213,8 @@ def _result(bench: Fanout, spreads: Mapping[str, Spread], ours: Figures) -> Resu
 
 
 def _settings(best: Mapping[str, str]) -> dict[str, Any]:
-    none = "no disk: what is sent is forgotten"
-    socketio = {
-        "version": f"{package_version('socket.io')} on Node {node_version()}",
-        "fsync": none,
-        "compression": "off",
-        "transport": "WebSocket",
-    }
     of = {
         OURS: settings_of() | {"counted": "the relay's own process; Postgres beside, per commit"},
-        "c_epoll": {"version": "bench/load/fanout.c", "fsync": none},
-        "websockets_broadcast": {"version": version("websockets"), "fsync": none, "compression": "off"},
-        "node_ws": {
-            "version": f"{package_version('ws')} on Node {node_version()}",
-            "fsync": none,
-            "compression": "off",
-        },
-        "socketio": socketio,
-        "socketio_text": {**socketio, "message": "bytes in base64, as one text frame instead of two frames"},
+        **fanners.settings(),
     }
     return {name: {**about, "best": best[name]} for name, about in of.items() if name in best}
-
-
-def _broadcast(loop: str) -> tuple[list[str], Plain]:
-    return [sys.executable, "-m", "bench.peers.broadcast", loop], Plain()

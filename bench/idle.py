@@ -2,30 +2,49 @@
 
 10,000 devices in 100 vaults of 100 members, each with a key of its own, logged in with its signature, subscribed to the
 membership log and to one stream. They answer pings and say nothing else. One relay process, no TLS.
+
+The others: as many WebSockets that have shaken hands and are kept in a set to be sent to, without any login.
 """
 
 import asyncio
 import tempfile
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import uvloop
 
 from bench.harness.devices import BenchVault, at_once, fleet, found
+from bench.harness.fanning import listen, served
 from bench.harness.load import Opened, receiving
-from bench.harness.processes import pinned, places
+from bench.harness.processes import Missing, pinned, places, rss_bytes
 from bench.harness.relay import BenchRelay, relay, settings_of
-from bench.harness.result import Result
+from bench.harness.result import Bars, Result
 from bench.harness.rounds import neat
+from bench.peers import fanners
 
-DEVICES: Final = 10_000
-DEVICES_SHORT: Final = 200
-VAULTS: Final = 100
-VAULTS_SHORT: Final = 4
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is done. `rest_s` is between what is done and what is read: timers and allocators come to rest."""
+
+    devices: int
+    vaults: int
+    rest_s: float
+
+
+LONG: Final = Scale(10_000, 100, 5.0)
+SHORT: Final = Scale(200, 4, 0.5)
 VAULTS_AT_ONCE: Final = 8
-REST_S: Final = 5.0
-"""Between what is done and what is read: the relay's timers and its allocator come to rest."""
+
+PEERS: Final[Mapping[str, Callable[[], fanners.Fanner]]] = {
+    "websockets_broadcast": partial(fanners.websockets_broadcast, "uvloop"),
+    "node_ws": fanners.node_ws,
+    "socketio": partial(fanners.socketio, text=False),
+}
 
 SPARE: Final = 100
 """Connections that the relay may have beside the devices."""
@@ -33,49 +52,79 @@ SPARE: Final = 100
 
 def run(short: bool) -> Result:
     """Measure in a temporary folder."""
-    devices, vaults = (DEVICES_SHORT, VAULTS_SHORT) if short else (DEVICES, VAULTS)
-    options = {"connections_max": devices + SPARE}
+    scale = SHORT if short else LONG
+    options = {"connections_max": scale.devices + SPARE}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with relay(folder, options) as running, pinned(places().load):
-            return uvloop.run(_measure(running, folder, devices, vaults, settings_of(options)))
+        with pinned(places().load), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            with relay(folder, options) as running:
+                result = runner.run(_measure(running, folder, scale, settings_of(options)))
+            for name, fanner in PEERS.items():
+                try:
+                    kib = neat(_kib_of_peer(runner, fanner(), scale, folder))
+                except Missing as missing:
+                    result.missing.append(str(missing))
+                else:
+                    result.peers[name] = {"kib_per_device": kib}
+                    result.settings[name] = fanners.settings()[name]
+    return _with_bars(result, scale.devices)
 
 
-async def _measure(running: BenchRelay, folder: Path, devices: int, vaults: int, settings: dict[str, object]) -> Result:
-    members = devices // vaults
+def _kib_of_peer(runner: asyncio.Runner, fanner: fanners.Fanner, scale: Scale, folder: Path) -> float:
+    command, peer = fanner
+    with served(command, folder) as (pid, port):
+        time.sleep(scale.rest_s)
+        before = rss_bytes(pid)
+        opened = runner.run(listen(peer, port, scale.devices))
+        with receiving(opened, peer.speech, places().load, folder / "receive.log") as receiver:
+            time.sleep(scale.rest_s)
+            receiver.look()
+            return (rss_bytes(pid) - before) / 1024 / scale.devices
+
+
+def _with_bars(result: Result, devices: int) -> Result:
+    titles = {"websockets_broadcast": "websockets", "node_ws": "Node ws", "socketio": "socket.io"}
+    others = {title: result.peers[name]["kib_per_device"] for name, title in titles.items() if name in result.peers}
+    bars = {"Sealwire, logged in": result.ours["kib_per_device"], **others}
+    result.bars = Bars(f"Memory of a server for each of {devices:,} idle connections", "KiB", bars)
+    return result
+
+
+async def _measure(running: BenchRelay, folder: Path, scale: Scale, settings: dict[str, object]) -> Result:
+    members = scale.devices // scale.vaults
 
     async def vault(number: int) -> BenchVault:
         return await found(running.port, 1 + number * members, members)
 
-    made = await at_once(vault, range(vaults), VAULTS_AT_ONCE)
+    made = await at_once(vault, range(scale.vaults), VAULTS_AT_ONCE)
     # The first logins, and the vaults that the relay knows by now, are not what a device costs.
-    await asyncio.sleep(REST_S)
+    await asyncio.sleep(scale.rest_s)
     before = running.rss_bytes()
     begun = time.perf_counter()
     opened: list[Opened] = []
     for one in made:
         opened += await fleet(running.port, one)
-    logins_per_s = devices / (time.perf_counter() - begun)
+    logins_per_s = scale.devices / (time.perf_counter() - begun)
     with receiving(opened, "sealwire", places().load, folder / "receive.log") as receiver:
-        await asyncio.sleep(REST_S)
+        await asyncio.sleep(scale.rest_s)
         after = running.rss_bytes()
         cpu = running.cpu_seconds()
-        await asyncio.sleep(REST_S)
+        await asyncio.sleep(scale.rest_s)
         cpu = running.cpu_seconds() - cpu
         connections = running.metrics()["sealwire_connections"]
         receiver.look()
-    if connections != devices:
-        raise RuntimeError(f"the relay has {connections:.0f} connections, not {devices}")
-    kib = neat((after - before) / 1024 / devices)
+    if connections != scale.devices:
+        raise RuntimeError(f"the relay has {connections:.0f} connections, not {scale.devices}")
+    kib = neat((after - before) / 1024 / scale.devices)
     return Result(
         ours={
-            "devices": devices,
+            "devices": scale.devices,
             "kib_per_device": kib,
             "rss_before_mib": neat(before / 2**20),
             "rss_after_mib": neat(after / 2**20),
             "logins_per_s": neat(logins_per_s),
-            "cpu_share_idle": neat(cpu / REST_S),
+            "cpu_share_idle": neat(cpu / scale.rest_s),
         },
         ratios={"kib_per_device": kib},
-        settings={"sealwire": {**settings, "vaults": vaults, "members": members, "streams_per_device": 2}},
+        settings={"sealwire": {**settings, "vaults": scale.vaults, "members": members, "streams_per_device": 2}},
     )

@@ -197,6 +197,23 @@ class Socketio:
 
 
 @contextlib.contextmanager
+def served(command: Sequence[str], folder: Path) -> Iterator[tuple[int, int]]:
+    """A server that prints its port, on the server's core: its process and that port."""
+    log = folder / "peers.log"
+    with started(command, places().server, log=log) as server:
+        yield server.pid, int(line_of(server, log))
+
+
+async def listen(peer: Plain | Socketio, port: int, listeners: int) -> list[Opened]:
+    """So many listeners, connected."""
+
+    async def listener(_: int) -> Opened:
+        return await peer.listener(port)
+
+    return await at_once(listener, range(listeners))
+
+
+@contextlib.contextmanager
 def peer_fan(
     runner: asyncio.Runner,
     command: Sequence[str],
@@ -205,15 +222,8 @@ def peer_fan(
     folder: Path,
     per_push: int = 1,
 ) -> Iterator[Fan]:
-    """A server that prints its port, with all its listeners connected; it sends what comes of the pusher to them."""
-    log = folder / "peers.log"
-    with contextlib.ExitStack() as stack:
-        server = stack.enter_context(started(command, places().server, log=log))
-        port = int(line_of(server, log))
-
-        async def listener(_: int) -> Opened:
-            return await peer.listener(port)
-
-        opened = runner.run(at_once(listener, range(listeners)))
-        receiver = stack.enter_context(receiving(opened, peer.speech, places().load, log))
-        yield Fan(server.pid, receiver, partial(peer.pusher, port), per_push)
+    """A server with all its listeners connected; it sends what comes of the pusher to them."""
+    with served(command, folder) as (pid, port):
+        opened = runner.run(listen(peer, port, listeners))
+        with receiving(opened, peer.speech, places().load, folder / "receive.log") as receiver:
+            yield Fan(pid, receiver, partial(peer.pusher, port), per_push)
