@@ -15,7 +15,7 @@ from sealwire_relay.embedded import EmbeddedPostgres
 from sealwire_relay.store.interface import StreamWrite, VaultWrite
 from sealwire_relay.store.postgres import PostgresStore
 from sealwire_relay.store.segments import StoredSegment
-from tests.support.device import record
+from tests.support.device import KEY_ID, record
 
 TOGETHER: Final = 16
 """Segments written in one transaction: some 4 MB."""
@@ -63,5 +63,5 @@ async def fill(database: str, vault: BenchVault, stream: StreamId, records: int,
 
 async def _append(store: PostgresStore, vault: BenchVault, stream: StreamId, part: Sequence[StoredSegment]) -> None:
     write = StreamWrite(stream, part[0].prev, part[-1].last, 1, tuple(part))
-    if await store.append([VaultWrite(vault.id, await store.current_term(), 1, (write,), ())]) != [True]:
+    if await store.append([VaultWrite(vault.id, await store.current_term(), (1, KEY_ID), (write,), ())]) != [True]:
         raise RuntimeError("a stream could not be filled: somebody else writes to it")

@@ -47,7 +47,7 @@ LARGE = 1_000
 VAULTS = 64
 KEYS = 10_000
 PAGE_BYTES = 1_048_576
-STREAM, EPOCH = StreamId(b"\x80" * 8), 1
+STREAM, KEY = StreamId(b"\x80" * 8), (1, KeyId(b"key1"))
 MEMBER = MemberState(Author(1), DeviceKey(b"\x80" * 32), Role.ADMIN)
 
 
@@ -73,7 +73,7 @@ class Pusher:
         outcome = KeptOutcome(self.batch, os.urandom(32), os.urandom(60))
         guards = tuple((tag, Current(last, os.urandom(8), False, last)) for tag in tags)
         stream = StreamWrite(STREAM, head, last, last, (segment,), guards)
-        return VaultWrite(self.vault, self.term, EPOCH, (stream,), (BatchWrite(MEMBER, self.batch - 1, outcome),))
+        return VaultWrite(self.vault, self.term, KEY, (stream,), (BatchWrite(MEMBER, self.batch - 1, outcome),))
 
 
 class Figures(NamedTuple):
@@ -87,7 +87,7 @@ async def pusher(store: PostgresStore, term: Term, kind: StreamKind = StreamKind
     """A new vault with one member and one stream."""
     vault = VaultId(os.urandom(16))
     link = NewLink(1, b"genesis", MEMBER)
-    await store.create_vault(vault, VaultState(EPOCH, KeyId(b"key1")), link, term)
+    await store.create_vault(vault, VaultState(*KEY), link, term)
     await store.create_stream(vault, STREAM, kind)
     return Pusher(vault, term, kind)
 

@@ -426,7 +426,7 @@ class Draft:
             own = self._term_in(stream)
             term = None if own == self.term else own
             streams.append(StreamWrite(stream, known.head, new_head, new_top, stored, guards, known.floor, term))
-        return VaultWrite(self.vault, self.term, self.view.state.epoch, tuple(streams), tuple(self._batches))
+        return VaultWrite(self.vault, self.term, self.view.state.key, tuple(streams), tuple(self._batches))
 
     def committed(self, write: VaultWrite) -> list[Deliver]:
         """Take the decisions over into the view. Returns the frames to offer, in order within each stream."""

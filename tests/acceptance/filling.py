@@ -116,7 +116,7 @@ class Log:
         self.head, self._batch = last, self._batch + 1
         stream = StreamWrite(_STREAM, start, last, 0, (StoredSegment(start, last, bytes(body)),), tuple(guards))
         batch = BatchWrite(_MEMBER, self._batch - 1, KeptOutcome(self._batch, os.urandom(32), os.urandom(60)))
-        write = VaultWrite(self.vault, self._term, _EPOCH, (stream,), (batch,))
+        write = VaultWrite(self.vault, self._term, (_EPOCH, _KEY_ID), (stream,), (batch,))
         if await self._store.append([write]) != [True]:
             raise RuntimeError("an append was refused: somebody else writes to this database")
 

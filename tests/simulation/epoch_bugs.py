@@ -16,7 +16,7 @@ EPOCH_BUGS: Final[dict[str, Bug]] = {
     "old_epoch": Bug("the relay takes records of an old epoch", _ANY_EPOCH),
     "epoch_race": Bug(
         "a new epoch is no condition of writes that were decided before it",
-        change(MemoryStore, "_holds", (" or write.epoch != kept.state.epoch", "")),
+        change(MemoryStore, "_holds", (" or write.key != kept.state.key", "")),
     ),
     "removed_writes": Bug(
         "what a removed device sends is taken",

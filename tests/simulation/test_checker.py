@@ -6,7 +6,7 @@ import pytest
 
 from sealwire_protocol.conditions import NOTHING, Condition, Names
 from sealwire_protocol.errors import Refusal
-from sealwire_protocol.ids import NO_TERM, StreamId, Term, VaultId
+from sealwire_protocol.ids import NO_TERM, KeyId, StreamId, Term, VaultId
 from sealwire_protocol.messages import Group, Push
 from sealwire_protocol.segment import Rank
 from sealwire_relay.store.interface import StreamWrite, VaultWrite
@@ -19,6 +19,7 @@ from tests.simulation.past import Past
 from tests.simulation.things import ACCOUNTS, CARDS, NOTES, SCHEMAS, Account, Card
 
 STREAM = StreamId(b"a stream")
+KEY = 1, KeyId(b"key1")
 
 
 def rank(version: int, author: int = 1) -> bytes:
@@ -197,12 +198,12 @@ def test_a_position_that_names_two_records_is_found() -> None:
     vault, term = VaultId(bytes(16)), Term(1, b"name of ")
     write = StreamWrite(STREAM, 0, 1, 1, (StoredSegment(0, 1, b""),))
     snapshot = past.snapshot()
-    past.committed(VaultWrite(vault, term, 1, (write,), ()))
+    past.committed(VaultWrite(vault, term, KEY, (write,), ()))
     past.restore(snapshot)
     assert [ended.stream for ended in past.ended] == [STREAM]
-    past.committed(VaultWrite(vault, Term(2, b"its name"), 1, (write,), ()))
+    past.committed(VaultWrite(vault, Term(2, b"its name"), KEY, (write,), ()))
     assert not told
-    past.committed(VaultWrite(vault, term, 1, (write,), ()))
+    past.committed(VaultWrite(vault, term, KEY, (write,), ()))
     assert "names one record for ever" in told[0]
 
 
@@ -212,7 +213,7 @@ def test_a_snapshot_of_a_history_that_was_ended_takes_away_all_that_came_after_t
 
     def commit(head: int, body: bytes) -> None:
         write = StreamWrite(STREAM, head, head + 1, 1, (StoredSegment(head, head + 1, body),))
-        past.committed(VaultWrite(vault, Term(next(numbers), b"name of "), 1, (write,), ()))
+        past.committed(VaultWrite(vault, Term(next(numbers), b"name of "), KEY, (write,), ()))
 
     commit(0, b"both")
     before = past.snapshot()

@@ -45,7 +45,7 @@ def written(one: Record) -> VaultWrite:
     """A write of one record by its author."""
     stream = StreamWrite(STREAM, 0, 1, 1, (StoredSegment(0, 1, encode_record(one)),))
     batch = BatchWrite(MemberState(one.author, ALICE.device_key, Role.ADMIN), 0, KeptOutcome(1, b"", b""))
-    return VaultWrite(VaultId(bytes(16)), TERM, one.epoch, (stream,), (batch,))
+    return VaultWrite(VaultId(bytes(16)), TERM, (one.epoch, one.key_id), (stream,), (batch,))
 
 
 def told(history: History) -> str:

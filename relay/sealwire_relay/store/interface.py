@@ -192,13 +192,13 @@ class BatchWrite(NamedTuple):
 class VaultWrite(NamedTuple):
     """All that one group commit writes to one vault: all of it or nothing.
 
-    Conditions: the term is current, the vault's epoch is `epoch`, every stream's head is its `expected_head`
+    Conditions: the term is current, the vault's epoch and key are `key`, every stream's head is its `expected_head`
     and its floor is `floor`, every author is still the member that was judged, with its `expected_last` batch.
     """
 
     vault: VaultId
     term: Term
-    epoch: int
+    key: tuple[int, KeyId]
     streams: tuple[StreamWrite, ...]
     batches: tuple[BatchWrite, ...]
 

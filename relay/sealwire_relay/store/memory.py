@@ -291,7 +291,7 @@ class MemoryStore(MemoryAdministration, MemoryCleaning, MemoryMailboxes, Store):
     @staticmethod
     def _holds(data: MemoryDatabase, write: VaultWrite) -> bool:
         kept = data.vaults.get(write.vault)
-        if kept is None or write.term != data.term or write.epoch != kept.state.epoch or kept.state.moved:
+        if kept is None or write.term != data.term or write.key != kept.state.key or kept.state.moved:
             return False
         for stream in write.streams:
             log = kept.streams.get(stream.stream)

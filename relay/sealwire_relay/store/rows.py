@@ -204,13 +204,14 @@ def outcome_rows(write: VaultWrite) -> list[tuple[int, int, int, bytes, bytes]]:
 
 def many_arguments(writes: Sequence[VaultWrite]) -> list[list[object]]:
     """The arguments of append_many."""
-    wanted, heads, pushers, segments, guards, outcomes = (Columns(width) for width in (4, 10, 7, 5, 9, 6))
+    wanted, heads, pushers, segments, guards, outcomes = (Columns(width) for width in (4, 11, 7, 5, 9, 6))
     for write in writes:
         vault, term, term_id = write.vault, write.term.number, signed(write.term.id)
+        epoch, key_id = write.key[0], signed(write.key[1])
         locked, authors = head_rows(write), pusher_rows(write)
         wanted.add(vault, term, term_id, len(locked) + len(authors))
         for *head, own_id in locked:
-            heads.add(vault, *head, write.epoch, term, own_id)
+            heads.add(vault, *head, epoch, key_id, term, own_id)
         for author in authors:
             pushers.add(vault, *author, term)
         for segment in segment_rows(write):
@@ -225,8 +226,8 @@ def many_arguments(writes: Sequence[VaultWrite]) -> list[list[object]]:
 def one_arguments(write: VaultWrite) -> list[object]:
     """The arguments of append_one."""
     locked, authors = head_rows(write), pusher_rows(write)
-    arguments: list[object] = [write.vault, write.term.number, signed(write.term.id), write.epoch]
-    arguments.append(len(locked) + len(authors))
+    arguments: list[object] = [write.vault, write.term.number, signed(write.term.id)]
+    arguments += [write.key[0], signed(write.key[1]), len(locked) + len(authors)]
     written = ((4, segment_rows(write)), (8, guard_rows(write)), (5, outcome_rows(write)))
     for width, rows in ((7, locked), (5, authors), *written):
         columns = Columns(width)

@@ -168,10 +168,14 @@ def batch_write(number: int, after: int | None = None, member: MemberState = MEM
 
 
 def write(
-    vault: Vault, term: Term, streams: Sequence[StreamWrite], batches: Sequence[BatchWrite] = (), epoch: int = EPOCH
+    vault: Vault,
+    term: Term,
+    streams: Sequence[StreamWrite],
+    batches: Sequence[BatchWrite] = (),
+    state: VaultState = STATE,
 ) -> VaultWrite:
-    """What a group commit writes to one vault."""
-    return VaultWrite(vault.id, term, epoch, tuple(streams), tuple(batches))
+    """What a group commit writes to one vault, as decided on this state of it."""
+    return VaultWrite(vault.id, term, state.key, tuple(streams), tuple(batches))
 
 
 async def whole(store: Store, vault: Vault, stream: StreamId) -> list[StoredSegment]:

@@ -17,6 +17,7 @@ from sealwire_relay.store.migrate import Phase, apply_between, latest, migrate
 from tests.relay.store.backups import place_on, put_back, saved
 from tests.relay.store.places import (
     EPOCH,
+    STATE,
     WRITER,
     PostgresPlace,
     Vault,
@@ -328,6 +329,6 @@ async def test_s10_a_restored_vault_has_the_epoch_and_the_members_of_its_backup(
         told = await store.subscription(vault.id, vault.admin, [])
         assert told is not None and told.vault == state
         assert await store.members([vault.id]) == {vault.id: {vault.admin}}
-        for epoch, taken in ((EPOCH, False), (EPOCH + 1, True)):
-            late = write(vault, term, [stream_write(vault.stream, 0, b"a")], epoch=epoch)
+        for judged_on, taken in ((STATE, False), (state, True)):
+            late = write(vault, term, [stream_write(vault.stream, 0, b"a")], state=judged_on)
             assert await store.append([late]) == [taken]

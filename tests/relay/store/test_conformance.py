@@ -11,6 +11,7 @@ from sealwire_protocol.ids import (
     NO_TERM,
     Author,
     DeviceKey,
+    KeyId,
     MailboxId,
     StreamId,
     Tag,
@@ -236,7 +237,9 @@ async def _terms(store: Store, vault: Vault, stream: StreamId) -> tuple[TermStar
 
 
 @asyncio_test
-@pytest.mark.parametrize("wrong", ["term", "term id", "epoch", "head", "later head", "stream", "author", "batch"])
+@pytest.mark.parametrize(
+    "wrong", ["term", "term id", "epoch", "key", "head", "later head", "stream", "author", "batch"]
+)
 async def test_nothing_is_written_when_one_condition_fails(place: Place, wrong: str) -> None:
     async with place.opened() as store:
         old = await store.open_term()
@@ -248,7 +251,8 @@ async def test_nothing_is_written_when_one_condition_fails(place: Place, wrong: 
         bad = {
             "term": good._replace(term=old),
             "term id": good._replace(term=Term(term.number, b"otherid!")),
-            "epoch": good._replace(epoch=EPOCH + 1),
+            "epoch": good._replace(key=(EPOCH + 1, STATE.key_id)),
+            "key": good._replace(key=(EPOCH, KeyId(b"\x00\x01\x02\x03"))),
             "head": good._replace(streams=(stream_write(vault.stream, 1, b"c"),)),
             "later head": good._replace(streams=(stream_write(vault.stream, 3, b"c"),)),
             "stream": good._replace(streams=(stream, stream_write(StreamId(name(8)), 0, b"c"))),
@@ -272,7 +276,7 @@ async def test_one_vaults_failure_does_not_touch_another(place: Place) -> None:
         term = await store.open_term()
         vaults = [await make_vault(store, term) for _ in range(5)]
         writes = [write(v, term, [stream_write(v.stream, 0, b"abc")], [batch_write(1)]) for v in vaults]
-        writes[1] = writes[1]._replace(epoch=EPOCH + 1)
+        writes[1] = writes[1]._replace(key=(EPOCH + 1, STATE.key_id))
         writes[3] = writes[3]._replace(batches=(batch_write(2),))
         writes.append(writes[0]._replace(vault=VaultId(name(16))))
         assert await store.append(writes) == [True, False, True, False, True, False]
@@ -377,7 +381,8 @@ async def test_a_verdict_is_kept_without_any_record(place: Place) -> None:
     async with place.opened() as store:
         term = await store.open_term()
         vault = await make_vault(store, term)
-        assert await store.append([write(vault, term, [], [batch_write(1)], epoch=EPOCH + 1)]) == [False]
+        later = STATE._replace(epoch=EPOCH + 1)
+        assert await store.append([write(vault, term, [], [batch_write(1)], state=later)]) == [False]
         assert await store.append([write(vault, term, [], [batch_write(1)])]) == [True]
         state = await store.pusher(vault.id, vault.admin)
         assert state is not None

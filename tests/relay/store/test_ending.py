@@ -11,6 +11,7 @@ from sealwire_relay.store.mailboxes import MailboxVerdict
 from sealwire_relay.store.segments import StoredSegment
 from tests.relay.store.places import (
     MEMBERS,
+    STATE,
     WRITER,
     Place,
     PostgresPlace,
@@ -85,8 +86,8 @@ async def test_nothing_is_written_in_a_vault_that_was_deleted(place: Place) -> N
         vault, guarded, _ = await fill(store, term)
         assert await store.append_link(vault.id, END, term) == term
         new = [stream_write(vault.stream, 20, b"b")]
-        for epoch in (7, 0):
-            assert await store.append([write(vault, term, new, epoch=epoch)]) == [False]
+        for state in (STATE, ENDED):
+            assert await store.append([write(vault, term, new, state=state)]) == [False]
         assert await store.append([write(vault, term, [], [batch_write(2)])]) == [False]
         for stream in (vault.stream, guarded, StreamId(name(8))):
             assert await store.create_stream(vault.id, stream, StreamKind.OPEN) is StreamKind.ABSENT

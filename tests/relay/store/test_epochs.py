@@ -42,9 +42,9 @@ async def make_streams(store: Store, term: Term) -> Vault:
     return vault
 
 
-async def takes(store: Store, vault: Vault, term: Term, stream: StreamId, epoch: int) -> bool:
-    """Whether an append that was decided on this epoch is written."""
-    [done] = await store.append([write(vault, term, [stream_write(stream, 0, b"a")], epoch=epoch)])
+async def takes(store: Store, vault: Vault, term: Term, stream: StreamId, state: VaultState) -> bool:
+    """Whether an append that was decided on this state is written."""
+    [done] = await store.append([write(vault, term, [stream_write(stream, 0, b"a")], state=state)])
     return done
 
 
@@ -60,12 +60,12 @@ async def test_an_epoch_is_in_every_head_of_its_vault_with_the_link_that_begins_
         late = StreamId(name(8))
         await store.create_stream(vault.id, late, StreamKind.OPEN)
         for stream in (BEFORE, AFTER, late):
-            assert not await takes(store, vault, term, stream, EPOCH)
-            assert await takes(store, vault, term, stream, EPOCH + 1)
+            assert not await takes(store, vault, term, stream, STATE)
+            assert await takes(store, vault, term, stream, NEXT)
         judged = [batch_write(1)]
         assert await store.append([write(vault, term, [], judged)]) == [False], "a verdict alone looks at stream 0"
-        assert await store.append([write(vault, term, [], judged, epoch=EPOCH + 1)]) == [True]
-        assert await takes(store, other, term, BEFORE, EPOCH), "another vault's epoch is what it was"
+        assert await store.append([write(vault, term, [], judged, state=NEXT)]) == [True]
+        assert await takes(store, other, term, BEFORE, STATE), "another vault's epoch is what it was"
 
 
 @asyncio_test
@@ -111,7 +111,7 @@ async def test_an_epoch_is_written_with_its_link_or_not_at_all(place: Place, wro
         assert await store.append_link(VaultId(name(16)) if wrong == "vault" else vault.id, link, present) is None
         told = await store.subscription(vault.id, vault.writer, [MEMBERSHIP])
         assert told is not None and (told.vault, told.streams[0].head) == (STATE, 2)
-        assert await takes(store, vault, term, vault.stream, EPOCH)
+        assert await takes(store, vault, term, vault.stream, STATE)
 
 
 @asyncio_test
@@ -132,8 +132,8 @@ async def test_r15_links_that_take_the_place_of_others_bring_their_own_epoch(pla
             pusher = await store.pusher(vault.id, vault.writer)
             assert pusher is None or pusher.last_batch == 0
         for stream in (BEFORE, AFTER):
-            assert not await takes(store, vault, term, stream, EPOCH)
-            assert await takes(store, vault, term, stream, EPOCH + 1)
+            assert not await takes(store, vault, term, stream, STATE)
+            assert await takes(store, vault, term, stream, NEXT)
 
 
 @asyncio_test
@@ -141,14 +141,14 @@ async def test_epochs_appends_and_new_streams_at_once_never_wait_for_each_other_
     async with place.opened() as one, place.opened() as two:
         term = await one.open_term()
         vault = await make_streams(one, term)
-        heads, epoch, links, streams = dict.fromkeys((BEFORE, AFTER), 0), EPOCH, 2, 0
+        heads, present, links, streams = dict.fromkeys((BEFORE, AFTER), 0), STATE, 2, 0
 
         async def push() -> None:
             for _ in range(60):
                 told = await two.subscription(vault.id, vault.admin, [])
                 assert told is not None
                 new = [stream_write(stream, head, b"a") for stream, head in heads.items()]
-                if (await two.append([write(vault, term, new, epoch=told.vault.epoch)]))[0]:
+                if (await two.append([write(vault, term, new, state=told.vault)]))[0]:
                     heads.update({stream: head + 1 for stream, head in heads.items()})
 
         async def create() -> None:
@@ -160,11 +160,11 @@ async def test_epochs_appends_and_new_streams_at_once_never_wait_for_each_other_
                 made.append(stream)
 
         async def rotate() -> None:
-            nonlocal epoch, links
-            while epoch < EPOCH + 20:
-                state = VaultState(epoch + 1, KeyId(epoch.to_bytes(4, "big")))
+            nonlocal present, links
+            while present.epoch < EPOCH + 20:
+                state = VaultState(present.epoch + 1, KeyId(present.epoch.to_bytes(4, "big")))
                 if await one.append_link(vault.id, NewLink(links + 1, b"link", None, None, state), term):
-                    epoch, links = epoch + 1, links + 1
+                    present, links = state, links + 1
 
         made: list[StreamId] = []
         async with asyncio.timeout(200), asyncio.TaskGroup() as tasks:
@@ -172,8 +172,8 @@ async def test_epochs_appends_and_new_streams_at_once_never_wait_for_each_other_
                 tasks.create_task(work())
         assert len(await whole(one, vault, BEFORE)) == heads[BEFORE] > 0
         for stream in made:
-            assert not await takes(one, vault, term, stream, EPOCH)
-            assert await takes(one, vault, term, stream, epoch)
+            assert not await takes(one, vault, term, stream, STATE)
+            assert await takes(one, vault, term, stream, present)
 
 
 @asyncio_test
@@ -211,7 +211,7 @@ async def test_s10_an_append_that_waits_for_an_epoch_is_refused_by_it(postgres: 
         await direct.execute(head, vault.id.hex())
         rotating = asyncio.create_task(store.append_link(vault.id, REMOVAL, term))
         await postgres.somebody_waits()  # it has the locks of the heads before stream 0
-        appending = asyncio.create_task(takes(store, vault, term, BEFORE, EPOCH))
+        appending = asyncio.create_task(takes(store, vault, term, BEFORE, STATE))
         await postgres.somebody_waits(2)
         await transaction.rollback()
         assert (await rotating, await appending) == (term, False)
@@ -231,7 +231,7 @@ async def test_epochs_and_removals_outlast_a_restart_and_go_with_a_restore(fresh
         assert await store.append_link(vault.id, NewLink(4, b"again", again), later) == later
         third = VaultState(EPOCH + 2, KeyId(b"\x02\x02\x02\x02"))
         assert await store.append_link(vault.id, NewLink(5, b"third", None, None, third), later) == later
-        assert await takes(store, vault, later, BEFORE, EPOCH + 2)
+        assert await takes(store, vault, later, BEFORE, third)
     await fresh.restore()
     async with fresh.opened() as store:
         later = await store.open_term()
@@ -239,5 +239,5 @@ async def test_epochs_and_removals_outlast_a_restart_and_go_with_a_restore(fresh
         assert told is not None and (told.vault, told.streams[0].head) == (NEXT, 3)
         assert await store.subscription(vault.id, vault.writer, []) is None
         for stream in (BEFORE, AFTER):
-            assert not await takes(store, vault, later, stream, EPOCH)
-            assert await takes(store, vault, later, stream, EPOCH + 1)
+            assert not await takes(store, vault, later, stream, STATE)
+            assert await takes(store, vault, later, stream, NEXT)

@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 
 from sealwire_protocol.conditions import NOTHING, Condition, Current, Names
-from sealwire_protocol.ids import Position, StreamId, Tag, Term, TermStart
+from sealwire_protocol.ids import KeyId, Position, StreamId, Tag, Term, TermStart
 from sealwire_protocol.lines import Line
 from sealwire_protocol.messages import Group, Pushed, StreamKind, StreamState
 from sealwire_protocol.segment import read_segment
 from sealwire_relay.store.interface import Store, StreamWrite
 from tests.relay.store.places import (
     EPOCH,
+    STATE,
     Place,
     Vault,
     batch_write,
@@ -110,7 +111,7 @@ async def test_the_epoch_of_what_a_stream_holds_is_kept(place: Place) -> None:
 
 
 @asyncio_test
-@pytest.mark.parametrize("wrong", ["head", "epoch", "batch", "other head"])
+@pytest.mark.parametrize("wrong", ["head", "epoch", "key", "batch", "other head"])
 async def test_what_a_stream_holds_is_not_touched_when_a_condition_fails(place: Place, wrong: str) -> None:
     async with place.opened() as store:
         term = await store.open_term()
@@ -122,7 +123,8 @@ async def test_what_a_stream_holds_is_not_touched_when_a_condition_fails(place: 
         good = write(vault, term, [guarded(vault, 1, b"b", (tag(1), held(2, 2)))], [batch_write(1)])
         bad = {
             "head": good._replace(streams=(guarded(vault, 0, b"b", (tag(1), held(2, 1))),)),
-            "epoch": good._replace(epoch=EPOCH + 1),
+            "epoch": good._replace(key=(EPOCH + 1, STATE.key_id)),
+            "key": good._replace(key=(EPOCH, KeyId(b"\x00\x01\x02\x03"))),
             "batch": good._replace(batches=(batch_write(2),)),
             "other head": good._replace(streams=(*good.streams, StreamWrite(other, 1, 1, 0, ()))),
         }[wrong]

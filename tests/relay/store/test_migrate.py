@@ -6,10 +6,10 @@ import asyncpg  # type: ignore[import-untyped]
 import pytest
 
 from sealwire_protocol.conditions import Current
-from sealwire_protocol.ids import StreamId, Tag, VaultId
+from sealwire_protocol.ids import KeyId, StreamId, Tag, VaultId
 from sealwire_relay.store import migrate as module
 from sealwire_relay.store.cleaning import Dirty
-from sealwire_relay.store.interface import SchemaError, StoreError
+from sealwire_relay.store.interface import SchemaError, StoreError, VaultState
 from sealwire_relay.store.migrate import MIGRATIONS, Migration, Phase, latest, migrate
 from sealwire_relay.store.postgres import PostgresStore
 from sealwire_relay.store.rows import signed
@@ -113,7 +113,8 @@ async def test_a_database_of_the_first_schema_is_migrated_with_what_is_in_it(pos
     assert await store.guards([wanted]) == {}
     held = Current(3, b"\xf0" * 8, False, 3)
     new = stream_write(vault.stream, 2, b"c")._replace(guards=((wanted[2], held),))
-    assert await store.append([write(vault, term, [new], [batch_write(2)], epoch=1)]) == [True]
+    as_filled = VaultState(1, KeyId(b"\0\0\0\x05"))
+    assert await store.append([write(vault, term, [new], [batch_write(2)], state=as_filled)]) == [True]
     assert await store.guards([wanted]) == {wanted: held}
     [tail] = await store.dirty(None, 0, 10)
     assert tail == Dirty(vault.id, vault.stream, 3, 0, 3, 3, 2, term)

@@ -41,7 +41,7 @@ async def test_nothing_is_appended_to_a_vault_that_has_moved_but_links(fresh: Pl
         assert await store.append_link(vault.id, AWAY, term) == term
         told = await store.subscription(vault.id, vault.writer, [BEFORE])
         assert told is not None and told.vault == AWAY.state and told.streams[0].head == 2
-        assert not await takes(store, vault, term, BEFORE, STATE.epoch)
+        assert not await takes(store, vault, term, BEFORE, STATE)
         assert await store.append([write(vault, term, [], [batch_write(2)])]) == [False]
         assert len(await whole(store, vault, BEFORE)) == 2, "it stays to be read"
         rotation = NewLink(4, b"rotation", None, None, NEXT._replace(moved=True))
@@ -50,7 +50,7 @@ async def test_nothing_is_appended_to_a_vault_that_has_moved_but_links(fresh: Pl
         assert told is not None and told.vault == rotation.state
         again = await store.subscription(other.id, other.writer, [])
         assert again is not None and again.vault == STATE
-        [done] = await store.append([write(other, term, [stream_write(BEFORE, 2, b"d")], epoch=STATE.epoch)])
+        [done] = await store.append([write(other, term, [stream_write(BEFORE, 2, b"d")])])
         assert done, "another vault is where it was"
 
 

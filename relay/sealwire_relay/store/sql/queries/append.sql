@@ -7,7 +7,8 @@
 --     FOR UPDATE as it is now, with "holds" computed on that. Heads are locked in key order, then members in key
 --     order (the count makes the second wait for the first), so two appends never wait for each other.
 --   * A row that came into being after the snapshot is not found at all: one condition too few holds.
---   * The epoch stands in the head row itself, and is as fresh as the head. A vault without segments to write
+--   * Epoch and key stand in the head row itself, and are as fresh as the head. An epoch of the same number may have
+--     another key, where another end of the membership log stands meanwhile. A vault without segments to write
 --     sends its stream 0 with expected and new_head null, to be locked for its epoch's sake.
 --   * A purge raises a stream's floor without moving its head. What was decided on another floor is refused.
 --   * The current term is read on the snapshot. If a newer one was opened since, and something was written under
@@ -29,20 +30,21 @@ WITH wanted AS (
         AS w (vault_id, term, term_id, conditions)
 ), held AS MATERIALIZED (
     SELECT h.vault_id, h.stream, h.new_head, h.new_top, h.added, h.term, h.term_id, s.head AS start,
-        s.head = coalesce(h.expected, s.head) AND s.floor = coalesce(h.floor, s.floor) AND s.epoch = h.epoch
+        s.head = coalesce(h.expected, s.head) AND s.floor = coalesce(h.floor, s.floor)
+            AND s.epoch = h.epoch AND s.key_id = h.key_id
             AND (s.term < h.term OR s.term = h.term AND (s.term_id = h.term_id OR s.stream = 0)) AS holds,
         s.term <> h.term AS term_begins
     FROM unnest($5::uuid[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[],
-                $10::bigint[], $11::bigint[], $12::integer[], $13::bigint[], $14::bigint[])
-        AS h (vault_id, stream, expected, new_head, new_top, floor, added, epoch, term, term_id)
+                $10::bigint[], $11::bigint[], $12::integer[], $13::integer[], $14::bigint[], $15::bigint[])
+        AS h (vault_id, stream, expected, new_head, new_top, floor, added, epoch, key_id, term, term_id)
     JOIN sealwire.stream s ON s.vault_id = h.vault_id AND s.stream = h.stream
     ORDER BY s.vault_id, s.stream
     FOR UPDATE OF s
 ), pushers AS MATERIALIZED (
     SELECT p.vault_id, p.author, p.new_last, p.term,
         m.last_batch = p.expected AND m.device = p.device AND m.role = p.role AS holds
-    FROM unnest($15::uuid[], $16::bigint[], $17::bigint[], $18::bigint[], $19::bit(256)[], $20::smallint[],
-                $21::bigint[])
+    FROM unnest($16::uuid[], $17::bigint[], $18::bigint[], $19::bigint[], $20::bit(256)[], $21::smallint[],
+                $22::bigint[])
         AS p (vault_id, author, expected, new_last, device, role, term)
     JOIN sealwire.member m ON m.vault_id = p.vault_id AND m.author = p.author
     WHERE (SELECT count(*) FROM held) >= 0
@@ -50,7 +52,7 @@ WITH wanted AS (
     FOR UPDATE OF m
 ), counted AS (
     SELECT vault_id, CASE WHEN (
-            SELECT (r.term, r.term_id) FROM sealwire.relay r WHERE r.xmin = coalesce($42::xid, r.xmin)
+            SELECT (r.term, r.term_id) FROM sealwire.relay r WHERE r.xmin = coalesce($43::xid, r.xmin)
         ) = (term, term_id)
         THEN - conditions ELSE - conditions - 1 END AS holding
     FROM wanted
@@ -76,13 +78,13 @@ WITH wanted AS (
     RETURNING 1
 ), stored AS (
     INSERT INTO sealwire.segment (vault_id, stream, last, prev, body)
-    SELECT * FROM unnest($22::uuid[], $23::bigint[], $24::bigint[], $25::bigint[], $26::bytea[])
+    SELECT * FROM unnest($23::uuid[], $24::bigint[], $25::bigint[], $26::bigint[], $27::bytea[])
         AS g (vault_id, stream, last, prev, body)
     WHERE vault_id NOT IN (SELECT vault_id FROM refused)
 ), guarded AS (
     INSERT INTO sealwire.guard AS g (vault_id, stream, tag, version, salt, seq, tombstone, line, epoch)
-    SELECT * FROM unnest($27::uuid[], $28::bigint[], $29::uuid[], $30::bigint[], $31::bigint[], $32::bigint[],
-                         $33::boolean[], $34::bytea[], $35::integer[])
+    SELECT * FROM unnest($28::uuid[], $29::bigint[], $30::uuid[], $31::bigint[], $32::bigint[], $33::bigint[],
+                         $34::boolean[], $35::bytea[], $36::integer[])
         AS n (vault_id, stream, tag, version, salt, seq, tombstone, line, epoch)
     WHERE vault_id NOT IN (SELECT vault_id FROM refused)
     ON CONFLICT (vault_id, stream, tag) DO UPDATE
@@ -90,7 +92,7 @@ WITH wanted AS (
         line = excluded.line, epoch = excluded.epoch
 ), answered AS (
     INSERT INTO sealwire.outcome AS o (vault_id, author, slot, batch, digest, answer)
-    SELECT * FROM unnest($36::uuid[], $37::bigint[], $38::smallint[], $39::bigint[], $40::bytea[], $41::bytea[])
+    SELECT * FROM unnest($37::uuid[], $38::bigint[], $39::smallint[], $40::bigint[], $41::bytea[], $42::bytea[])
         AS b (vault_id, author, slot, batch, digest, answer)
     WHERE vault_id NOT IN (SELECT vault_id FROM refused)
     ON CONFLICT (vault_id, author, slot)
@@ -106,25 +108,26 @@ SELECT
 -- distributed by vault_id can send the whole statement to where that vault lies.
 WITH held AS MATERIALIZED (
     SELECT h.stream, h.new_head, h.new_top, h.added, h.term_id, s.head AS start, s.term <> $2 AS term_begins,
-        s.head = coalesce(h.expected, s.head) AND s.floor = coalesce(h.floor, s.floor) AND s.epoch = $4
+        s.head = coalesce(h.expected, s.head) AND s.floor = coalesce(h.floor, s.floor)
+            AND s.epoch = $4 AND s.key_id = $5
             AND (s.term < $2 OR s.term = $2 AND (s.term_id = h.term_id OR s.stream = 0)) AS holds
-    FROM unnest($6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[])
+    FROM unnest($7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[])
         AS h (stream, expected, new_head, new_top, floor, added, term_id)
     JOIN sealwire.stream s ON s.vault_id = $1 AND s.stream = h.stream
     ORDER BY s.stream
     FOR UPDATE OF s
 ), pushers AS MATERIALIZED (
     SELECT p.author, p.new_last, m.last_batch = p.expected AND m.device = p.device AND m.role = p.role AS holds
-    FROM unnest($13::bigint[], $14::bigint[], $15::bigint[], $16::bit(256)[], $17::smallint[])
+    FROM unnest($14::bigint[], $15::bigint[], $16::bigint[], $17::bit(256)[], $18::smallint[])
         AS p (author, expected, new_last, device, role)
     JOIN sealwire.member m ON m.vault_id = $1 AND m.author = p.author
     WHERE (SELECT count(*) FROM held) >= 0
     ORDER BY m.author
     FOR UPDATE OF m
 ), verdict AS MATERIALIZED (
-    SELECT (SELECT count(*) FROM held WHERE holds) + (SELECT count(*) FROM pushers WHERE holds) = $5::bigint
+    SELECT (SELECT count(*) FROM held WHERE holds) + (SELECT count(*) FROM pushers WHERE holds) = $6::bigint
         AND (
-            SELECT r.term = $2 AND r.term_id = $3 AND r.xmin = coalesce($35::xid, r.xmin) FROM sealwire.relay r
+            SELECT r.term = $2 AND r.term_id = $3 AND r.xmin = coalesce($36::xid, r.xmin) FROM sealwire.relay r
         ) AS good
 ), accepted AS MATERIALIZED (
     SELECT held.* FROM held, verdict WHERE good AND new_head IS NOT NULL
@@ -144,13 +147,13 @@ WITH held AS MATERIALIZED (
     RETURNING 1
 ), stored AS (
     INSERT INTO sealwire.segment (vault_id, stream, last, prev, body)
-    SELECT $1, g.* FROM unnest($18::bigint[], $19::bigint[], $20::bigint[], $21::bytea[])
+    SELECT $1, g.* FROM unnest($19::bigint[], $20::bigint[], $21::bigint[], $22::bytea[])
         AS g (stream, last, prev, body)
     WHERE (SELECT good FROM verdict)
 ), guarded AS (
     INSERT INTO sealwire.guard AS g (vault_id, stream, tag, version, salt, seq, tombstone, line, epoch)
-    SELECT $1, n.* FROM unnest($22::bigint[], $23::uuid[], $24::bigint[], $25::bigint[], $26::bigint[], $27::boolean[],
-                            $28::bytea[], $29::integer[])
+    SELECT $1, n.* FROM unnest($23::bigint[], $24::uuid[], $25::bigint[], $26::bigint[], $27::bigint[], $28::boolean[],
+                            $29::bytea[], $30::integer[])
         AS n (stream, tag, version, salt, seq, tombstone, line, epoch)
     WHERE (SELECT good FROM verdict)
     ON CONFLICT (vault_id, stream, tag) DO UPDATE
@@ -158,7 +161,7 @@ WITH held AS MATERIALIZED (
         line = excluded.line, epoch = excluded.epoch
 ), answered AS (
     INSERT INTO sealwire.outcome AS o (vault_id, author, slot, batch, digest, answer)
-    SELECT $1, b.* FROM unnest($30::bigint[], $31::smallint[], $32::bigint[], $33::bytea[], $34::bytea[])
+    SELECT $1, b.* FROM unnest($31::bigint[], $32::smallint[], $33::bigint[], $34::bytea[], $35::bytea[])
         AS b (author, slot, batch, digest, answer)
     WHERE (SELECT good FROM verdict)
     ON CONFLICT (vault_id, author, slot)
