@@ -224,8 +224,8 @@ BUGS: Final[dict[str, Bug]] = {
             Draft,
             "_judge",
             (
-                "KeptOutcome(push.batch, admitted.digest, codec.encode(answer))",
-                "KeptOutcome(push.batch, admitted.digest, codec.encode(Pushed(self.vault, push.batch, 0, (), ())))",
+                "encoded = codec.encode(answer)",
+                "encoded = codec.encode(Pushed(self.vault, push.batch, 0, (), ()))",
             ),
         ),
     ),

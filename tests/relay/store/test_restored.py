@@ -137,7 +137,7 @@ async def test_a_relay_that_runs_on_begins_the_next_term(
     monkeypatch.setattr(serve, "CHECK_SECONDS", 0.01)
     place = await _fresh(postgres)
     settings = Settings(
-        port=0, control_port=0, clean_seconds=0, database_url=Secret(place.server.dsn(place.database)), pool_size=6
+        port=0, control_port=0, clean_seconds=0, database_url=Secret(place.server.dsn(place.database)), pool_size=8
     )
     relay = serve.Relay(settings, GivenDatabase(settings))
     async with place.direct() as direct:

@@ -72,31 +72,33 @@ WITH gone AS (
 INSERT INTO sealwire.ended (vault_id) VALUES ($1) ON CONFLICT DO NOTHING
 
 -- name: clear
--- Delete at most so many rows ($1) of each kind of what is left of a vault that was deleted; returns how many. The one that
--- finds nothing strikes the vault out, and others pass over a vault that somebody is at. Whatever came into being for the
+-- Delete at most so many rows ($1) of each kind of what is left of a vault that was deleted; returns how many it saw. The one
+-- that sees nothing strikes the vault out, and others pass over a vault that somebody is at. Whatever came into being for the
 -- vault was committed before its heads were locked, or finds that there are none any more: nothing is added to it.
+-- What counts is what was seen, not what was deleted: the snapshot may be older than the lock, and another one have deleted
+-- just these rows in between; there may be more.
 WITH vault AS MATERIALIZED (
     SELECT vault_id FROM sealwire.ended ORDER BY vault_id LIMIT 1 FOR UPDATE SKIP LOCKED
-), segments AS (
-    DELETE FROM sealwire.segment WHERE ctid = ANY (ARRAY(
-        SELECT g.ctid FROM sealwire.segment g WHERE g.vault_id = (SELECT vault_id FROM vault) AND g.stream <> 0 LIMIT $1::bigint
-    )) RETURNING 1
-), guards AS (
-    DELETE FROM sealwire.guard WHERE ctid = ANY (ARRAY(
-        SELECT g.ctid FROM sealwire.guard g WHERE g.vault_id = (SELECT vault_id FROM vault) LIMIT $1
-    )) RETURNING 1
-), outcomes AS (
-    DELETE FROM sealwire.outcome WHERE ctid = ANY (ARRAY(
-        SELECT o.ctid FROM sealwire.outcome o WHERE o.vault_id = (SELECT vault_id FROM vault) LIMIT $1
-    )) RETURNING 1
-), acks AS (
-    DELETE FROM sealwire.ack WHERE ctid = ANY (ARRAY(
-        SELECT a.ctid FROM sealwire.ack a WHERE a.vault_id = (SELECT vault_id FROM vault) LIMIT $1
-    )) RETURNING 1
-), mailboxes AS (
-    DELETE FROM sealwire.mailbox WHERE ctid = ANY (ARRAY(
-        SELECT b.ctid FROM sealwire.mailbox b WHERE b.vault_id = (SELECT vault_id FROM vault) LIMIT $1
-    )) RETURNING 1
+), segments AS MATERIALIZED (
+    SELECT g.ctid AS place FROM sealwire.segment g WHERE g.vault_id = (SELECT vault_id FROM vault) AND g.stream <> 0 LIMIT $1::bigint
+), guards AS MATERIALIZED (
+    SELECT g.ctid AS place FROM sealwire.guard g WHERE g.vault_id = (SELECT vault_id FROM vault) LIMIT $1::bigint
+), outcomes AS MATERIALIZED (
+    SELECT o.ctid AS place FROM sealwire.outcome o WHERE o.vault_id = (SELECT vault_id FROM vault) LIMIT $1::bigint
+), acks AS MATERIALIZED (
+    SELECT a.ctid AS place FROM sealwire.ack a WHERE a.vault_id = (SELECT vault_id FROM vault) LIMIT $1::bigint
+), mailboxes AS MATERIALIZED (
+    SELECT b.ctid AS place FROM sealwire.mailbox b WHERE b.vault_id = (SELECT vault_id FROM vault) LIMIT $1::bigint
+), without_segments AS (
+    DELETE FROM sealwire.segment WHERE ctid = ANY (ARRAY(SELECT place FROM segments))
+), without_guards AS (
+    DELETE FROM sealwire.guard WHERE ctid = ANY (ARRAY(SELECT place FROM guards))
+), without_outcomes AS (
+    DELETE FROM sealwire.outcome WHERE ctid = ANY (ARRAY(SELECT place FROM outcomes))
+), without_acks AS (
+    DELETE FROM sealwire.ack WHERE ctid = ANY (ARRAY(SELECT place FROM acks))
+), without_mailboxes AS (
+    DELETE FROM sealwire.mailbox WHERE ctid = ANY (ARRAY(SELECT place FROM mailboxes))
 ), counted AS (
     SELECT (SELECT count(*) FROM segments) + (SELECT count(*) FROM guards) + (SELECT count(*) FROM outcomes)
         + (SELECT count(*) FROM acks) + (SELECT count(*) FROM mailboxes) AS found
