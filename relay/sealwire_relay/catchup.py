@@ -247,6 +247,7 @@ class CatchUp:
         frames = self._frames(wanted, page)
         before = session.credit
         peer.handle(PageRead(*name, frames, max(page.head, self._heads.get(name, 0))))
+        peer.flush()  # so that it is known whether its socket takes more, before another reader gives it the next page
         self._metrics.delivered_bytes.inc(before - session.credit)
         self._metrics.deliveries.inc(sum(1 for last, _ in frames if wanted.after < last <= listener.cursor))
 
