@@ -77,4 +77,4 @@ async def read_some(process: DeviceProcess, origin: str, entries: int) -> list[i
 def run(short: bool) -> dict[str, object]:
     """The proof: ok if both replicas are equal and the floor rose above where the new device stood."""
     with tempfile.TemporaryDirectory(prefix="overlap-", ignore_cleanup_errors=True) as name:
-        return trio.run(prove, Path(name), 20_000 if short else 200_000)
+        return trio.run(prove, Path(name), 60_000 if short else 200_000)
