@@ -28,6 +28,25 @@ class Listening:
         self._unheard: list[StreamId] = []
         self._term = NO_TERM
         self._moved_at = members.membership.moved_at
+        self._unanswered = self._late = 0
+
+    def online(self) -> None:
+        """The relay was asked nothing on this connection."""
+        self._unanswered = self._late = 0
+        self.anew()
+
+    def refused(self) -> bool:
+        """The relay has no such vault. True: it was asked that before it was given the vault."""
+        late = self._late > 0
+        self._answered()
+        return late
+
+    def given_back(self) -> None:
+        """The relay has the vault from now on; what it was asked before that it may refuse all the same."""
+        self._late = self._unanswered
+
+    def _answered(self) -> None:
+        self._unanswered, self._late = max(0, self._unanswered - 1), max(0, self._late - 1)
 
     def anew(self) -> None:
         """Nothing is subscribed to."""
@@ -75,10 +94,12 @@ class Listening:
             wanted.insert(0, (Wanted(MEMBERSHIP, self._members.listen_from(), START), Beside()))
         for at in range(0, len(wanted), SUBSCRIBE_STREAMS_MAX):
             part = wanted[at : at + SUBSCRIBE_STREAMS_MAX]
+            self._unanswered += 1
             link.handle(Listen(self._held.id, tuple(one for one, _ in part), tuple(beside for _, beside in part)))
 
     async def told(self, message: Subscribed) -> bool:
         """Take in how things stand. False: the relay has batches of this device that it did not send."""
+        self._answered()
         told = [(state, self._streams[state.stream]) for state in message.streams if state.stream in self._streams]
 
         def remember(replica: Replica) -> int:

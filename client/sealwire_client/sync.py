@@ -305,7 +305,7 @@ class VaultSync:
         self._sending.online()
         self._creating.anew()
         self._inbox.clear()
-        self._listening.anew()
+        self._listening.online()
         self.refused, self._refused_seconds = False, REFUSED_SECONDS_MIN
         self.is_strange = False
         self._agreeing.online()
@@ -537,7 +537,10 @@ class VaultSync:
             stream.void()
         why = REMOVED if self._rekeying.is_removed else message.message
         if message.code is FaultCode.NO_SUCH_VAULT and not self._rekeying.is_removed:
-            if await self._agreeing.give_back(self.link, 0):  # it is not refused for as long as that may help
+            late = self._listening.refused()
+            if late or await self._agreeing.give_back(self.link, 0):  # it is not refused for as long as that may help
+                if not late:
+                    self._listening.given_back()
                 self._listening.anew()
                 self._wake.set()
                 return
