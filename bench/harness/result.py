@@ -88,21 +88,21 @@ def machine() -> dict[str, object]:
         "cores": len(os.sched_getaffinity(0)),
         "processor": _after(Path("/proc/cpuinfo"), "model name"),
         "memory_gib": round(int(_after(Path("/proc/meminfo"), "MemTotal").split()[0]) / 1024**2, 1),
-        "kernel": platform.release(),
+        "kernel": platform.release().partition("-")[0],
         "python": platform.python_version(),
     }
 
 
 def commit() -> str:
-    """What was measured; `-dirty` if that is not exactly what stands there."""
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip() or "unknown"
+    """What was measured; `-dirty` if that is not exactly what stands there, but for what benches write."""
+    there = _git("rev-parse", "--short=12", "HEAD")
+    changed = _git("status", "--porcelain", "--", ".", ":!README.md", ":!bench/results")
+    return f"{there}-dirty" if changed else there or "unknown"
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def _after(path: Path, name: str) -> str:
