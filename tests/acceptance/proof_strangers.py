@@ -56,6 +56,9 @@ STRANGERS_PER_EDIT_MIN: Final = 100
 """On a slow machine too, what edits may cost is less than a query for each tenth stranger."""
 
 SYNC_S_MAX: Final = 60.0
+JOIN_S_MAX: Final = 100.0
+"""Strangers go on coming so long for a device to join amid them."""
+
 SAMPLE_S: Final = 0.2
 GONE_S_MAX: Final = 60.0
 
@@ -96,10 +99,10 @@ async def edit(first: Collection[Number], second: Collection[Number], seen: Seen
         await trio.sleep(EDIT_S)
 
 
-async def another(folder: Path, vault: Vault, origin: str, seen: Seen) -> None:
-    """Once all places of those without a login are taken, one more device joins, as its person would: it tries again
-    until it is in."""
-    while seen.handshakes < HANDSHAKES_MAX:  # noqa: ASYNC110 - what is waited for is another process' doing
+async def another(folder: Path, vault: Vault, origin: str, seen: Seen, third_in: trio.Event) -> None:
+    """Once strangers take the places of those without a login, one more device joins, as its person would: it tries
+    again until it is in."""
+    while seen.handshakes < HANDSHAKES_MAX / 2:  # noqa: ASYNC110 - what is waited for is another process' doing
         await trio.sleep(SAMPLE_S)
     began = time.perf_counter()
     async with Device.open(folder / "third") as device, open_nursery() as nursery:
@@ -108,16 +111,23 @@ async def another(folder: Path, vault: Vault, origin: str, seen: Seen) -> None:
         with trio.fail_after(SYNC_S_MAX):
             await joined.synced()
         seen.joined_s = time.perf_counter() - began
+        third_in.set()
         nursery.cancel_scope.cancel()
 
 
-async def invaded(relay: Relay, folder: Path, count: int, meanwhile: Callable[[], Any]) -> dict[str, Any]:
-    """What the strangers tell when they have all been there; `meanwhile` begins when they have."""
+async def invaded(
+    relay: Relay, folder: Path, count: int, meanwhile: Callable[[], Any], enough: trio.Event
+) -> dict[str, Any]:
+    """What the strangers tell when so many have been there, and it is enough; `meanwhile` begins when they do."""
     log = folder / "strangers.log"
     process = spawn("tests.acceptance.strangers", str(relay.port), str(count), log=log)
+    assert process.stdin is not None
     assert process.stdout is not None
     try:
         meanwhile()
+        with trio.move_on_after(JOIN_S_MAX):
+            await enough.wait()
+        process.stdin.close()
         await trio.lowlevel.wait_readable(process.stdout.fileno())
         line = process.stdout.readline()
         if not line:
@@ -166,14 +176,15 @@ async def prove(folder: Path, count: int) -> dict[str, object]:
             calm = await trio.to_thread.run_sync(metrics, relay.control)
             before = await trio.to_thread.run_sync(inside.transactions, relay.folder)
             began = time.perf_counter()
+            third_in = trio.Event()
             async with open_nursery() as nursery:
 
                 def meanwhile() -> None:
                     nursery.start_soon(sample, relay, seen)
                     nursery.start_soon(edit, first, second, seen, count // STRANGERS_PER_EDIT_MIN)
-                    nursery.start_soon(another, folder, vault, relay.origin, seen)
+                    nursery.start_soon(another, folder, vault, relay.origin, seen, third_in)
 
-                told = await invaded(relay, folder, count, meanwhile)
+                told = await invaded(relay, folder, count, meanwhile, third_in)
                 seconds = time.perf_counter() - began
                 during = seen.joined_s is not None
                 nursery.cancel_scope.cancel()
@@ -197,10 +208,10 @@ def judged(count: int, told: dict[str, Any], seen: Seen, figures: dict[str, Any]
     edits = sorted(seen.edits)
     spare = min(TRANSACTIONS_PER_EDIT_MAX * len(edits) + TRANSACTIONS_SPARE, count / 10)
     right = {
-        "they all came": told["came"] == count and not told["met"].get("not accepted"),
+        "they all came": told["came"] >= count and not told["met"].get("not accepted"),
         "many were refused": told["met"].get("cut", 0) > count / 10,
         "addresses behind the proxy are capped": told["met"].get("answered 503", 0) > 0,
-        "sockets without a login are capped": 0 < seen.handshakes <= HANDSHAKES_MAX,
+        "sockets without a login are capped": HANDSHAKES_MAX / 2 < seen.handshakes <= HANDSHAKES_MAX,
         "sockets are capped": seen.connections <= CONNECTIONS_MAX,
         "no query for strangers": figures["extra_transactions"] <= spare,
         "memory is bounded": figures["grown_bytes"] <= GROWTH_BYTES_MAX,

@@ -2,8 +2,9 @@
 
 They come in waves, from several addresses, and do in turn all that a stranger can: say nothing, half a request or
 rubbish; open a WebSocket, and say hello or not; prove what they are not; every third comes by a trusted proxy, from one
-address behind it. One in ten stays until the relay ends it, across waves, so that those who wait grow old. At the end a
-line on stdout tells how many there were, and what became of them.
+address behind it. One in ten stays until the relay ends it, across waves, so that those who wait grow old. When COUNT
+have been there they go on coming until stdin ends. At the end a line on stdout tells how many there were, and what
+became of them.
 """
 
 import asyncio
@@ -46,13 +47,14 @@ class Strangers:
         self._met: Counter[str] = Counter()
         self._staying: set[asyncio.Task[None]] = set()
 
-    async def come(self, count: int) -> dict[str, object]:
-        """So many of them, in waves."""
+    async def come(self, count: int, told_to_end: asyncio.Future[bytes]) -> dict[str, object]:
+        """So many of them at least, in waves, until they are told to end."""
         end = asyncio.Event()
-        for first in range(0, count, WAVE):
+        came = 0
+        while came < count or not told_to_end.done():
             waves_end = asyncio.Event()
             tasks = []
-            for number in range(first, min(first + WAVE, count)):
+            for number in range(came, came + WAVE):
                 stays = number % STAYING == 0
                 task = asyncio.create_task(self._one(number, end if stays else waves_end))
                 if stays:
@@ -63,10 +65,11 @@ class Strangers:
             await asyncio.wait(tasks, timeout=WAVE_S)
             waves_end.set()
             await asyncio.wait(tasks)
+            came += WAVE
         end.set()
         if self._staying:
             await asyncio.wait(self._staying)
-        return {"came": count, "met": dict(sorted(self._met.items()))}
+        return {"came": came, "met": dict(sorted(self._met.items()))}
 
     async def _one(self, number: int, end: asyncio.Event) -> None:
         """Connect, speak, and listen until the relay hangs up, or it is the end."""
@@ -111,5 +114,11 @@ def became(heard: bytes) -> str:
     return f"answered {status}"
 
 
+async def main(port: int, count: int) -> dict[str, object]:
+    """Come until there were so many and stdin has ended; what became of them."""
+    told_to_end = asyncio.get_running_loop().run_in_executor(None, sys.stdin.buffer.read)
+    return await Strangers(port).come(count, told_to_end)
+
+
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(Strangers(int(sys.argv[1])).come(int(sys.argv[2])))), flush=True)
+    print(json.dumps(asyncio.run(main(int(sys.argv[1]), int(sys.argv[2])))), flush=True)
