@@ -42,8 +42,10 @@ class Buckets(Generic[K]):
     """One bucket of pushes and one of bytes for everybody who has pushed lately. `name` is theirs in `Limited.by`."""
 
     def __init__(self, name: str, rate: Rate) -> None:
-        self._name, self._rate = name, rate
-        self._full_at: dict[K, Rate] = {}
+        self._name = name
+        self._push_seconds = 1 / rate.pushes if rate.pushes else 0.0
+        self._byte_seconds = 1 / rate.bytes if rate.bytes else 0.0
+        self._full_at: dict[K, tuple[float, float]] = {}
         self._sweep_size = SWEEP_SIZE_MIN
 
     def __len__(self) -> int:
@@ -53,9 +55,14 @@ class Buckets(Generic[K]):
     def limited(self, key: K, size: int, now: float) -> Limited | None:
         """Why a push of so many bytes may not be taken from this bucket now; None: it may. One that is larger than a
         bucket may when that is full."""
+        kept = self._full_at.get(key)
+        if kept is None:
+            return None
+        costs = self._push_seconds, size * self._byte_seconds
+        if kept[0] - now + costs[0] <= BURST_SECONDS and kept[1] - now + costs[1] <= BURST_SECONDS:
+            return None
         found: Limited | None = None
-        at = self._full_at.get(key, Rate(now, now))
-        for what, full_at, cost in zip(Rate._fields, at, self._costs(size), strict=True):
+        for what, full_at, cost in zip(Rate._fields, kept, costs, strict=True):
             lacking = full_at - now
             if cost and lacking + min(cost, BURST_SECONDS) > BURST_SECONDS:
                 seconds = max(lacking - RETURN_SECONDS, lacking + min(cost, BURST_SECONDS) - BURST_SECONDS)
@@ -65,19 +72,17 @@ class Buckets(Generic[K]):
 
     def take(self, key: K, size: int, now: float) -> None:
         """Take a push of so many bytes out of the bucket."""
-        costs = self._costs(size)
-        if not any(costs):
+        push_seconds, byte_seconds = self._push_seconds, size * self._byte_seconds
+        if not push_seconds and not byte_seconds:
             return
-        at = self._full_at.get(key, Rate(now, now))
-        self._full_at[key] = Rate(*(max(full_at, now) + cost for full_at, cost in zip(at, costs, strict=True)))
+        pushes_at, bytes_at = self._full_at.get(key, (now, now))
+        self._full_at[key] = (
+            max(pushes_at, now) + push_seconds,
+            max(bytes_at, now) + byte_seconds,
+        )
         if len(self._full_at) >= self._sweep_size:
             self._full_at = {key: at for key, at in self._full_at.items() if max(at) > now}
             self._sweep_size = max(SWEEP_SIZE_MIN, 2 * len(self._full_at))
-
-    def _costs(self, size: int) -> Rate:
-        """A push in seconds of its rates."""
-        rate = self._rate
-        return Rate(1 / rate.pushes if rate.pushes else 0.0, size / rate.bytes if rate.bytes else 0.0)
 
 
 class PushLimits:
