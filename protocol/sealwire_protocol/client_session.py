@@ -77,12 +77,14 @@ class _Listening:
     in a row it was subscribed to again with nothing to apply in between.
 
     `whole_from` is that of `Beside`, `whole` what it is worth now. `answered`: the greatest seq of each term at which a
-    write was answered; `to_check` are those that were answered when SUBSCRIBE was sent, so that SUBSCRIBED knows them.
+    write was answered. `asked`: how many SUBSCRIBEs are unanswered; `to_check` are the writes that were answered when
+    the first of these was sent: a SUBSCRIBED does not say which one it answers, but knows them whichever it is.
     `voided`: a FAULT has said that it must be subscribed to again, and it is not yet.
     """
 
     __slots__ = (
         "answered",
+        "asked",
         "awaiting",
         "dropped",
         "in_vain",
@@ -100,16 +102,19 @@ class _Listening:
         self.served = wanted.served
         self.term: Term | None = None
         self.awaiting, self.voided = True, False
-        self.in_vain = self.whole = 0
+        self.asked = self.in_vain = self.whole = 0
         self.whole_from, self.dropped = beside.whole_from, beside.dropped
         self.answered: dict[Term, int] = {}
         for position in beside.answered:
             self.answer(position)
-        self.to_check = self.positions()
+        self.to_check: tuple[Position, ...] = ()
 
-    def positions(self) -> tuple[Position, ...]:
-        """Where writes stand that are answered and were not delivered yet."""
-        return tuple(Position(term, seq) for term, seq in self.answered.items())
+    def ask(self) -> None:
+        """A SUBSCRIBE is sent."""
+        self.awaiting = True
+        if not self.asked:
+            self.to_check = tuple(Position(term, seq) for term, seq in self.answered.items())
+        self.asked += 1
 
     def answer(self, position: Position) -> None:
         """A write of this device stands there."""
@@ -268,14 +273,18 @@ class ClientSession:
             raise LocalMisuse("what is known beside the positions is to be given for each stream, or for none")
         send = self._send(Subscribe(event.vault, event.streams))
         for wanted, beside in zip(event.streams, event.beside or (Beside(),) * len(event.streams), strict=True):
-            self._streams[event.vault, wanted.stream] = _Listening(wanted, beside)
+            before = self._streams.get((event.vault, wanted.stream))
+            listening = self._streams[event.vault, wanted.stream] = _Listening(wanted, beside)
+            if before is not None:
+                listening.asked, listening.to_check = before.asked, before.to_check
+            listening.ask()
         return [send]
 
     def _resubscribe(self, vault: VaultId, streams: list[StreamId]) -> list[ClientEffect]:
         wanted = []
         for stream in streams:
             listening = self._streams[vault, stream]
-            listening.awaiting, listening.to_check = True, listening.positions()
+            listening.ask()
             wanted.append(Wanted(stream, listening.position, listening.served))
         step = limits.SUBSCRIBE_STREAMS_MAX
         return [self._send(Subscribe(vault, tuple(wanted[at : at + step]))) for at in range(0, len(wanted) or 1, step)]
@@ -295,6 +304,7 @@ class ClientSession:
             listening = self._streams.get((message.vault, state.stream))
             if listening is None:
                 continue
+            listening.asked = max(0, listening.asked - 1)
             at, beside = listening.position, (listening.whole_from, listening.to_check, listening.dropped)
             lost = why_history_is_lost(state, at, listening.served, *beside)
             if lost is not None:
@@ -433,6 +443,9 @@ class ClientSession:
             return effects
         known = self._terms.pop(vault, None) is not None
         self._outstanding.pop(vault, None)
+        for (of, _), listening in self._streams.items():
+            if of == vault:
+                listening.asked = 0  # it may be the answer to a SUBSCRIBE
         if message.action is Action.STOP:
             self._again_at.pop(vault, None)
             if message.code is FaultCode.NO_SUCH_VAULT:

@@ -183,6 +183,39 @@ def test_a_write_that_is_answered_while_subscribed_is_on_its_way_may_be_newer_th
     assert "confirmed at 8" in (resubscribed(session, 7, WRITTEN) or "")
 
 
+@pytest.mark.parametrize("head", [5, 6])
+def test_an_earlier_subscribed_may_be_older_than_a_write_that_was_answered_before_the_device_subscribed_anew(
+    head: int,
+) -> None:
+    """Two SUBSCRIBEs are on their way, and the relay may have looked before the write: what it says to either tells
+    nothing of a write that was answered after the first was sent."""
+    session = listening(stream_state(head=5, terms=WRITTEN), cursor=Position(T1, 5))
+    session.handle(Listen(VAULT, (wanted(cursor=Position(T1, 5)),)))
+    receive(session, pushed(1, 6))
+    at = Position(T1, 6)
+    session.handle(Listen(VAULT, (wanted(cursor=Position(T1, 5)),), (Beside(answered=(at,)),)))
+    assert lost(receive(session, subscribed(stream_state(head=head, terms=WRITTEN)))) is None
+    assert lost(receive(session, subscribed(stream_state(head=11 - head, terms=WRITTEN)))) is None
+    assert "confirmed at 6" in (resubscribed(session, 5, WRITTEN) or ""), "it is checked as soon as one can tell"
+
+
+def test_what_was_answered_before_the_first_of_two_subscribes_is_checked_at_both() -> None:
+    listens = Listen(VAULT, (wanted(cursor=Position(T1, 5)),), (Beside(answered=(Position(T1, 6),)),))
+    for heads in ((5,), (6, 5)):
+        session = listening(stream_state(head=5, terms=WRITTEN), cursor=Position(T1, 5))
+        session.handle(listens)
+        session.handle(listens)
+        told = [lost(receive(session, subscribed(stream_state(head=head, terms=WRITTEN)))) for head in heads]
+        assert "confirmed at 6" in (told.pop() or "") and not any(told)
+
+
+def test_a_fault_that_may_be_the_answer_to_a_subscribe_lets_the_next_one_be_checked_in_full() -> None:
+    session = listening(stream_state(head=5, terms=WRITTEN), cursor=Position(T1, 5))
+    session.handle(Listen(VAULT, (wanted(cursor=Position(T1, 5)),)))
+    receive(session, pushed(1, 6))
+    assert "confirmed at 6" in (resubscribed(session, 5, WRITTEN) or "")
+
+
 def test_an_answer_of_nothing_and_one_for_a_stream_that_is_not_listened_to_are_no_positions() -> None:
     session = listening(stream_state(head=5, terms=WRITTEN), cursor=Position(T1, 5))
     receive(session, pushed(1, 90, count=0))
