@@ -135,8 +135,8 @@ class Restores:
             world.let_go(stranger)
 
     async def _sign(self, stranger: "SimDevice") -> None:
-        """Change the key, some times."""
-        await stranger.until_ready()
+        """Change the key, some times, unless it leaves first."""
+        await stranger.until_out()
         for _ in range(self._signs.randint(1, SIGNS_MAX)):
             vault = stranger.vault
             if vault is None or stranger.removed:
