@@ -105,8 +105,8 @@ class Epochs:
             await self._invite_again(victim, victim.member)
 
     async def _invite_again(self, device: "SimDevice", before: int) -> None:
-        """It may hold that it is a member still, as a relay may that was set back; then it is tried again, unless it has
-        left by itself meanwhile."""
+        """It may hold that it is a member still, as a relay may that was set back; then it is tried again. It may also
+        have left by itself meanwhile."""
         self._world.history.came_back.add(device.name)
         for _ in range(ATTEMPTS_MAX):
             await device.until_out()
