@@ -29,6 +29,9 @@ _UNSPECIFIED, _TCP4, _TCP6, _UNIX = 0x00, 0x11, 0x21, 0x31
 _SIZES: Final = {_TCP4: (4, 12), _TCP6: (16, 36)}
 """Bytes of one address, and of both with their ports."""
 
+_MAPPED_BITS: Final = 96
+"""Of an IPv6 address: what stands before an IPv4 address that is written as one."""
+
 _PORT_MAX: Final = 65_535
 
 
@@ -64,7 +67,7 @@ class Proxies:
         """
         rest: str | None = ",".join(lines)
         while rest is not None and self.trusts(near):
-            rest, last = _part(rest)
+            rest, last = _last(rest, ",")
             if self.header == "forwarded":
                 last = _node(last)
             found = _address(last) if last else None
@@ -81,6 +84,18 @@ def plain(address: str) -> Address:
     """
     found = ipaddress.ip_address(address.partition("%")[0])
     return (found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None) or found
+
+
+def plain_network(text: str) -> Network:
+    """A network as `plain` has the addresses in it: one of IPv4 that is written as one of IPv6 is one of IPv4.
+
+    Raises ValueError if it is none.
+    """
+    found = ipaddress.ip_network(text)
+    first = found.network_address
+    if isinstance(first, ipaddress.IPv6Address) and first.ipv4_mapped is not None and found.prefixlen >= _MAPPED_BITS:
+        return ipaddress.ip_network((first.ipv4_mapped, found.prefixlen - _MAPPED_BITS))
+    return found
 
 
 def proxy_header(data: bytes) -> Told | None:
@@ -149,21 +164,32 @@ def _version_2(data: bytes) -> Told | None:
     return Told(str(plain(str(source))), size)
 
 
-def _part(text: str) -> tuple[str | None, str]:
-    """What stands before the last comma that is not quoted (None: there is none), and what after it. It is looked for
+def _last(text: str, mark: str) -> tuple[str | None, str]:
+    """What stands before the last mark that is not quoted (None: there is none), and what after it. It is looked for
     from the right, where proxies that are trusted have written: quotes that a stranger left open change nothing."""
     quoted = False
     for place in range(len(text) - 1, -1, -1):
-        if text[place] == '"':
+        if text[place] == '"' and not _is_escaped(text, place):
             quoted = not quoted
-        elif text[place] == "," and not quoted:
+        elif text[place] == mark and not quoted:
             return text[:place], text[place + 1 :].strip()
     return None, text.strip()
 
 
+def _is_escaped(text: str, place: int) -> bool:
+    """Whether an odd number of backslashes stands before it."""
+    first = place
+    while first and text[first - 1] == "\\":
+        first -= 1
+    return (place - first) % 2 == 1
+
+
 def _node(element: str) -> str:
     """What an element of `Forwarded` (RFC 7239) says of `for`: an address, or nothing."""
-    for pair in element.split(";"):
+    rest: str | None = element
+    while rest is not None:
+        # Quotes count here too: in `host="a;for=192.0.2.1"` a proxy passes on what a stranger has asked for.
+        rest, pair = _last(rest, ";")
         name, _, value = pair.partition("=")
         if name.strip().lower() == "for":
             value = value.strip()
@@ -173,12 +199,12 @@ def _node(element: str) -> str:
 
 def _address(node: str) -> str | None:
     """An address, with or without a port; None: the proxy does not say. Raises RemoteFault if it is none of these."""
-    if node == "unknown" or node.startswith("_"):
-        return None
     if node.startswith("["):
         node = node[1:].partition("]")[0]
     elif node.count(":") == 1:
         node = node.partition(":")[0]
+    if node.lower() == "unknown" or node.startswith("_"):
+        return None
     try:
         return str(plain(node))
     except ValueError as error:

@@ -93,6 +93,8 @@ def load(certificate: Path, key: Path) -> ssl.SSLContext:
                 "first begins with -----BEGIN CERTIFICATE-----, the second with -----BEGIN PRIVATE KEY-----."
             )
         raise SettingsError(why) from error
+    except OSError as error:  # it has gone since it was looked at
+        raise SettingsError(f"{certificate} or {key} cannot be read: {error.strerror}.") from error
     return context
 
 
@@ -110,7 +112,10 @@ def _fault(context: ssl.SSLContext, certificate: Path) -> str | None:
     dialling = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     dialling.check_hostname = False
     dialling.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    dialling.load_verify_locations(certificate)
+    try:
+        dialling.load_verify_locations(certificate)
+    except OSError as error:  # the file is another one by now, which the next look finds
+        return f"it cannot be read again, {error.strerror or error}"
     to_relay, to_device = ssl.MemoryBIO(), ssl.MemoryBIO()
     device = dialling.wrap_bio(to_device, to_relay)
     relay = context.wrap_bio(to_relay, to_device, server_side=True)
