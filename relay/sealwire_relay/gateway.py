@@ -62,7 +62,7 @@ class Gateway:
         self._audit = audit
         self._wheel = Wheel()
         self._connections: set[Connection] = set()
-        self._sites = Sites(settings.connections_per_address_max)
+        self._sites = Sites(settings.connections_per_address_max, settings.address_connections_per_second_max)
         self._handshakes = Handshakes(settings.handshakes_max, settings.handshakes_per_address_max)
         metrics.handshakes.set_function(self._handshakes.__len__)
         self._push_limits = PushLimits(
@@ -150,7 +150,7 @@ class Gateway:
         if self.proxies.header == "proxy-protocol" and not self.proxies.trusts(peer.address):
             return False
         site = self._site(peer.address)
-        if not self._sites.enter(site):
+        if not self._sites.enter(site, now):
             return False
         if not self._handshakes.admit(peer, site, now):
             self._sites.leave(site)
@@ -165,9 +165,9 @@ class Gateway:
     def came_from(self, peer: Peer, address: str) -> bool:
         """Count a connection as that of another address, for which a trusted proxy has made it."""
         assert isinstance(peer, Connection)
-        site = self._site(address)
-        if self._sites.enter(site):
-            if self._handshakes.move(peer, site, asyncio.get_running_loop().time()):
+        site, now = self._site(address), asyncio.get_running_loop().time()
+        if self._sites.enter(site, now):
+            if self._handshakes.move(peer, site, now):
                 self._sites.leave(peer.site)
                 peer.site = site
                 return True

@@ -14,7 +14,7 @@ from sealwire_protocol import limits
 from sealwire_protocol.errors import LocalMisuse
 from sealwire_protocol.login import normal_origin
 from sealwire_protocol.registration import QUOTA_MAX
-from sealwire_relay.forwarded import Network, Proxies, ProxyHeader
+from sealwire_relay.forwarded import Network, Proxies, ProxyHeader, plain_network
 
 KEEPING: Final = ("database_url", "retention_days", "cutoff_days")
 """The settings that say how long deletions are remembered."""
@@ -31,6 +31,9 @@ RegistrationMode: TypeAlias = Literal["open", "token", "closed"]
 
 TRUSTED_KEY_BYTES: Final = 32
 """A public key of Ed25519."""
+
+OTHERS_MIN: Final = 2
+"""Connections to Postgres that are not the writers': one for catching up, one for all else."""
 
 SEVERAL: Final = {
     "origins": "--origin",
@@ -218,6 +221,14 @@ class Settings:
         "Of these, from one address (IPv6: one network of 64 bits), logged in or not: leaves places to all others, and "
         "is more than share an address at home or at work. Not counted are this machine and trusted proxies.",
         1,
+        1_000_000,
+    )
+    address_connections_per_second_max: int = _setting(
+        100,
+        "Connections that one address may begin, in the long run, counted in the same way; 0: no limit. With TLS each "
+        "costs about a millisecond before anybody is known, so one address gets a tenth of a core; and all that share "
+        "one are back in ten seconds.",
+        0,
         1_000_000,
     )
     handshakes_max: int = _setting(
@@ -440,7 +451,7 @@ def _origin(name: str) -> str:
 
 def _network(text: str) -> Network:
     try:
-        return ipaddress.ip_network(text)
+        return plain_network(text)
     except ValueError as error:
         raise SettingsError(
             f"{text!r} is no address or network of proxies ({error}); it looks like 192.0.2.1, 10.0.0.0/8 or fd00::/8."
@@ -493,6 +504,12 @@ def _check_together(settings: Settings) -> None:
             f"({needed}): else a device that uses its credit is cut off."
         )
     spare = settings.pool_size - settings.writers
+    if spare < OTHERS_MIN:
+        raise SettingsError(
+            f"writers is {settings.writers}, which must be at most pool_size - {OTHERS_MIN} "
+            f"({settings.pool_size - OTHERS_MIN}): each keeps a connection to Postgres for itself, and those who catch "
+            "up need one, and those who log in another."
+        )
     if settings.read_pages_max >= spare:
         raise SettingsError(
             f"read_pages_max is {settings.read_pages_max}, which must be less than pool_size - writers "

@@ -7,6 +7,7 @@ import pytest
 
 from sealwire_protocol.errors import CloseCode
 from sealwire_relay.admintokens import make
+from sealwire_relay.sites import BURST_SECONDS
 from sealwire_relay.store.memory import MemoryStore
 from tests.support.aio import asyncio_test
 from tests.support.device import Device, Identity
@@ -16,6 +17,7 @@ from tests.support.stranger import BINARY, REQUEST, Stranger, frame
 ANNA = Identity(1)
 PROXY: dict[str, Any] = {"trusted_proxies": ("127.0.0.1",)}
 TCP: dict[str, Any] = {**PROXY, "proxy_header": "proxy-protocol"}
+RARELY: dict[str, Any] = {"address_connections_per_second_max": 1}
 
 
 def of(address: str) -> bytes:
@@ -107,11 +109,27 @@ async def test_devices_behind_a_proxy_on_this_machine_are_counted_by_their_addre
 
 
 @asyncio_test
+async def test_who_dials_too_often_is_refused_by_a_proxys_word_too() -> None:
+    async with running(**PROXY, address_connections_per_second_max=1) as relay:
+        for _ in range(int(BURST_SECONDS)):
+            stranger, head = await answer(relay, of("198.51.100.7"))
+            assert head.startswith(b"HTTP/1.1 101")
+            await gone(stranger)
+        refused, head = await answer(relay, of("198.51.100.7"))
+        assert head.startswith(b"HTTP/1.1 503") and b"Retry-After" in head
+        other, head = await answer(relay, of("198.51.100.8"))
+        assert head.startswith(b"HTTP/1.1 101")
+        await gone(refused, other)
+        await turns_until(lambda: relay.plane.connections == 0)
+    assert not relay.plane._gateway._sites._counts
+
+
+@asyncio_test
 async def test_a_trusted_proxy_itself_is_not_counted_by_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sealwire_relay.sites.is_loopback", lambda _: False)
-    async with running(**PROXY, connections_per_address_max=1, handshakes_per_address_max=1) as relay:
-        own = [await Stranger.upgraded(relay.port) for _ in range(3)]
-        assert relay.plane.connections == 3
+    async with running(**PROXY, connections_per_address_max=1, handshakes_per_address_max=1, **RARELY) as relay:
+        own = [await Stranger.upgraded(relay.port) for _ in range(9)]
+        assert relay.plane.connections == 9
         await gone(*own)
 
 

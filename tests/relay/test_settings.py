@@ -114,6 +114,12 @@ def test_settings_that_contradict_each_other_are_refused(together: dict[str, str
     assert "which must be" in refusal({}, **together)
 
 
+def test_more_writers_than_connections_are_refused_by_their_own_name() -> None:
+    assert refusal({}, writers="7").startswith("writers is 7, which must be at most pool_size - 2 (6)")
+    assert refusal({}, writers="6").startswith("read_pages_max is 4")
+    assert load({}, {"writers": "6", "read_pages_max": "1"}).writers == 6
+
+
 def test_limits_hold_for_settings_made_in_code_too() -> None:
     with pytest.raises(SettingsError, match="connections_max is 0"):
         Settings(connections_max=0)
@@ -206,6 +212,13 @@ def test_trusted_proxies_are_addresses_and_networks() -> None:
     assert option("trusted_proxies") == "--trusted-proxy"
     for wrong in ("proxy.example.org", "10.0.0.1/8", "10.0.0.0/33", "x"):
         assert f"{wrong!r} is no address or network of proxies" in refusal({}, trusted_proxies=wrong)
+
+
+def test_networks_of_ipv4_addresses_written_as_ipv6_ones_are_trusted_as_what_they_are() -> None:
+    settings = load({}, {"trusted_proxies": "::ffff:10.0.0.0/104 ::ffff:192.0.2.7 ::/8"})
+    for address in ("10.1.2.3", "::ffff:10.1.2.3", "192.0.2.7"):
+        assert settings.proxies().trusts(address)
+    assert not settings.proxies().trusts("11.0.0.1")
 
 
 def test_the_proxy_protocol_without_a_proxy_is_refused_as_a_mistake() -> None:

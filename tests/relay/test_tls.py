@@ -18,6 +18,7 @@ from sealwire_protocol.errors import CloseCode, RemoteFault
 from sealwire_protocol.ids import NONCE_BYTES
 from sealwire_protocol.messages import Challenge, Hello
 from sealwire_relay.settings import SettingsError
+from sealwire_relay.sites import BURST_SECONDS
 from sealwire_relay.tls import Certificate, TlsTransport, load
 from tests.support.aio import asyncio_test
 from tests.support.certificate import Pair, make_pair
@@ -116,6 +117,34 @@ async def test_rubbish_within_tls_ends_it_with_an_alert(pair: Pair) -> None:
             await stranger.receive()
         stranger._writer.transport.abort()
         await turns_until(lambda: relay.plane.connections == 0)
+
+
+@asyncio_test
+async def test_who_dials_too_often_is_refused_before_anything_is_decrypted(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sealwire_relay.sites.is_loopback", lambda _: False)
+    begun: list[asyncio.Transport] = []
+
+    class Counted(TlsTransport):
+        def __init__(self, below: asyncio.Transport, context: ssl.SSLContext) -> None:
+            super().__init__(below, context)
+            begun.append(below)
+
+    monkeypatch.setattr("sealwire_relay.connection.TlsTransport", Counted)
+    async with running(**pair.settings(), address_connections_per_second_max=1) as relay:
+        for _ in range(int(BURST_SECONDS)):
+            async with await Stranger.dial(relay.port) as stranger:
+                stranger.send(REQUEST + b"\r\n")
+                await stranger.rest()
+        for _ in range(9):
+            async with await Stranger.dial(relay.port) as stranger:
+                stranger.send(REQUEST + b"\r\n")
+                assert await stranger.rest() == b""
+        assert len(begun) == BURST_SECONDS
+        assert relay.counted("closes_total", code="refused") == 9
+        async with await Stranger.dial(relay.port, "127.0.0.2"):
+            await turns_until(lambda: relay.plane.connections == 1)
 
 
 @asyncio_test
@@ -275,3 +304,22 @@ def test_a_renewal_that_is_half_written_is_told_once_and_taken_up_when_whole(
     certificate.on_time(120.0)
     assert certificate.context is current
     assert "cannot be read" in caplog.text
+
+
+def test_files_that_go_while_they_are_read_are_looked_at_again(
+    pair: Pair, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = Certificate(*pair)
+    before = certificate.context
+    make_pair(tmp_path)
+    with monkeypatch.context() as patch:
+        # They are there whenever they are looked at, and not when they are read.
+        status = pair.key.stat()
+        patch.setattr("sealwire_relay.tls._status", lambda _: status)
+        hidden = pair.key.rename(tmp_path / "hidden")
+        assert certificate.on_time(30.0) == 60.0
+        assert "cannot be read" in caplog.text
+        assert certificate.context is before
+        hidden.rename(pair.key)
+    certificate.on_time(60.0)
+    assert certificate.context is not before
