@@ -8,7 +8,8 @@ from typing import Annotated, Any, Final, get_origin, get_type_hints
 from sealwire_protocol.errors import CloseCode, DecodeError
 from sealwire_protocol.fields import Field
 from sealwire_protocol.limits import FRAME_BYTES_MAX
-from sealwire_protocol.messages import BY_TYPE, CRITICAL, Message
+from sealwire_protocol.messages import BY_TYPE, CRITICAL, Message, Push, Pushed
+from sealwire_protocol.plain import lay_pushed, read_push
 
 
 def layout_of(kind: type[Message]) -> tuple[tuple[str, Field], ...]:
@@ -24,6 +25,13 @@ _LAYOUTS: Final[dict[int, tuple[tuple[str, Field], ...]]] = {
 
 def encode(message: Message) -> bytes:
     """The bytes of a message. Raises LocalMisuse if a field does not fit its layout."""
+    if type(message) is Pushed and (laid := lay_pushed(message)) is not None:
+        return laid
+    return encode_fields(message)
+
+
+def encode_fields(message: Message) -> bytes:
+    """The same for any message, field by field as its layout has them."""
     out = bytearray((message.TYPE,))
     for name, field in _LAYOUTS[message.TYPE]:
         field.write(out, getattr(message, name))
@@ -36,6 +44,13 @@ def decode(data: bytes) -> Message | None:
         raise DecodeError("an empty message")
     if len(data) > FRAME_BYTES_MAX:
         raise DecodeError(f"a message of {len(data)} bytes is over the limit", CloseCode.TOO_LARGE)
+    if data[0] == Push.TYPE and (push := read_push(data)) is not None:
+        return push
+    return decode_fields(data)
+
+
+def decode_fields(data: bytes) -> Message | None:
+    """The same for any message of at least its type, field by field as its layout has them."""
     kind = BY_TYPE.get(data[0])
     if kind is None:
         if data[0] >= CRITICAL:

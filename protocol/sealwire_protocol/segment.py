@@ -107,6 +107,8 @@ def encode_varint(value: int) -> bytes:
         return _ONE_BYTE[value]
     if 0 <= value < 0x4000:
         return bytes((value & 0x7F | 0x80, value >> 7))
+    if 0 <= value < 0x200000:
+        return bytes((value & 0x7F | 0x80, value >> 7 & 0x7F | 0x80, value >> 14))
     if not 0 <= value < 1 << 63:
         raise LocalMisuse(f"a varint holds 0 to 2^63-1, not {value}")
     out = bytearray()
@@ -119,20 +121,21 @@ def encode_varint(value: int) -> bytes:
 
 def decode_varint(data: bytes, at: int) -> tuple[int, int]:
     """The number at `at`, and where the next field begins. Refuses what is not the shortest form."""
-    if at < len(data) and data[at] < 0x80:
-        return data[at], at + 1
-    value = shift = 0
-    for count in range(_VARINT_BYTES_MAX):
-        if at >= len(data):
-            raise DecodeError("a number is cut off")
+    try:
         byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            if byte == 0 and count:
-                raise DecodeError("a number is not in its shortest form")
-            return value, at
-        shift += 7
+            return byte, at + 1
+        value, shift = byte & 0x7F, 7
+        for place in range(at + 1, at + _VARINT_BYTES_MAX):
+            byte = data[place]
+            if byte < 0x80:
+                if not byte:
+                    raise DecodeError("a number is not in its shortest form")
+                return value | byte << shift, place + 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+    except IndexError as error:
+        raise DecodeError("a number is cut off") from error
     raise DecodeError("a number is longer than 63 bits")
 
 
@@ -229,26 +232,36 @@ def survey(data: bytes, any_author: bool = False) -> Survey:
     `top` and `lowest` are the greatest and smallest version in it, `author` is the first one's.
     """
     at, count, top, lowest, flags, end = 0, 0, 0, 1 << 64, FLAGS_KNOWN, len(data)
-    first: Record | None = None
+    unpack, ends = _COMPACT_HEADER.unpack_from, OVERHEAD_BYTES_MIN
+    of = key = None
     while at < end:
-        skip, record, at = read_record(data, at)
-        if skip:
-            raise DecodeError("a pushed record skips a place")
-        if not record.author:
+        # What nearly all are, whole and compact, is read here; the rest is understood, or refused, by `read_record`.
+        if not data[at] and at + ends < end and data[at + 1] & ~FLAGS_KNOWN == _KIND_COMPACT:
+            kind, _, version, author, epoch, key_id, _, units = unpack(data, at + 1)
+            after = at + ends + units * UNIT_BYTES
+        else:
+            units = 0
+        if not units or after > end:
+            skip, record, after = read_record(data, at)
+            if skip:
+                raise DecodeError("a pushed record skips a place")
+            _, version, author, epoch, key_id, kind, _, _ = record
+        at = after
+        if not author:
             raise DecodeError("a record names no author")
-        if first is None:
-            first = record
-        elif record.author != first.author and not any_author:
+        if of is None:
+            of, key = author, (epoch, key_id)
+        elif author != of and not any_author:
             raise DecodeError("the records of one group name different authors")
-        elif record.epoch != first.epoch or record.key_id != first.key_id:
+        elif key != (epoch, key_id):
             raise DecodeError("the records of one group name different keys")
         count += 1
-        top = max(top, record.version)
-        lowest = min(lowest, record.version)
-        flags &= record.flags
-    if first is None:
+        top = max(top, version)
+        lowest = min(lowest, version)
+        flags &= kind
+    if of is None or key is None:
         raise DecodeError("a pushed group is empty")
-    return Survey(count, top, lowest, first.author, first.epoch, first.key_id, flags)
+    return Survey(count, top, lowest, of, *key, flags)
 
 
 def padded_bytes(length: int) -> int:

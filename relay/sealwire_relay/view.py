@@ -6,7 +6,7 @@ A decision changes only the working copy (`Draft`); the view takes it over when 
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from sealwire_protocol import codec
 from sealwire_protocol.conditions import Current, Judged, Write, judge, read_writes, refusals
@@ -108,9 +108,9 @@ class VaultView:
         self.heavy = self.heavy or any(len(outcome.answer) > LIGHT_BYTES_MAX for outcome in state.outcomes)
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
-    """A push whose bytes have been walked: what each group holds, a digest to know a repeat by, bytes and records."""
+class Admitted(NamedTuple):
+    """A push whose bytes have been walked: what each group holds, a digest to know a repeat by, bytes and records.
+    `plain`: nothing is said of single records."""
 
     device: DeviceKey
     push: Push
@@ -118,34 +118,54 @@ class Admitted:
     digest: bytes
     size: int
     records: int
+    plain: bool
 
 
 def admit(device: DeviceKey, push: Push) -> Admitted:
     """Walk a push's bytes. Raises RemoteFault: the sender is no honest client."""
-    if len({group.stream for group in push.groups}) < len(push.groups):
+    flags, groups = push.flags, push.groups
+    if len(groups) > 1 and len({group.stream for group in groups}) < len(groups):
         raise RemoteFault("a push names a stream twice")
-    surveys = tuple(survey_of(push.flags, group.records) for group in push.groups)
-    records = sum(found.records for found in surveys)
+    surveys, said = [], [bytes((flags,))]
+    records = size = 0
+    plain = not flags & (REFILL | RESEAL)
+    for stream, conditions, body in groups:
+        found = survey_of(flags, body)
+        surveys.append(found)
+        records += found.records
+        size += len(conditions) + len(body)
+        plain = plain and not conditions
+        said += (stream, len(conditions).to_bytes(4, "big"), conditions, len(body).to_bytes(4, "big"), body)
     if records > PUSH_RECORDS_MAX:
         raise RemoteFault(f"a push has more than {PUSH_RECORDS_MAX} records", CloseCode.TOO_LARGE)
-    size = sum(len(group.records) + len(group.conditions) for group in push.groups)
-    digest = hashlib.blake2b(bytes((push.flags,)), digest_size=DIGEST_BYTES)
-    for stream, conditions, body in push.groups:
-        said = len(conditions).to_bytes(4, "big"), conditions, len(body).to_bytes(4, "big"), body
-        digest.update(b"".join((stream, *said)))
-    return Admitted(device, push, surveys, digest.digest(), size, records)
+    digest = hashlib.blake2b(b"".join(said), digest_size=DIGEST_BYTES).digest()
+    return Admitted(device, push, tuple(surveys), digest, size, records, plain)
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """A push, and what is judged one by one: the writes of its guarded groups, by index, or all that it returns, or
+class Walked:
+    """What is judged one by one of a push: the writes of its guarded groups, by index, or all that it returns, or
     what was sealed anew of them. `applied`: where the open ones of a reseal say that they stood."""
 
-    admitted: Admitted
     guarded: dict[int, list[Write]] = field(default_factory=dict)
     returned: dict[int, list[Returned]] = field(default_factory=dict)
     resealed: dict[int, list[Resealed]] = field(default_factory=dict)
     applied: dict[int, Position] = field(default_factory=dict)
+
+
+NOTHING_WALKED: Final = Walked()
+"""Of most pushes nothing is judged one by one."""
+
+
+class Standing:
+    """Where a draft has come to with the batches of one device: the last one, and the outcomes that it adds."""
+
+    __slots__ = ("last", "member", "outcomes", "pusher")
+
+    def __init__(self, device: DeviceKey, pusher: Pusher) -> None:
+        self.pusher, self.last = pusher, pusher.last_batch
+        self.member = MemberState(pusher.author, device, pusher.role)
+        self.outcomes: dict[int, KeptOutcome] = {}
 
 
 class Draft:
@@ -169,49 +189,50 @@ class Draft:
         self.histories: dict[StreamId, None] = {}
         self.conflicts: list[int] = []
         self.refills: list[int] = []
-        self._taken: list[Taken] = []
+        self._taken: list[tuple[Admitted, Walked]] = []
         self._held: Mapping[GuardName, Current] = {}
         self._states: Mapping[StreamId, StreamState] = {}
         self._guards: dict[StreamId, dict[Tag, Current]] = {}
         self._heads: dict[StreamId, tuple[int, int]] = {}
         self._bodies: dict[StreamId, list[tuple[int, list[bytes], int]]] = {}
         self._added = 0
-        self._last: dict[DeviceKey, int] = {}
+        self._standings: dict[DeviceKey, Standing] = {}
         self._batches: list[BatchWrite] = []
-        self._outcomes: dict[tuple[DeviceKey, int], KeptOutcome] = {}
 
     def take(self, admitted: Admitted) -> None:
         """The next push of this vault. What is judged one by one is walked, unless it is a repeat or a stranger's."""
-        taken = Taken(admitted)
         pusher = self.view.pushers.get(admitted.device)
-        if pusher is not None and admitted.push.batch not in pusher.outcomes:
-            for index, (group, found) in enumerate(zip(admitted.push.groups, admitted.surveys, strict=True)):
-                try:
-                    tags = self._walk(taken, index, group, found.records)
-                except DecodeError:
-                    continue  # _outcome says so
-                if self._kind(group) is StreamKind.GUARDED:
-                    self.wanted.update((self.vault, group.stream, tag) for tag in tags)
-        self._taken.append(taken)
+        if admitted.plain or pusher is None or admitted.push.batch in pusher.outcomes:
+            self._taken.append((admitted, NOTHING_WALKED))
+            return
+        walked, flags = Walked(), admitted.push.flags
+        for index, (group, found) in enumerate(zip(admitted.push.groups, admitted.surveys, strict=True)):
+            try:
+                tags = self._walk(walked, index, group, found.records, flags)
+            except DecodeError:
+                continue  # _outcome says so
+            if self._kind(group) is StreamKind.GUARDED:
+                self.wanted.update((self.vault, group.stream, tag) for tag in tags)
+        self._taken.append((admitted, walked))
 
-    def _walk(self, taken: Taken, index: int, group: Group, records: int) -> list[Tag]:
+    def _walk(self, walked: Walked, index: int, group: Group, records: int, flags: int) -> list[Tag]:
         """Read what is said of each record of a group, if anything is to be. Raises DecodeError."""
-        kind, flags = self._kind(group), taken.admitted.push.flags
+        kind = self._kind(group)
         if flags & RESEAL:
             if kind is StreamKind.OPEN:
-                taken.applied[index] = decode_applied(group.conditions)
+                walked.applied[index] = decode_applied(group.conditions)
             elif kind is StreamKind.GUARDED:
-                taken.resealed[index] = read_resealed(group.conditions, group.records, records)
+                walked.resealed[index] = read_resealed(group.conditions, group.records, records)
                 self.histories[group.stream] = None
-                return [one.tag for one in taken.resealed[index]]
+                return [one.tag for one in walked.resealed[index]]
         elif flags & REFILL:
             if kind in (StreamKind.OPEN, StreamKind.GUARDED):
-                taken.returned[index] = read_returned(group.conditions, group.records, records)
+                walked.returned[index] = read_returned(group.conditions, group.records, records)
                 self.histories[group.stream] = None
-                return [one.tag for one in taken.returned[index]]
+                return [one.tag for one in walked.returned[index]]
         elif group.conditions and kind is StreamKind.GUARDED:
-            taken.guarded[index] = read_writes(group.conditions, group.records, records)
-            return [write.tag for write in taken.guarded[index]]
+            walked.guarded[index] = read_writes(group.conditions, group.records, records)
+            return [write.tag for write in walked.guarded[index]]
         return []
 
     def _kind(self, group: Group) -> StreamKind:
@@ -222,26 +243,32 @@ class Draft:
         """Judge the pushes taken since. `held`: what guarded streams hold of what is `wanted`, as the store has it, and
         `states` those of `histories`."""
         self._held, self._states = held, states
-        for taken in self._taken:
-            self.answers.append((taken.admitted, self._judge(taken)))
+        for admitted, walked in self._taken:
+            self.answers.append((admitted, self._judge(admitted, walked)))
         self._taken.clear()
 
-    def _judge(self, taken: Taken) -> Answer | Refuse:
-        admitted = taken.admitted
+    def _standing(self, device: DeviceKey) -> Standing | None:
+        """None: the device is no member."""
+        standing = self._standings.get(device)
+        if standing is None and (pusher := self.view.pushers.get(device)) is not None:
+            standing = self._standings[device] = Standing(device, pusher)
+        return standing
+
+    def _judge(self, admitted: Admitted, walked: Walked) -> Answer | Refuse:
         push = admitted.push
-        pusher = self.view.pushers.get(admitted.device)
-        if pusher is None:
+        standing = self._standing(admitted.device)
+        if standing is None:
             return no_such_vault(self.vault, push.batch)
         if self.view.state.ended:
             return vault_deleted(self.vault, push.batch)
-        refill = bool(push.flags & REFILL)
-        own = not refill and not push.flags & RESEAL
-        if own and any(found.author != pusher.author for found in admitted.surveys):
-            return another_member(self.vault, push.batch)
-        kept = self._outcomes.get((admitted.device, push.batch)) or pusher.outcomes.get(push.batch)
+        pusher, last = standing.pusher, standing.last
+        if not push.flags & (REFILL | RESEAL):
+            for found in admitted.surveys:
+                if found.author != pusher.author:
+                    return another_member(self.vault, push.batch)
+        kept = standing.outcomes.get(push.batch) or pusher.outcomes.get(push.batch)
         if kept is not None:
             return self._repeat(admitted, kept)
-        last = self._last.get(admitted.device, pusher.last_batch)
         if push.batch <= last:
             return Answer(Pushed(self.vault, push.batch, Outcome.STALE_NUMBER, (), ()))
         if pusher.role is Role.REPLACED:  # nothing that is not known is executed for it any more, and nothing kept
@@ -250,20 +277,22 @@ class Draft:
             return term_changed(self.vault, push.batch)
         if self.view.state.moved:  # this view is from after that, so it knows all outcomes that there will be
             return Answer(Pushed(self.vault, push.batch, Outcome.MOVED, (), ()))
-        in_this_term = pusher.last_term == self.term.number or admitted.device in self._last
+        in_this_term = pusher.last_term == self.term.number or standing.outcomes
         if push.batch != last + 1 and in_this_term:
             self.gap = True
             why = f"batch {push.batch} does not follow batch {last}; subscribe again and send what is unanswered"
             return Refuse(FaultCode.BATCH_GAP, Action.RESUBSCRIBE, why, vault=self.vault, batch=push.batch)
-        outcome = self._outcome(taken, pusher)
-        appended, refused = self._append(taken) if outcome is Outcome.DONE else ((), ())
+        outcome = self._outcome(admitted, walked, pusher)
+        appended, refused = self._append(admitted, walked) if outcome is Outcome.DONE else ((), ())
         answer = Pushed(self.vault, push.batch, outcome, appended, refused)
         if refused:
             self.conflicts.append(len(self.answers))
-        if refill:
+        if push.flags & REFILL:
             self.refills.append(len(self.answers))
         encoded = codec.encode(answer)
-        self._keep(admitted, pusher, last, KeptOutcome(push.batch, admitted.digest, encoded))
+        kept = KeptOutcome(push.batch, admitted.digest, encoded)
+        self._batches.append(BatchWrite(standing.member, last, kept))
+        standing.last, standing.outcomes[push.batch] = push.batch, kept
         return Answer(answer, encoded)
 
     def _repeat(self, admitted: Admitted, kept: KeptOutcome) -> Answer:
@@ -273,33 +302,38 @@ class Draft:
         assert isinstance(answer, Pushed)
         return Answer(answer, kept.answer)
 
-    def _outcome(self, taken: Taken, pusher: Pusher) -> Outcome:
+    def _outcome(self, admitted: Admitted, walked: Walked, pusher: Pusher) -> Outcome:
         if pusher.role < Role.WRITER:
             return Outcome.NOT_A_WRITER
-        flags = taken.admitted.push.flags
-        for index, (group, found) in enumerate(zip(taken.admitted.push.groups, taken.admitted.surveys, strict=True)):
+        flags, groups = admitted.push.flags, admitted.push.groups
+        for index, found in enumerate(admitted.surveys):
+            group = groups[index]
             head = self.view.heads.get(group.stream)
             if head is None:
                 return Outcome.SEAL_AGAIN if flags & RESEAL else Outcome.MALFORMED
-            known = head.head, head.top
-            above = found.top - self._heads.get(group.stream, known)[1]
-            if above > (0 if flags & RESEAL else VERSION_STEP_MAX):
+            drafted = self._heads.get(group.stream)
+            above = found.top - (head.top if drafted is None else drafted[1])
+            if drafted is None and above > (0 if flags & RESEAL else VERSION_STEP_MAX):
                 # Another process may have raised the top: this is so only as long as the head is the one known here.
-                self._heads.setdefault(group.stream, known)
+                self._heads[group.stream] = head.head, head.top
             if flags & RESEAL:
-                outcome = self._of_reseal(taken, index, found, head)
+                outcome = self._of_reseal(walked, index, found, head)
                 outcome = Outcome.SEAL_AGAIN if outcome is Outcome.DONE and above > 0 else outcome
             elif above > VERSION_STEP_MAX:
                 return Outcome.MALFORMED
+            elif flags & REFILL:
+                outcome = self._of_refill(walked, index, found, group)
             else:
-                said = index in taken.guarded or (head.kind is StreamKind.OPEN and not group.conditions)
-                outcome = self._of_refill(taken, index, found) if flags & REFILL else self._of_push(found, head, said)
+                said = index in walked.guarded or (head.kind is StreamKind.OPEN and not group.conditions)
+                outcome = self._of_push(found, head, said)
             if outcome is not Outcome.DONE:
                 return outcome
-        return Outcome.DONE if self._fits(taken.admitted) else Outcome.QUOTA
+        return Outcome.DONE if self._fits(admitted) else Outcome.QUOTA
 
     def _fits(self, admitted: Admitted) -> bool:
         """Whether the vault may store all records of a push, should none of them be refused."""
+        if not self.view.allowance.quota:
+            return True
         size = sum([len(group.records) for group in admitted.push.groups])
         if self.view.allowance.takes(self._added + size, reserve=False):
             return True
@@ -315,32 +349,32 @@ class Draft:
             return Outcome.EPOCH_STALE
         return Outcome.SEAL_AGAIN if found.lowest <= head.purged else Outcome.DONE
 
-    def _of_refill(self, taken: Taken, index: int, found: Survey) -> Outcome:
+    def _of_refill(self, walked: Walked, index: int, found: Survey, group: Group) -> Outcome:
         """Whether a group may be in a refill: of any author, whose link may come back later, and any epoch that there
         was, by a comparison with a history that still stands (R14)."""
-        if index not in taken.returned:
+        if index not in walked.returned:
             return Outcome.MALFORMED
         state = self.view.state
         known = found.epoch < state.epoch or (found.epoch, found.key_id) == state.key
         if not known:
             return Outcome.MALFORMED
-        group = taken.admitted.push.groups[index]
         return Outcome.SEAL_AGAIN if is_outdated(group.conditions, self._states[group.stream]) else Outcome.DONE
 
-    def _of_reseal(self, taken: Taken, index: int, found: Survey, head: Head) -> Outcome:
+    def _of_reseal(self, walked: Walked, index: int, found: Survey, head: Head) -> Outcome:
         """Whether a group may be in a reseal: of any author, under the present key. In an open stream nothing would be
         left to beat what was deleted since it was sealed, if that is forgotten."""
-        if index not in taken.resealed and index not in taken.applied:
+        if index not in walked.resealed and index not in walked.applied:
             return Outcome.MALFORMED
         if (found.epoch, found.key_id) != self.view.state.key:
             return Outcome.EPOCH_STALE
-        if index in taken.resealed:
+        if index in walked.resealed:
             return Outcome.DONE
-        term, seq = taken.applied[index]
+        term, seq = walked.applied[index]
         return Outcome.DONE if term == self.term and seq >= head.floor_head else Outcome.SEAL_AGAIN
 
-    def _append(self, taken: Taken) -> tuple[tuple[Appended, ...], tuple[Refused, ...]]:
-        admitted, judged = taken.admitted, self._judge_groups(taken)
+    def _append(self, admitted: Admitted, walked: Walked) -> tuple[tuple[Appended, ...], tuple[Refused, ...]]:
+        groups = admitted.push.groups
+        judged = {} if admitted.plain else self._judge_groups(groups, walked)
         refused: tuple[Refused, ...] = ()
         if judged:
             atomic = bool(admitted.push.flags & ATOMIC)
@@ -348,32 +382,33 @@ class Draft:
             if atomic and any(found.refused for found in judged.values()):
                 return (), refused
         appended = []
-        for index, (group, found) in enumerate(zip(admitted.push.groups, admitted.surveys, strict=True)):
-            records, top, body = found.records, found.top, group.records
+        for index, found in enumerate(admitted.surveys):
+            stream, _, body = groups[index]
+            records, top = found.records, found.top
             if index in judged:
                 records, top, body, holds, _, _ = judged[index]
-                self._guards[group.stream].update(holds)
+                self._guards[stream].update(holds)
                 if not records:
                     continue
-            first = self._append_group(group.stream, records, top, body)
-            appended.append(Appended(group.stream, self._term_in(group.stream), first, records))
+            first = self._append_group(stream, records, top, body)
+            appended.append(Appended(stream, self._term_in(stream), first, records))
         return tuple(appended), refused
 
-    def _judge_groups(self, taken: Taken) -> dict[int, Judged]:
+    def _judge_groups(self, groups: tuple[Group, ...], walked: Walked) -> dict[int, Judged]:
         """Judge what is judged one by one on top of what this draft has accepted. From now on these heads are
         conditions."""
-        groups, judged = taken.admitted.push.groups, dict[int, Judged]()
-        for index in (*taken.guarded, *taken.returned, *taken.resealed):
+        judged: dict[int, Judged] = {}
+        for index in (*walked.guarded, *walked.returned, *walked.resealed):
             stream, body = groups[index].stream, groups[index].records
             known = self.view.heads[stream]
             head, _ = self._heads.setdefault(stream, (known.head, known.top))
             held = self._held_in(stream)
-            if index in taken.returned:
-                judged[index] = judge_returned(taken.returned[index], body, head, self._states[stream], held)
-            elif index in taken.resealed:
-                judged[index] = judge_resealed(taken.resealed[index], body, head, self._states[stream], held)
+            if index in walked.returned:
+                judged[index] = judge_returned(walked.returned[index], body, head, self._states[stream], held)
+            elif index in walked.resealed:
+                judged[index] = judge_resealed(walked.resealed[index], body, head, self._states[stream], held)
             else:
-                judged[index] = judge(taken.guarded[index], body, head, held)
+                judged[index] = judge(walked.guarded[index], body, head, held)
         return judged
 
     def _held_in(self, stream: StreamId) -> Callable[[Tag], Current | None]:
@@ -400,12 +435,6 @@ class Draft:
         self.records += records
         self._added += len(body)
         return head + 1
-
-    def _keep(self, admitted: Admitted, pusher: Pusher, last: int, outcome: KeptOutcome) -> None:
-        self._last[admitted.device] = outcome.batch
-        self._outcomes[admitted.device, outcome.batch] = outcome
-        member = MemberState(pusher.author, admitted.device, pusher.role)
-        self._batches.append(BatchWrite(member, last, outcome))
 
     # --- what to write, and after it is written
 
@@ -450,16 +479,21 @@ class Draft:
                         *segment,
                     )
                 )
-        for device, last in self._last.items():
-            pusher = self.view.pushers[device]
-            pusher.last_batch, pusher.last_term = last, self.term.number
-        for (device, batch), outcome in self._outcomes.items():
-            outcomes = self.view.pushers[device].outcomes
+        for standing in self._standings.values():
+            if standing.outcomes:
+                self._kept(standing)
+        return delivers
+
+    def _kept(self, standing: Standing) -> None:
+        """Take a device's outcomes over into the view, and forget those that need not be kept any more."""
+        pusher, view = standing.pusher, self.view
+        pusher.last_batch, pusher.last_term = standing.last, self.term.number
+        outcomes = pusher.outcomes
+        for batch, outcome in standing.outcomes.items():
             outcomes[batch] = outcome
-            self.view.heavy = self.view.heavy or len(outcome.answer) > LIGHT_BYTES_MAX
+            view.heavy = view.heavy or len(outcome.answer) > LIGHT_BYTES_MAX
             while (oldest := next(iter(outcomes))) <= batch - OUTCOMES_KEPT:
                 del outcomes[oldest]
-        return delivers
 
 
 def vault_deleted(vault: VaultId, batch: int | None = None, request: int = 0) -> Refuse:

@@ -25,7 +25,7 @@ def device_key(number: int) -> DeviceKey:
 
 def waiting(vault: int, batch: int, *, device: int = 0, records: int = 1, size: int = 100) -> Waiting:
     push = Push(vault_id(vault), Term(1, b"term"), batch, 0, ())
-    return Waiting(NOBODY, Admitted(device_key(device), push, (), b"", size, records), 0.0)
+    return Waiting(NOBODY, Admitted(device_key(device), push, (), b"", size, records, plain=True), 0.0)
 
 
 def batches(taken: dict[VaultId, list[Waiting]]) -> dict[int, list[int]]:
