@@ -47,11 +47,12 @@ REQUEST_BYTES_MAX: Final = 16_384
 """The HTTP request that opens a WebSocket: more is not one of our clients."""
 
 LOGIN_BYTES_MAX: Final = 4_096
-"""A message before login, HELLO or PROVE, has at most some 1,200 bytes: strangers make the relay hold no more."""
+"""All that a peer may send from opening a WebSocket until it is known: HELLO and PROVE have some 1,200 bytes each. So
+strangers make the relay hold no more, nor look at a flood of tiny frames, which cost it half a microsecond a byte."""
 
 TURN_BYTES_MAX: Final = 16_384
-"""Bytes read from one socket after which the others have their turn. uvloop reads a socket that is never empty 32
-times before it looks at another one: megabytes, which tiny frames make seconds of work."""
+"""Bytes of one socket that are looked at before the others have their turn. uvloop reads 250,000 at once, 32 times that
+before it looks at another one, if it is never empty: megabytes, which tiny frames make seconds of work."""
 
 JOINED_BYTES_MAX: Final = 16_384
 """Messages up to here are copied to leave in one piece with others, which costs less than to send more pieces. Larger
@@ -87,7 +88,9 @@ class Connection(asyncio.Protocol):
         "_out",
         "_reader",
         "_request",
+        "_rest",
         "_stalled",
+        "_strange",
         "_tls",
         "_told",
         "_transport",
@@ -104,6 +107,10 @@ class Connection(asyncio.Protocol):
         self._out: list[bytes] = []
         self._heard = self._accepted = self._begun = 0.0
         self._closing = self._held = self._stalled = self._leaving = False
+        self._rest = b""
+        """What has been read, and is looked at when the others have had their turn."""
+        self._strange = 0
+        """Bytes that came before it was known who sends them."""
         self._tls: TlsTransport | None = None
         self._told = ""
         self._unproxied = host.proxies.header == "proxy-protocol"
@@ -146,17 +153,11 @@ class Connection(asyncio.Protocol):
                 data = self._introduced(data)
             if self._tls is not None and data:
                 data = self._tls.receive(data)
-            if not data:
-                pass
-            elif self._reader is None:
-                self._shake_hands(data)
-            else:
-                self._read(data)
+            if data:
+                self._look_at(data)
         except RemoteFault as fault:
-            if self._reader is None:
-                self._host.metrics.closes.labels("malformed").inc()
-            self.close(fault.code, str(fault))
-        if size > TURN_BYTES_MAX and self._transport is not None and not self._closing:
+            self._fail(fault)
+        if (size > TURN_BYTES_MAX or self._rest) and self._transport is not None and not self._closing:
             self._transport.pause_reading()
             asyncio.get_running_loop().call_soon(self._read_on)
 
@@ -176,11 +177,27 @@ class Connection(asyncio.Protocol):
         self._closing = True
         self._out.clear()
         self._request.clear()
+        self._rest = b""
         self._reader = None
         self.session.handle(Lost())
         self._host.lost(self)
 
     # --- coming in
+
+    def _look_at(self, data: bytes) -> None:
+        """What was said, up to as much as one may say in a turn. Raises RemoteFault."""
+        if self._reader is None:
+            self._shake_hands(data)
+        elif len(data) > TURN_BYTES_MAX:
+            self._rest = data[TURN_BYTES_MAX:]
+            self._read(data[:TURN_BYTES_MAX])
+        else:
+            self._read(data)
+
+    def _fail(self, fault: RemoteFault) -> None:
+        if self._reader is None:
+            self._host.metrics.closes.labels("malformed").inc()
+        self.close(fault.code, str(fault))
 
     def _introduced(self, data: bytes) -> bytes:
         """What follows the PROXY header that a trusted proxy begins with; nothing while that is not whole."""
@@ -265,6 +282,10 @@ class Connection(asyncio.Protocol):
         reader = self._reader
         if reader is None:
             return
+        if self.device is None:
+            self._strange += len(data)
+            if self._strange > LOGIN_BYTES_MAX:
+                raise RemoteFault(f"a login has no more than {LOGIN_BYTES_MAX} bytes", CloseCode.TOO_LARGE)
         ping: bytes | None = None
         if not reader.incomplete:
             self._begun = self._heard
@@ -295,7 +316,14 @@ class Connection(asyncio.Protocol):
 
     def _read_on(self) -> None:
         """The others have had their turn."""
-        if self._transport is not None and not self._transport.is_closing() and not self._held:
+        rest, self._rest = self._rest, b""
+        if rest and not (self._closing or self._leaving):
+            try:
+                self._look_at(rest)
+            except RemoteFault as fault:
+                self._fail(fault)
+            asyncio.get_running_loop().call_soon(self._read_on)
+        elif self._transport is not None and not self._transport.is_closing() and not self._held:
             self._transport.resume_reading()
 
     def hold_back(self) -> None:
