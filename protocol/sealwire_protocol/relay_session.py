@@ -462,17 +462,17 @@ class RelaySession:
         return found[1]
 
     def _refused(self, event: Refuse) -> list[RelayEffect]:
+        fault = self._fault(event)
+        if event.request != NO_REQUEST:
+            return [fault, *self._settled()]  # it is about that request alone
+        if event.batch is not None and not self._judged(event.vault, event.batch):
+            return []
         if event.code is FaultCode.NO_SUCH_VAULT:
             for name in [name for name in self.listeners if name[0] == event.vault]:
                 self._drop(name)
-        fault = self._fault(event)
         if event.batch is not None:
-            if not self._judged(event.vault, event.batch):
-                return []
             self._void(event.vault, event.batch)
             return [fault]
-        if event.request != NO_REQUEST:
-            return [fault, *self._settled()]
         if event.vault == NO_VAULT:
             return [fault]
         self._void(event.vault)

@@ -345,11 +345,13 @@ class Connection(asyncio.Protocol):
         """Give an event to the session and carry out its effects. Late events after the end do nothing."""
         if self.session.state is RelayState.CLOSED:
             return
+        effects = self.session.handle(event)
         if isinstance(event, Refuse):
             self._host.metrics.faults.labels(event.code.name.lower()).inc()
-            if event.code is FaultCode.NO_SUCH_VAULT:
+            listens = any(vault == event.vault for vault, _ in self.session.listeners)
+            if event.code is FaultCode.NO_SUCH_VAULT and not listens:
                 self._host.left(self, event.vault)
-        self.carry_out(self.session.handle(event))
+        self.carry_out(effects)
         if self._leaving and self.session.has_answered:
             self.close(CloseCode.RESTARTING, STOPPING)
 

@@ -327,6 +327,7 @@ def test_a_vault_that_is_gone_is_not_delivered_even_by_who_still_holds_the_liste
     page(session, head=0)
     held = listener(session)
     assert held.live
+    receive(session, push(1))
     session.handle(Refuse(FaultCode.NO_SUCH_VAULT, Action.STOP, "removed", vault=VAULT, batch=1))
     assert not held.offer(0, 1, 50) and not held.offer(1, 2, 50)
     assert session.listeners == {} and session.lagging() is None
@@ -537,6 +538,20 @@ def test_s14_a_signature_for_another_name_of_the_relay_is_refused() -> None:
     session.handle(Opened(0.0))
     receive(session, HELLO)
     assert closed(login(session, origin="wss://other.example.org")) is CloseCode.LOGIN_REFUSED
+
+
+def test_what_is_refused_to_a_request_says_nothing_of_the_subscriptions_and_leaves_them() -> None:
+    """Nor does the answer to a push that nobody waits for any more, and that is not told. Whoever is removed is told so
+    about the vault as long as it is known to listen; else it would wait for ever."""
+    session = ready(stream_state(head=3))
+    receive(session, Reconcile(1, VAULT, STREAM, Position(T1, 3), (Prefix(0, bytes(16)),)))
+    refused = session.handle(Refuse(FaultCode.NO_SUCH_VAULT, Action.STOP, "removed", request=1, vault=VAULT))
+    assert [fault.request for fault in sent(refused, Fault)] == [1]
+    assert session.handle(Refuse(FaultCode.NO_SUCH_VAULT, Action.STOP, "removed", vault=VAULT, batch=1)) == []
+    assert list(session.listeners) == [(VAULT, STREAM)]
+    told = session.handle(Refuse(FaultCode.NO_SUCH_VAULT, Action.STOP, "removed", vault=VAULT))
+    assert [fault.request for fault in sent(told, Fault)] == [NO_REQUEST]
+    assert session.listeners == {}
 
 
 def test_s15_a_vault_of_others_is_answered_as_one_that_does_not_exist() -> None:

@@ -13,6 +13,7 @@ from sealwire_protocol.ids import MEMBERSHIP, START, Author, KeyId, Position, St
 from sealwire_protocol.limits import EPOCH_LINK_BYTES_MAX, MEMBERS_MAX
 from sealwire_protocol.links import Role, decode_links, encode_links, vault_id_of
 from sealwire_protocol.messages import (
+    NO_REQUEST,
     REFILL,
     AppendLink,
     CreateStream,
@@ -290,6 +291,17 @@ async def test_s11_a_connection_that_listens_to_other_vaults_stays_and_is_told_o
                 await device.has(STREAM, 1)
                 assert [deliver.vault for deliver in device.delivered] == [own]
                 assert device.close_code is None
+
+
+@asyncio_test
+async def test_s11_who_asks_for_something_before_it_is_found_to_be_removed_is_found_all_the_same() -> None:
+    async with both() as relays, await Device.open(relays.there.port, BERT) as bert:
+        await bert.subscribe(VAULT, STREAM)
+        await done(relays.anna, AppendLink, VAULT, REMOVAL)
+        assert await refused(bert, CreateStream, VAULT, OTHER, StreamKind.OPEN) is FaultCode.NO_SUCH_VAULT
+        await relays.sweep()
+        assert (await out(bert)).request == NO_REQUEST
+        assert await bert.closed() == CloseCode.REMOVED
 
 
 @asyncio_test
