@@ -91,7 +91,7 @@ class Agreeing:
         if members.is_longer:
             await self.give_back(link, members.told or 0)
         else:
-            self._given_back = False  # should the relay lose links again
+            self._given_back, self._judged = False, b""  # should the relay lose links again
             if members.membership.relay in (None, self._held.origin):
                 await self._issue_anew(link)
         return False

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from unittest import mock
 
 import pytest
 import trio
@@ -196,6 +197,31 @@ async def test_r15_a_device_that_the_relay_does_not_know_any_more_offers_the_end
             await d.vault.synced()
         assert [offer.after for offer in offers] == [2]
         assert memory_relay.log.vaults[d.vault.id].links == await d.vault._sync.members.links()
+
+
+@virtual
+async def test_r15_the_end_that_stands_is_offered_again_if_the_relay_loses_it_again(
+    open_device: OpenDevice, memory_relay: MemoryRelay
+) -> None:
+    """On one connection: the relay is set back twice to the same other end."""
+    await parted(open_device, memory_relay, ["c", "d"], ["e"])
+    backup = memory_relay.backup()
+    async with open_device(ANNA) as first:
+        anna = await returned(first)
+        await anna.vault.synced()
+        for _ in range(2):
+            dialled = memory_relay.dialled
+            with mock.patch.object(
+                memory_relay, "cut"
+            ):  # connections live on, as when the database is restored beneath
+                memory_relay.restore(backup)
+            memory_relay.new_term()
+            with asked_of(memory_relay, OfferLinks) as offers:
+                await comes(lambda: memory_relay.log.vaults[anna.vault.id].links != backup.vaults[anna.vault.id].links)
+            assert len(offers) == 1
+            await anna.vault.synced()
+            assert memory_relay.dialled == dialled
+            assert memory_relay.log.vaults[anna.vault.id].links == await anna.vault._sync.members.links()
 
 
 @virtual
