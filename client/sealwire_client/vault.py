@@ -37,6 +37,7 @@ from sealwire_client.replica import (
     Runner,
     SqlValue,
     UnsentError,
+    VaultGoneError,
 )
 from sealwire_client.replica import Collection as Held
 from sealwire_client.schema import Schema
@@ -93,6 +94,7 @@ class Vault:
         self._status = VaultStatus(sync, writer)
         self._collections: dict[str, Collection[Any]] = {}
         self._kinds: dict[str, tuple[type, Policy]] = {}
+        self._leaving = trio.Lock()
 
     @property
     def id(self) -> VaultId:
@@ -377,11 +379,14 @@ class Vault:
         it reads nothing that is written later; what the others have of it they keep.
 
         Needs the relay: waits for it. From when the relay is asked on, it goes on with the next run if this one is
-        cancelled or ends. Raises UnsentError if writes are not sent, unless `discard` says that these are to be lost;
-        KeyringError if no admin would be left (make another device one, or delete the vault), RelayRefusedError.
+        cancelled or ends; asked for once more, it returns when the vault is gone. Raises UnsentError if writes are not
+        sent, unless `discard` says that these are to be lost; KeyringError if no admin would be left (make another
+        device one, or delete the vault), RelayRefusedError.
         """
-        await leave(self._sync, self._writer, discard=discard)
-        await self._forget(discard)
+        async with self._leaving:
+            if not self._sync.gone:
+                await leave(self._sync, self._writer, discard=discard)
+                await self._forget(discard)
 
     async def go_on_leaving(self) -> None:
         """Do what an earlier run has begun, if it has begun to leave. For `Device`."""
@@ -390,6 +395,8 @@ class Vault:
             return
         try:
             await self.leave(discard=leaving.discard)
+        except VaultGoneError:
+            pass  # it was forgotten meanwhile
         except (UnsentError, KeyringError, RelayRefusedError) as error:
             _log.error("vault %s was to be left, and was not: %s", self._held.name, error)
 

@@ -400,6 +400,20 @@ async def test_leaving_goes_on_with_the_next_run(
 
 
 @virtual
+async def test_who_asks_again_to_leave_while_it_is_under_way_is_told_when_it_is_done(
+    open_device: OpenDevice, memory_relay: MemoryRelay
+) -> None:
+    """As somebody does after the app has ended: the next run has gone on with it by then."""
+    async with party(open_device) as [_, b]:
+        await in_step([_, b])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(b.vault.leave)
+            nursery.start_soon(b.vault.leave)
+        assert b.device.vaults == []
+        await b.vault.leave()
+
+
+@virtual
 async def test_an_end_before_the_vault_is_forgotten_is_made_up_for(
     open_device: OpenDevice, memory_relay: MemoryRelay, tmp_path: Path
 ) -> None:
