@@ -287,15 +287,16 @@ class Connection(asyncio.Protocol):
             if self._strange > LOGIN_BYTES_MAX:
                 raise RemoteFault(f"a login has no more than {LOGIN_BYTES_MAX} bytes", CloseCode.TOO_LARGE)
         ping: bytes | None = None
+        session, heard = self.session, self._heard
         if not reader.incomplete:
-            self._begun = self._heard
+            self._begun = heard
         for opcode, payload in reader.feed(data):
-            self._begun = self._heard
+            self._begun = heard
             if opcode is Opcode.BINARY:
-                if self.device is None and self._misused(payload, "data port: a login"):
+                if session.device is None and self._misused(payload, "data port: a login"):
                     self.handle(Stop(CloseCode.LOGIN_REFUSED, ADMIN_TOKENS))
                     return
-                self.handle(Received(payload, self._heard))
+                self.handle(Received(payload, heard))
             elif opcode is Opcode.PING:
                 ping = payload
             elif opcode is Opcode.CLOSE:

@@ -6,9 +6,13 @@ from typing import Final
 from websockets.exceptions import PayloadTooBig, ProtocolError
 from websockets.frames import Frame, Opcode
 from websockets.streams import StreamReader
-from websockets.utils import apply_mask
 
 from sealwire_protocol.errors import CloseCode, RemoteFault
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # not every wheel has it
+    from websockets.utils import apply_mask
 
 _BINARY: Final = 0x82
 _CLOSE: Final = 0x88

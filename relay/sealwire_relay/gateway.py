@@ -27,7 +27,7 @@ from sealwire_relay.requests import Requests
 from sealwire_relay.settings import Settings
 from sealwire_relay.sites import Sites, site_of
 from sealwire_relay.tls import LOOK_SECONDS, Certificate
-from sealwire_relay.view import admit
+from sealwire_relay.view import admit, size_of
 from sealwire_relay.waves import WAVE_SECONDS, plan, return_ms
 from sealwire_relay.wheel import Wheel
 
@@ -213,7 +213,7 @@ class Gateway:
 
     def _push(self, peer: Peer, device: DeviceKey, push: Push) -> None:
         """Admit a push, unless its device or its vault has pushed too much of late."""
-        size = sum(len(group.records) + len(group.conditions) for group in push.groups)
+        size = size_of(push)
         now = asyncio.get_running_loop().time()
         limited = self._push_limits.take(device, push.vault, push.batch, size, now)
         if limited is not None:

@@ -75,8 +75,7 @@ class Ingest:
         if not self._backlog.add(peer, admitted.size):
             peer.close(CloseCode.OVERLOADED, "the relay has more pushes waiting than it can take")
             return
-        self._queue.add(Waiting(peer, admitted, time.perf_counter()))
-        if self._queue.is_ready:
+        if self._queue.add(Waiting(peer, admitted, time.perf_counter())):
             self._wake_one()
 
     def forget(self, vault: VaultId) -> None:

@@ -51,15 +51,21 @@ class PushQueue:
         """True if nothing waits, and all vaults of which something was taken were given back."""
         return not self._count and not self._taken
 
-    def add(self, waiting: Waiting) -> None:
-        """The last of its vault."""
-        vault = waiting.admitted.push.vault
+    def add(self, waiting: Waiting) -> bool:
+        """The last of its vault. Returns whether there is something to take that was not there before: of another vault
+        than wait already."""
+        admitted = waiting.admitted
+        vault = admitted.push.vault
+        self._count += 1
+        self.size += admitted.size
         queue = self._taken.get(vault)
         if queue is None:
-            queue = self._vaults.setdefault(vault, deque())
-        queue.append(waiting)
-        self._count += 1
-        self.size += waiting.admitted.size
+            queue = self._vaults.get(vault)
+        if queue is not None:
+            queue.append(waiting)
+            return False
+        self._vaults[vault] = deque((waiting,))
+        return True
 
     def take(self, records_max: int, bytes_max: int) -> Batch:
         """Take out what is next, until there are so many records or bytes of it; it may be one push more. Nothing more

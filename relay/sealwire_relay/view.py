@@ -121,25 +121,32 @@ class Admitted(NamedTuple):
     plain: bool
 
 
+def size_of(push: Push) -> int:
+    """The bytes that a push counts for, before anybody looks into it."""
+    size = 0
+    for _, conditions, body in push.groups:
+        size += len(conditions) + len(body)
+    return size
+
+
 def admit(device: DeviceKey, push: Push) -> Admitted:
     """Walk a push's bytes. Raises RemoteFault: the sender is no honest client."""
     flags, groups = push.flags, push.groups
     if len(groups) > 1 and len({group.stream for group in groups}) < len(groups):
         raise RemoteFault("a push names a stream twice")
     surveys, said = [], [bytes((flags,))]
-    records = size = 0
+    records = 0
     plain = not flags & (REFILL | RESEAL)
     for stream, conditions, body in groups:
         found = survey_of(flags, body)
         surveys.append(found)
         records += found.records
-        size += len(conditions) + len(body)
         plain = plain and not conditions
         said += (stream, len(conditions).to_bytes(4, "big"), conditions, len(body).to_bytes(4, "big"), body)
     if records > PUSH_RECORDS_MAX:
         raise RemoteFault(f"a push has more than {PUSH_RECORDS_MAX} records", CloseCode.TOO_LARGE)
     digest = hashlib.blake2b(b"".join(said), digest_size=DIGEST_BYTES).digest()
-    return Admitted(device, push, tuple(surveys), digest, size, records, plain)
+    return Admitted(device, push, tuple(surveys), digest, size_of(push), records, plain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +188,7 @@ class Draft:
     """
 
     def __init__(self, vault: VaultId, view: VaultView, term: Term) -> None:
-        self.vault, self.view, self.term = vault, view, term
+        self.vault, self.view, self.term, self._key = vault, view, term, view.state.key
         self.answers: list[tuple[Admitted, Answer | Refuse]] = []
         self.gap = False
         self.records = 0
@@ -345,7 +352,7 @@ class Draft:
         """Whether a group may be in an ordinary push. `said`: of each record, what it replaces, if that must be."""
         if not said:
             return Outcome.MALFORMED
-        if (found.epoch, found.key_id) != self.view.state.key:
+        if (found.epoch, found.key_id) != self._key:
             return Outcome.EPOCH_STALE
         return Outcome.SEAL_AGAIN if found.lowest <= head.purged else Outcome.DONE
 
@@ -355,7 +362,7 @@ class Draft:
         if index not in walked.returned:
             return Outcome.MALFORMED
         state = self.view.state
-        known = found.epoch < state.epoch or (found.epoch, found.key_id) == state.key
+        known = found.epoch < state.epoch or (found.epoch, found.key_id) == self._key
         if not known:
             return Outcome.MALFORMED
         return Outcome.SEAL_AGAIN if is_outdated(group.conditions, self._states[group.stream]) else Outcome.DONE
@@ -365,7 +372,7 @@ class Draft:
         left to beat what was deleted since it was sealed, if that is forgotten."""
         if index not in walked.resealed and index not in walked.applied:
             return Outcome.MALFORMED
-        if (found.epoch, found.key_id) != self.view.state.key:
+        if (found.epoch, found.key_id) != self._key:
             return Outcome.EPOCH_STALE
         if index in walked.resealed:
             return Outcome.DONE
@@ -455,7 +462,7 @@ class Draft:
             own = self._term_in(stream)
             term = None if own == self.term else own
             streams.append(StreamWrite(stream, known.head, new_head, new_top, stored, guards, known.floor, term))
-        return VaultWrite(self.vault, self.term, self.view.state.key, tuple(streams), tuple(self._batches))
+        return VaultWrite(self.vault, self.term, self._key, tuple(streams), tuple(self._batches))
 
     def committed(self, write: VaultWrite) -> list[Deliver]:
         """Take the decisions over into the view. Returns the frames to offer, in order within each stream."""

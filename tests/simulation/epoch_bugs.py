@@ -10,7 +10,7 @@ from sealwire_relay.store.memory import MemoryStore
 from sealwire_relay.view import Draft
 from tests.simulation.planting import Bug, all_of, change
 
-_ANY_EPOCH: Final = change(Draft, "_of_push", ("if (found.epoch, found.key_id) != self.view.state.key:", "if False:"))
+_ANY_EPOCH: Final = change(Draft, "_of_push", ("if (found.epoch, found.key_id) != self._key:", "if False:"))
 
 EPOCH_BUGS: Final[dict[str, Bug]] = {
     "old_epoch": Bug("the relay takes records of an old epoch", _ANY_EPOCH),

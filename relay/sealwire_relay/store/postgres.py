@@ -81,6 +81,9 @@ class PostgresStore(PostgresAdministration, PostgresCleaning, PostgresMailboxes,
     `on_other_server` is called, on the event loop, when a new connection shows another server, start or timeline
     than the one before, or the term's row another history. From then until `open_term` nothing is written under a
     term: writes answer False.
+
+    `one_vault_per_statement`: whether each vault of a commit is written by a statement of its own, as a distributed
+    database wants it, or all by one. By default it is so for a vault that is alone, as it costs both sides less.
     """
 
     def __init__(
@@ -89,7 +92,7 @@ class PostgresStore(PostgresAdministration, PostgresCleaning, PostgresMailboxes,
         *,
         append_connections: int = APPEND_CONNECTIONS,
         other_connections: int = OTHER_CONNECTIONS,
-        one_vault_per_statement: bool = False,
+        one_vault_per_statement: bool | None = None,
         on_other_server: Callable[[], None] | None = None,
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
@@ -347,7 +350,8 @@ class PostgresStore(PostgresAdministration, PostgresCleaning, PostgresMailboxes,
         check_writes(writes)
         if not writes:
             return []
-        task = asyncio.create_task(self._append_each(writes) if self._one_vault_per_statement else self._append(writes))
+        each = len(writes) == 1 if self._one_vault_per_statement is None else self._one_vault_per_statement
+        task = asyncio.create_task(self._append_each(writes) if each else self._append(writes))
         self._appending.add(task)
         task.add_done_callback(self._appended)
         return await asyncio.shield(task)
@@ -367,6 +371,8 @@ class PostgresStore(PostgresAdministration, PostgresCleaning, PostgresMailboxes,
         return [write.vault not in refused for write in writes]
 
     async def _append_each(self, writes: Sequence[VaultWrite]) -> list[bool]:
+        if len(writes) == 1:
+            return [await self._append_one(writes[0])]
         results = await asyncio.gather(*[self._append_one(write) for write in writes], return_exceptions=True)
         errors = [result for result in results if isinstance(result, BaseException)]
         if errors and (not isinstance(errors[0], StoreError) or len(errors) == len(writes)):

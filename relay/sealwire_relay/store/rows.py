@@ -102,14 +102,14 @@ def check_writes(writes: Sequence[VaultWrite]) -> None:
             if len({tag for tag, _ in stream.guards}) < len(stream.guards):
                 raise LocalMisuse("one append says twice what a guarded stream holds of a tag")
         latest: dict[MemberState, int] = {}
-        for batch in write.batches:
-            if batch.member.role is Role.REPLACED:
+        for member, expected_last, outcome in write.batches:
+            if member.role is Role.REPLACED:
                 raise LocalMisuse("a batch of a member that was replaced is not carried out")
-            if batch.expected_last != latest.get(batch.member, batch.expected_last):
+            if expected_last != latest.get(member, expected_last):
                 raise LocalMisuse("a batch does not expect the one before it")
-            if batch.outcome.batch <= batch.expected_last:
+            if outcome.batch <= expected_last:
                 raise LocalMisuse("a batch is not newer than the one it follows")
-            latest[batch.member] = batch.outcome.batch
+            latest[member] = outcome.batch
 
 
 def check_end(there: LinkLog, after: int, links: Sequence[bytes]) -> None:
@@ -164,11 +164,12 @@ def head_rows(write: VaultWrite) -> list[tuple[int, int | None, int | None, int 
 def pusher_rows(write: VaultWrite) -> list[tuple[int, int, int, bytes, int]]:
     """(author, expected last batch, new last batch, device, role): one row for each member, however many batches it
     pushed."""
-    ends: dict[MemberState, tuple[int, int]] = {}
-    for batch in write.batches:
-        first, _ = ends.get(batch.member, (batch.expected_last, 0))
-        ends[batch.member] = first, batch.outcome.batch
-    return [(member.author, first, last, member.device, member.role) for member, (first, last) in ends.items()]
+    first: dict[MemberState, int] = {}
+    last: dict[MemberState, int] = {}
+    for member, expected_last, outcome in write.batches:
+        first.setdefault(member, expected_last)
+        last[member] = outcome.batch
+    return [(member.author, first[member], end, member.device, member.role) for member, end in last.items()]
 
 
 def segment_rows(write: VaultWrite) -> list[tuple[int, int, int, bytes]]:
@@ -194,17 +195,21 @@ def line_of(line: bytes | None) -> Line:
     return () if line is None else decode_line(line)
 
 
-def outcome_rows(write: VaultWrite) -> list[tuple[int, int, int, bytes, bytes]]:
-    """(author, slot, batch, digest, answer); where several fall into one slot, the latest."""
+def outcome_columns(write: VaultWrite) -> list[list[object]]:
+    """Authors, slots, batches, digests, answers; where several fall into one slot, the latest. There is a row for each
+    push, so they are not made row by row."""
     slots: dict[tuple[int, int], tuple[int, bytes, bytes]] = {}
-    for batch in write.batches:
-        slots[batch.author, batch.outcome.batch % OUTCOMES_KEPT] = batch.outcome
-    return [(author, slot, *outcome) for (author, slot), outcome in slots.items()]
+    for (author, _, _), _, outcome in write.batches:
+        slots[author, outcome.batch % OUTCOMES_KEPT] = outcome
+    if not slots:
+        return [[], [], [], [], []]
+    return [list(column) for rows in (slots, slots.values()) for column in zip(*rows, strict=True)]
 
 
 def many_arguments(writes: Sequence[VaultWrite]) -> list[list[object]]:
     """The arguments of append_many."""
-    wanted, heads, pushers, segments, guards, outcomes = (Columns(width) for width in (4, 11, 7, 5, 9, 6))
+    wanted, heads, pushers, segments, guards = written = [Columns(width) for width in (4, 11, 7, 5, 9)]
+    outcomes: list[list[object]] = [[] for _ in range(6)]
     for write in writes:
         vault, term, term_id = write.vault, write.term.number, signed(write.term.id)
         epoch, key_id = write.key[0], signed(write.key[1])
@@ -218,9 +223,11 @@ def many_arguments(writes: Sequence[VaultWrite]) -> list[list[object]]:
             segments.add(vault, *segment)
         for guard in guard_rows(write):
             guards.add(vault, *guard)
-        for outcome in outcome_rows(write):
-            outcomes.add(vault, *outcome)
-    return [array for columns in (wanted, heads, pushers, segments, guards, outcomes) for array in columns.arrays]
+        of_pushes = outcome_columns(write)
+        outcomes[0].extend([vault] * len(of_pushes[0]))
+        for array, column in zip(outcomes[1:], of_pushes, strict=True):
+            array.extend(column)
+    return [array for columns in written for array in columns.arrays] + outcomes
 
 
 def one_arguments(write: VaultWrite) -> list[object]:
@@ -228,13 +235,12 @@ def one_arguments(write: VaultWrite) -> list[object]:
     locked, authors = head_rows(write), pusher_rows(write)
     arguments: list[object] = [write.vault, write.term.number, signed(write.term.id)]
     arguments += [write.key[0], signed(write.key[1]), len(locked) + len(authors)]
-    written = ((4, segment_rows(write)), (8, guard_rows(write)), (5, outcome_rows(write)))
-    for width, rows in ((7, locked), (5, authors), *written):
+    for width, rows in ((7, locked), (5, authors), (4, segment_rows(write)), (8, guard_rows(write))):
         columns = Columns(width)
         for row in rows:
             columns.add(*row)
-        arguments.extend(columns.arrays)
-    return arguments
+        arguments += columns.arrays
+    return arguments + outcome_columns(write)
 
 
 def stream_state_of(stream: StreamId, row: Row) -> StreamState:
