@@ -278,7 +278,7 @@ class Disputing:
                     return None
                 statement = self._statement(collection.stream, at)
                 former = next((read(raw) for name, raw in replica.disputes.statements(statements) if name == key), None)
-                if former is None or not (former.at == at.at or statement.is_before(former)):
+                if former is None or statement.may_follow(former):
                     stated = Stated(signed(self._identity, statement))
                     value, row = self._schema.encode(stated), self._schema.to_row(stated)
                     replica.edit(statements, [Edit(key, row, value)])

@@ -36,6 +36,14 @@ class Statement(NamedTuple):
         """True if it is of an earlier position of the same term: no device goes from the other one back to it."""
         return self.at.term == other.at.term and self.at.seq < other.at.seq
 
+    def may_follow(self, former: "Statement") -> bool:
+        """True if its maker, who has stated `former` last, may state this: later in the same term, or in another one of
+        no lower number. After a restore a device may stand again in a term in which it had stated more before `former`;
+        who has not heard that one would take it for a step back."""
+        if self.at.term == former.at.term:
+            return self.at.seq > former.at.seq
+        return self.at.term.number >= former.at.term.number
+
 
 @dataclass(frozen=True)
 class Stated:

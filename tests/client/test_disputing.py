@@ -17,7 +17,7 @@ from sealwire_client.status import Disputed
 from sealwire_client.testing import MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
 from sealwire_client.vault import Vault
-from sealwire_protocol.ids import MEMBERSHIP, Position, StreamId
+from sealwire_protocol.ids import MEMBERSHIP, Position, StreamId, Term
 from sealwire_protocol.links import Role
 from sealwire_protocol.messages import Deliver, Message
 from sealwire_protocol.segment import encode_record
@@ -283,6 +283,37 @@ async def test_s02_a_statement_that_goes_back_in_its_term_is_reported(
         assert (found.back, found.key, found.seq) == (True, a.device.key, said.at.seq - 1)
         assert statements.read(found.held) == said
         assert statements.read(found.theirs) == earlier
+
+
+@virtual
+async def test_who_stands_in_an_earlier_term_again_states_nothing_before_the_next_one_begins(
+    open_device: OpenDevice, memory_relay: MemoryRelay
+) -> None:
+    """Its last statement was of a term that a restore has ended, and may have reached nobody."""
+    async with party(open_device) as (a, b):
+        await put_many(a, "x", 3)
+        await in_step([a, b])
+        await has_stated(memory_relay, a)
+        sync = a.vault._sync
+        own = sync.membership.members[sync.held.author]
+        key = statements.entry_of(own.lineage, a.notes.held.stream)
+        said = (await newest(a))[key]
+        later = said._replace(at=Position(Term(said.at.term.number + 1, b"is ended"), said.at.seq + 9))
+        held = sync._disputing._statements
+        assert held is not None
+        schema = sync._disputing._schema
+        entry = statements.Stated(statements.signed(sync.identity, later))
+        edit = Edit(key, schema.to_row(entry), schema.encode(entry))
+        await a.vault._writer.run(lambda replica: replica.edit(held, [edit]))
+        await put_many(a, "y", 3)
+        await in_step([a, b])
+        await trio.sleep(600)
+        assert (await newest(a))[key] == later
+        memory_relay.new_term()
+        await put_many(a, "z", 3)
+        await in_step([a, b])
+        await has_stated(memory_relay, a)
+        assert await disputed(b) == ()
 
 
 @virtual

@@ -2,6 +2,7 @@
 
 import hashlib
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,6 +51,25 @@ def test_only_an_earlier_position_of_the_same_term_is_before() -> None:
     assert SAID._replace(at=Position(at.term, 257)).is_before(SAID)
     assert not SAID.is_before(SAID)
     assert not SAID._replace(at=Position(Term(3, b"another_"), 257)).is_before(SAID)
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "further", "may"),
+    [
+        (0, b"", 1, True),
+        (0, b"", 0, False),
+        (0, b"", -1, False),
+        (0, b"another_", -1, True),
+        (1, b"another_", -1, True),
+        (-1, b"another_", 1, False),
+    ],
+)
+def test_a_device_states_nothing_before_what_it_has_stated_nor_in_an_earlier_term(
+    number: int, name: bytes, further: int, may: bool
+) -> None:
+    term, seq = SAID.at
+    at = Position(Term(term.number + number, name or term.id), seq + further)
+    assert SAID._replace(at=at).may_follow(SAID) is may
 
 
 def test_what_an_entry_adds_to_a_sum_is_as_specified() -> None:
