@@ -12,7 +12,7 @@
  * It ends when stdin does.
  *
  *   sealwire  a binary frame that is a DELIVER counts its records (last - prev). Credit is given back by an ACK with the
- *             position, when ACK_BYTES are due, or a second after the first of them.
+ *             position, when ACK_BYTES are due, or five seconds after the first of them.
  *   plain     a binary frame is one record.
  *   socketio  a text frame that begins with 42 is one record, and so is a binary frame; a text frame 2 is answered by 3.
  *
@@ -37,7 +37,7 @@
 #define READ_BYTES 262144
 #define EVENTS 1024
 #define TICK_MS 50          /* how late an ACK by time may be */
-#define ACK_NS 1000000000ull
+#define ACK_NS 5000000000ull  /* ACK_DELAY_SECONDS */
 #define LINE_BYTES 4194304  /* a line of stdin: one frame in hex */
 #define DELIVER 0xc4
 #define DELIVER_NAMES 25    /* type, vault, stream: what an ACK repeats but its type */

@@ -373,9 +373,15 @@ class ClientSession:
         self._credit_due += size
         if self._ack_at is None:
             self._ack_at = now + limits.ACK_DELAY_SECONDS
-        if self._credit_due * 2 >= self.limits.credit_bytes or len(self._acked) >= limits.ACK_STREAMS_MAX:
+        if self._credit_due >= self._kept_back_max or len(self._acked) >= limits.ACK_STREAMS_MAX:
             return self._ack()
         return []
+
+    @property
+    def _kept_back_max(self) -> int:
+        """Half of the credit; less where the other half would not let a whole segment pass: the relay would wait."""
+        granted = self.limits.credit_bytes
+        return min(granted // 2, granted - self.limits.segment_bytes - limits.DELIVER_HEAD_BYTES_MAX)
 
     def _ack(self) -> list[ClientEffect]:
         positions = tuple(Acked(vault, stream, at) for (vault, stream), at in self._acked.items())

@@ -124,8 +124,9 @@ TEXT_BYTES_MAX: Final = 1_024
 LOGIN_SECONDS_MAX: Final = 10.0
 """From accepting a socket to a valid PROVE. A captured proof is of no use after it."""
 
-ACK_DELAY_SECONDS: Final = 1.0
-"""The longest time that credit is kept back before an ACK returns it."""
+ACK_DELAY_SECONDS: Final = 5.0
+"""The longest time that credit is kept back before an ACK returns it. A device that is never still costs the relay, and
+its own radio, one ACK in this time; what is left of the credit lets a whole segment pass meanwhile."""
 
 VERSION_STEP_MAX: Final = 2**32
 """A record's version may exceed the stream's `top` by this much: nobody can poison a key (R3)."""

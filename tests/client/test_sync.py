@@ -64,7 +64,7 @@ async def test_what_one_device_puts_the_other_shows(open_device: OpenDevice) -> 
 async def test_a_device_says_what_it_holds_before_it_ends(
     open_device: OpenDevice, memory_relay: MemoryRelay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a command does, which is open for less than the second for which acknowledgements are kept back."""
+    """As a command does, which is open for less than the seconds for which acknowledgements are kept back."""
     heard: dict[StreamId, Position] = {}
     send = Wire.send
 

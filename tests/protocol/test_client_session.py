@@ -30,11 +30,15 @@ from sealwire_protocol.events import (
 )
 from sealwire_protocol.ids import NO_TERM, Position, TermStart, VaultId
 from sealwire_protocol.limits import (
+    ACK_DELAY_SECONDS,
+    CREDIT_BYTES_DEFAULT,
     CREDIT_BYTES_MIN,
+    DELIVER_HEAD_BYTES_MAX,
     FRAME_BYTES_MIN,
     LOGIN_SECONDS_MAX,
     RESUBSCRIBE_SECONDS_MIN,
     RESUBSCRIBES_AT_ONCE_MAX,
+    SEGMENT_BYTES_MAX,
     SUBSCRIBE_STREAMS_MAX,
     VERSION_TOP_MAX,
     Limits,
@@ -261,7 +265,7 @@ def test_a_duplicate_is_not_applied_and_its_credit_goes_back() -> None:
     receive(session, deliver(0, 6))
     size = len(codec.encode(deliver(0, 6)))
     assert receive(session, deliver(0, 6)) == [] and receive(session, deliver(0, 3)) == []
-    [ack] = sent(session.handle(Ticked(1.0)))
+    [ack] = sent(session.handle(Ticked(ACK_DELAY_SECONDS)))
     assert ack == Ack(size + len(codec.encode(deliver(0, 3))), ())
 
 
@@ -311,7 +315,7 @@ def test_what_is_delivered_before_subscribed_or_without_a_subscription_is_given_
     session.handle(Listen(VAULT, (wants(),)))
     assert receive(session, deliver(0, 3)) == []
     assert receive(session, deliver(0, 3, vault=VaultId(b"W" * 16))) == []
-    [ack] = sent(session.handle(Ticked(1.0)))
+    [ack] = sent(session.handle(Ticked(ACK_DELAY_SECONDS)))
     assert ack == Ack(2 * len(codec.encode(deliver(0, 3))), ())
 
 
@@ -368,7 +372,7 @@ def test_a_listen_that_cannot_be_sent_changes_nothing() -> None:
 
 def test_credit_goes_back_at_half_a_window() -> None:
     session = listening(stream_state(head=10**6, terms=WRITTEN))
-    session.limits = Limits(credit_bytes=2_000)
+    session.limits = Limits(credit_bytes=2_000, segment_bytes=500)
     [first] = receive(session, deliver(0, 5))
     assert isinstance(first, Apply)
     assert session.handle(Applied(VAULT, STREAM, Position(T1, 5), first.frame_bytes, 0.0)) == []
@@ -379,13 +383,30 @@ def test_credit_goes_back_at_half_a_window() -> None:
     assert [acked.position for acked in ack.positions] == [Position(T1, 12)]
 
 
-def test_credit_goes_back_after_a_second() -> None:
+@pytest.mark.parametrize("granted", [CREDIT_BYTES_MIN, CREDIT_BYTES_MIN + 500, CREDIT_BYTES_DEFAULT])
+def test_credit_that_is_kept_back_leaves_room_for_a_segment(granted: int) -> None:
+    """The relay would not send the next one before the ACK that time brings."""
+    session = listening(stream_state(head=10**6, terms=WRITTEN))
+    session.limits = Limits(credit_bytes=granted)
+    kept_back = seq = one = 0
+    while kept_back < granted:
+        [apply] = receive(session, deliver(seq, seq + 1))
+        assert isinstance(apply, Apply)
+        seq, one = seq + 1, apply.frame_bytes
+        kept_back += one
+        if sent(session.handle(Applied(VAULT, STREAM, Position(T1, seq), apply.frame_bytes, 0.0))):
+            break
+        assert granted - kept_back >= SEGMENT_BYTES_MAX + DELIVER_HEAD_BYTES_MAX
+    assert kept_back <= granted // 2 + one
+
+
+def test_credit_goes_back_after_a_while() -> None:
     session = listening(stream_state(head=10, terms=WRITTEN))
     [apply] = receive(session, deliver(0, 3), now=7.0)
     assert isinstance(apply, Apply) and deadline(session) is None
     session.handle(Applied(VAULT, STREAM, Position(T1, 3), apply.frame_bytes, 7.0))
-    assert deadline(session) == 8.0 and session.handle(Ticked(7.9)) == []
-    assert len(sent(session.handle(Ticked(8.0)))) == 1 and deadline(session) is None
+    assert deadline(session) == 7.0 + ACK_DELAY_SECONDS and session.handle(Ticked(6.9 + ACK_DELAY_SECONDS)) == []
+    assert len(sent(session.handle(Ticked(7.0 + ACK_DELAY_SECONDS)))) == 1 and deadline(session) is None
 
 
 def test_more_than_was_delivered_cannot_be_given_back() -> None:
