@@ -6,6 +6,7 @@ No task, no timer and no compressor of its own. What is written in one turn of t
 import asyncio
 import os
 import socket
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any, Final, cast
 
@@ -78,13 +79,13 @@ class Connection(asyncio.Protocol):
     """One device's socket, from accept to close. Made by the gateway for every accepted connection."""
 
     __slots__ = (
-        "_accepted",
         "_begun",
         "_closing",
         "_heard",
         "_held",
         "_host",
         "_leaving",
+        "_login_by",
         "_out",
         "_reader",
         "_request",
@@ -102,10 +103,11 @@ class Connection(asyncio.Protocol):
     def __init__(self, host: Host) -> None:
         self._host = host
         self._transport: asyncio.Transport | None = None
-        self._request = bytearray()
+        self._request = b""
         self._reader: FrameReader | None = None
-        self._out: list[bytes] = []
-        self._heard = self._accepted = self._begun = 0.0
+        self._out: bytes | list[bytes] | None = None
+        self._heard = self._begun = 0.0
+        self._login_by: float | None = None
         self._closing = self._held = self._stalled = self._leaving = False
         self._rest = b""
         """What has been read, and is looked at when the others have had their turn."""
@@ -137,8 +139,9 @@ class Connection(asyncio.Protocol):
         # uvloop's transports have the methods of asyncio.Transport, but do not descend from it.
         self._transport = opened = cast(asyncio.Transport, transport)
         opened.set_write_buffer_limits(STALLED_BYTES)
-        self._heard = self._accepted = self._begun = asyncio.get_running_loop().time()
-        self._host.accepted(self, opened)
+        self._heard = self._begun = asyncio.get_running_loop().time()
+        self._login_by = self._heard + self._host.settings.login_seconds
+        self._host.accepted(self)
         if not self._unproxied:
             self._encrypt()
 
@@ -175,9 +178,8 @@ class Connection(asyncio.Protocol):
         """The socket is gone."""
         self._transport = None
         self._closing = True
-        self._out.clear()
-        self._request.clear()
-        self._rest = b""
+        self._out = None
+        self._request = self._rest = b""
         self._reader = None
         self.session.handle(Lost())
         self._host.lost(self)
@@ -201,13 +203,11 @@ class Connection(asyncio.Protocol):
 
     def _introduced(self, data: bytes) -> bytes:
         """What follows the PROXY header that a trusted proxy begins with; nothing while that is not whole."""
-        request = self._request
-        request += data
-        told = proxy_header(bytes(request))
+        self._request += data
+        told = proxy_header(self._request)
         if told is None:
             return b""
-        rest = bytes(request[told.size :])
-        request.clear()
+        rest, self._request = self._request[told.size :], b""
         self._unproxied = False
         if told.address is not None and not self._came_from(told.address):
             self.abort()
@@ -226,15 +226,14 @@ class Connection(asyncio.Protocol):
             self._transport = self._tls = TlsTransport(transport, certificate.context)
 
     def _shake_hands(self, data: bytes) -> None:
+        searched = max(0, len(self._request) - len(_END_OF_REQUEST))
+        self._request += data
         request = self._request
-        searched = max(0, len(request) - len(_END_OF_REQUEST))
-        request += data
         end = request.find(_END_OF_REQUEST, searched, REQUEST_BYTES_MAX)
         if end >= 0:
             end += len(_END_OF_REQUEST)
-            head, rest = bytes(request[:end]), bytes(request[end:])
-            request.clear()
-            self._answer_request(head, rest)
+            self._request = b""
+            self._answer_request(request[:end], request[end:])
         elif len(request) >= REQUEST_BYTES_MAX or not request[:1].isupper():
             self._end(_refusal(HTTPStatus.BAD_REQUEST))
 
@@ -368,6 +367,7 @@ class Connection(asyncio.Protocol):
             elif isinstance(effect, Noted):
                 self._host.noted(self, effect.positions)
             elif isinstance(effect, LoggedIn):
+                self._login_by, self._strange = None, 0
                 if self._reader is not None:
                     self._reader.bytes_max = self._host.granted.frame_bytes
                 self._host.logged_in(self)
@@ -389,24 +389,30 @@ class Connection(asyncio.Protocol):
         if self._closing:
             return
         out = self._out
-        if not out:
-            self._host.flush_soon(self)
-        out.append(frame)
+        if out is None:
+            # Nearly always it is one frame, which thousands of devices are sent in one turn: it takes no list.
+            self._out = frame
+            written = self._host.written
+            if not written:
+                self._host.flush_soon()
+            written.append(self)
+        elif isinstance(out, list):
+            out.append(frame)
+        else:
+            self._out = [out, frame]
 
     def flush(self) -> None:
         """Hand what has gathered to the transport; abort a peer that lets too much pile up."""
         out, transport = self._out, self._transport
-        if transport is None or not out:
+        if transport is None or out is None:
             return
-        if len(out) == 1:
-            transport.write(out.pop())
+        self._out = None
+        if not isinstance(out, list):
+            transport.write(out)
         elif max(map(len, out)) > JOINED_BYTES_MAX:
-            self._out = []
             transport.writelines(out)
         else:
-            data = b"".join(out)
-            out.clear()
-            transport.write(data)
+            transport.write(b"".join(out))
         if self._stalled and transport.get_write_buffer_size() > self._host.settings.unsent_bytes_max:
             self._host.metrics.closes.labels("unread").inc()
             self.abort()
@@ -417,11 +423,11 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if self._closing or transport is None:
             return
+        self.send_frame(last_words)
         self._closing = True
         self.go_on()  # what comes is thrown away now, and the peer's hanging up is seen
         self.session.handle(Lost())
         self._reader = None
-        self._out.append(last_words)
         self.flush()
         if transport.is_closing():
             return
@@ -455,12 +461,11 @@ class Connection(asyncio.Protocol):
         if self._closing:
             return None
         settings = self._host.settings
-        if self.session.state is not RelayState.READY:
-            login_by = self._accepted + settings.login_seconds
-            if now >= login_by:
+        if self._login_by is not None:
+            if now >= self._login_by:
                 self.close(CloseCode.TOO_SLOW, "the login was not finished in time")
                 return None
-            return login_by
+            return self._login_by
         if self._held:
             self.send_frame(PING_FRAME)  # lest the peer takes the relay for gone
             return now + settings.ping_seconds
@@ -490,11 +495,11 @@ def _refusal(status: HTTPStatus, why: str = "a WebSocket is opened here") -> byt
     return response.serialize()
 
 
-def tune(transport: asyncio.Transport, user_timeout_ms: int) -> None:
-    """No Nagle delay; and a peer that stops taking bytes is given up by the kernel after the timeout."""
-    sock: Any = transport.get_extra_info("socket")
-    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def tune(listening: Iterable[Any], user_timeout_ms: int) -> None:
+    """Have the kernel give up every socket accepted here whose peer takes no bytes for so long. It is set on those that
+    listen, of which the others have it: to look at each of these would make its transport keep one more object. That
+    there is no Nagle delay is the event loop's doing.
+    """
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, user_timeout_ms)
+        for sock in listening:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, user_timeout_ms)

@@ -70,7 +70,7 @@ class Gateway:
             Rate(settings.vault_pushes_per_second_max, settings.vault_bytes_per_second_max),
         )
         self._empty = asyncio.Event()
-        self._to_flush: list[Peer] = []
+        self.written: list[Peer] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
@@ -85,8 +85,12 @@ class Gateway:
         self._wheel.start()
         if self.certificate is not None:
             self._wheel.add(self.certificate, loop.time() + LOOK_SECONDS)
-        self._server = await loop.create_server(lambda: Connection(self), host, port, backlog=self.settings.backlog)
-        return int(self._server.sockets[0].getsockname()[1])
+        server = self._server = await loop.create_server(
+            lambda: Connection(self), host, port, backlog=self.settings.backlog, start_serving=False
+        )
+        tune(server.sockets, int(self.settings.idle_seconds * 1000))
+        await server.start_serving()
+        return int(server.sockets[0].getsockname()[1])
 
     async def send_away(self) -> None:
         """Stop accepting, and ask devices to leave, in waves. Each connection is closed once its pushes are answered.
@@ -131,7 +135,7 @@ class Gateway:
 
     # --- Host
 
-    def accepted(self, peer: Peer, transport: asyncio.Transport) -> None:
+    def accepted(self, peer: Peer) -> None:
         """Admit a socket, or cut it if there are too many."""
         assert isinstance(peer, Connection)
         now = asyncio.get_running_loop().time()
@@ -139,7 +143,6 @@ class Gateway:
             self.metrics.closes.labels("refused").inc()
             peer.abort()
             return
-        tune(transport, int(self.settings.idle_seconds * 1000))
         self._connections.add(peer)
         self.metrics.connections.set(len(self._connections))
         self._wheel.add(peer, now + self.settings.login_seconds)
@@ -245,15 +248,13 @@ class Gateway:
         """Serve a lagging connection when its turn comes."""
         self._fanout.pump(peer)
 
-    def flush_soon(self, peer: Peer) -> None:
+    def flush_soon(self) -> None:
         """Join what connections write in this turn of the loop into one write each."""
-        if not self._to_flush:
-            asyncio.get_running_loop().call_soon(self._flush)
-        self._to_flush.append(peer)
+        asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
-        waiting, self._to_flush = self._to_flush, []
-        for peer in waiting:
+        written, self.written = self.written, []
+        for peer in written:
             peer.flush()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

@@ -1,6 +1,5 @@
 """What the parts below the gateway see of a connected device, and what a connection sees of its gateway."""
 
-import asyncio
 from typing import Protocol
 
 from sealwire_protocol.errors import CloseCode
@@ -59,8 +58,10 @@ class Host(Protocol):
     granted: Limits
     proxies: Proxies
     certificate: Certificate | None
+    written: list[Peer]
+    """Those to which something was sent in this turn of the event loop. The first one calls `flush_soon`."""
 
-    def accepted(self, peer: Peer, transport: asyncio.Transport) -> None:
+    def accepted(self, peer: Peer) -> None:
         """A socket was accepted; it may be refused by aborting it."""
 
     def came_from(self, peer: Peer, address: str) -> bool:
@@ -88,5 +89,5 @@ class Host(Protocol):
     def pump(self, peer: Peer) -> None:
         """A device lags and has credit."""
 
-    def flush_soon(self, peer: Peer) -> None:
-        """Call `flush` when this turn of the event loop is over."""
+    def flush_soon(self) -> None:
+        """Call `flush` of all that are `written` when this turn of the event loop is over."""

@@ -430,6 +430,49 @@ async def test_s18_what_waits_for_a_peer_that_does_not_read_is_bounded() -> None
             real.abort()
 
 
+class OpenTransport(asyncio.Transport):
+    """A transport whose peer takes everything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.writes.append(bytes(data))
+
+
+@asyncio_test
+async def test_what_is_sent_in_one_turn_leaves_in_one_write() -> None:
+    async with running() as relay:
+        async with await Device.open(relay.port, ANNA):
+            (connection,) = relay.plane._gateway._connections
+            real, connection._transport = connection._transport, OpenTransport()
+            writes = connection._transport.writes
+            connection.send_frame(b"alone")
+            assert writes == []
+            await turns(1)
+            for part in (b"one, ", b"two, ", b"three"):
+                connection.send_frame(part)
+            await turns(1)
+            connection.send_frame(b"alone again")
+            connection.flush()
+            await turns(1)
+            assert writes == [b"alone", b"one, two, three", b"alone again"]
+            connection._transport = real
+            assert real is not None
+            real.abort()
+
+
+@asyncio_test
+async def test_the_kernel_waits_for_no_more_bytes_and_for_no_dead_peer() -> None:
+    async with running() as relay, await Device.open(relay.port, ANNA):
+        (connection,) = relay.plane._gateway._connections
+        assert connection._transport is not None
+        sock = connection._transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 75_000
+
+
 # --- floods of those who have logged in
 
 

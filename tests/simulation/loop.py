@@ -23,6 +23,9 @@ class _Server:
 
     sockets = ()
 
+    async def start_serving(self) -> None:
+        """Who dials is accepted at any time."""
+
     def close(self) -> None:
         """Nothing to close."""
 
@@ -31,6 +34,9 @@ class _Socket:
     def getsockname(self) -> tuple[str, int]:
         """Where it listens."""
         return "127.0.0.1", 1
+
+    def setsockopt(self, *option: int) -> None:
+        """There is no kernel."""
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
