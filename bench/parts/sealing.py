@@ -116,8 +116,8 @@ def pair(way: Way, value_bytes: int) -> Pair:
 
 def summed(open_: Callable[[], OpenedSegment]) -> Work:
     """Opening, and adding up what the records are in the sum of their collection."""
-    value_of = sealing.summer(STREAM)
-    return lambda: sum([value_of(one.key, one.rank) for one in open_().opened])
+    sum_of = sealing.summer(STREAM)
+    return lambda: sum_of([(one.key, one.rank) for one in open_().opened])
 
 
 def signed_pair(way: Way) -> Pair:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from sealwire_client.forms import described
 from sealwire_client.plain import EncodingError, dump, load
-from sealwire_client.replica.entries import Column
+from sealwire_client.replica.tables import Column
 from sealwire_client.replica.values import Kept, Row
 from sealwire_client.schema import OneColumn
 

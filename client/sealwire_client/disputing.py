@@ -210,7 +210,7 @@ class Disputing:
                 return judge(replica)
 
         def judge(replica: Replica) -> bool:
-            if not back and not replica.sums.is_right(collection):
+            if not back and not replica.sums.is_right(collection.table):
                 replica.boundaries.begin_anew(collection.number, 0)
                 return False
             return replica.disputes.add(

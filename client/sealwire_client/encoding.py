@@ -16,13 +16,14 @@ import typing
 from collections.abc import Sequence
 from dataclasses import MISSING, Field
 from functools import cached_property
+from math import copysign
 from typing import Any, Final, Generic, TypeVar
 
 from sealwire_client.documents import DocumentSchema, is_document
 from sealwire_client.forms import Form, Nested, described, encoder
 from sealwire_client.kinds import kind_of
-from sealwire_client.plain import UNDEFINED, EncodingError, dump, load
-from sealwire_client.replica.entries import Column
+from sealwire_client.plain import UNDEFINED, EncodingError, dump, load, load_columns
+from sealwire_client.replica.tables import Column
 from sealwire_client.replica.values import Encoder, Kept, Row
 from sealwire_client.scalars import INTEGER_MAX, Kind
 from sealwire_client.schema import Schema, fits
@@ -112,6 +113,23 @@ class _Place:
         """The app's value."""
         return None if plain is None else self.kind.value(plain, self.where)
 
+    def takes_as_they_are(self, plains: Sequence[Any]) -> bool:
+        """True if plain values that stood at this place in several values are all normal, and so go into the column.
+        Raises EncodingError if not, or returns False."""
+        types = set(map(type, plains)) - {type(None)}
+        if not types <= self.kind.types:
+            return False
+        if int in types and not all(-INTEGER_MAX - 1 <= one <= INTEGER_MAX for one in plains if one is not None):
+            return False
+        if float in types and any(
+            one != one or (one == 0 and copysign(1, one) < 0) for one in plains if one is not None
+        ):
+            return False
+        if self.kind.picky:
+            for one in set(plains):
+                self.normal(one)
+        return True
+
 
 def _places(cls: type, known: "dict[type, DataclassSchema[Any]]") -> list[_Place]:
     try:
@@ -186,6 +204,16 @@ class DataclassSchema(Generic[T]):
             return self._row(plains), self._columns_of(plains, len(values), raw)
         except EncodingError:
             return None, 0
+
+    def usual_rows(self, raws: Sequence[bytes]) -> list[Row] | None:
+        """See `Schema.usual_rows`."""
+        columns = load_columns(raws, self._width) if self._direct else None
+        try:
+            if columns is None or not all(map(_Place.takes_as_they_are, self._places, columns)):
+                return None
+        except EncodingError:
+            return None
+        return list(zip(*columns, strict=True))
 
     def _direct_row(self, values: list[Any]) -> Row | None:
         """A row of values that are all of the usual types, which are made normal; None if they are not."""

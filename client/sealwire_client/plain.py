@@ -7,8 +7,10 @@ are refused before anything is decoded: some tags make a decoder compile, share 
 """
 
 import io
+import os
 import re
 import threading
+from collections.abc import Sequence
 from typing import Any, Final
 
 import cbor2
@@ -18,6 +20,10 @@ UNDEFINED: Final[Any] = cbor2.undefined
 
 _MAYBE_TAGGED: Final = re.compile(rb"[\xc0-\xdb]")
 _FAR: Final = 24
+
+_MARK: Final = b"\x50" + os.urandom(8).hex().encode()
+"""Stands after each of several encodings that are read at once: 16 bytes, encoded, which look like no tag. Who wrote
+the others could not know them."""
 
 DEPTH_MAX: Final = 64
 """Lists and maps within each other: far more than an entity has, far fewer than a stack holds."""
@@ -74,6 +80,38 @@ def load(raw: bytes) -> Any:
     except Exception:  # bytes can make the library raise what it does not promise; none of it is ours to fix
         del _local.coder
     raise EncodingError("a value's bytes are damaged, or were written by something else than this program")
+
+
+def load_columns(raws: Sequence[bytes], width: int) -> list[list[Any]] | None:
+    """What stands at each place of arrays of so many plain values, from their encodings, in a third of the time. None
+    unless each is whole, with nothing behind it, and just as `dump` writes it. Raises nothing."""
+    head, count, step = _array(width), len(raws), width + 1
+    bodies = [raw.removeprefix(head) for raw in raws]
+    if sum(map(len, bodies)) + count * len(head) != sum(map(len, raws)):
+        return None
+    try:
+        # All are read as one array. One that is cut off reads on into a mark, one that goes on stands before it.
+        joined = _MARK.join([*bodies, b""])
+        if not joined.isascii():
+            for raw in filter(_MAYBE_TAGGED.search, raws):
+                check_layout(raw)
+        joined = _array(count * step) + joined
+        found: Any = _coder().read(joined)
+        if found[width::step] == [_MARK[1:]] * count and _coder().write(found) == joined:
+            return [found[place::step] for place in range(width)]
+    except EncodingError:
+        pass
+    except Exception:  # as in `load`
+        del _local.coder
+    return None
+
+
+def _array(count: int) -> bytes:
+    """What an array of so many items begins with, in its shortest form."""
+    if count < _FAR:
+        return bytes((0x80 | count,))
+    wide = (count.bit_length() - 1) // 8
+    return bytes((0x98 + wide.bit_length(),)) + count.to_bytes(1 << wide.bit_length(), "big")
 
 
 def check_layout(raw: bytes) -> None:

@@ -220,15 +220,18 @@ def tagger(stream: Stream) -> Callable[[str], bytes]:
     return tag
 
 
-def summer(stream: Stream) -> Callable[[str, bytes], int]:
-    """What an entry adds to the sum of its stream, by its key and packed rank: a number of 256 bits that nobody outside
-    of the vault can tell, under a key that lives as long as the vault."""
+def summer(stream: Stream) -> Callable[[Iterable[tuple[str, bytes]]], int]:
+    """What entries add to the sum of their stream, each by its key and packed rank: the sum of numbers of 256 bits that
+    nobody outside of the vault can tell, under a key that lives as long as the vault."""
     copy, as_number = keyed_state(stream.tag_key, Purpose.SUM, SUM_BYTES, stream.id).copy, int.from_bytes
 
-    def summed(key: str, rank: bytes) -> int:
-        state = copy()
-        state.update(rank + key.encode())
-        return as_number(state.digest(), "big")
+    def summed(entries: Iterable[tuple[str, bytes]]) -> int:
+        total = 0
+        for key, rank in entries:
+            state = copy()
+            state.update(rank + key.encode())
+            total += as_number(state.digest(), "big")
+        return total
 
     return summed
 

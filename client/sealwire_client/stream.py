@@ -135,7 +135,7 @@ class StreamSync:
         prev = deliver.prev
         for last, records, unopened in self._parts(replica, deliver):
             many = many or len(changes) + len(records) > CHANGES_NAMED_MAX
-            delivery = Delivery(deliver.term, prev, last, deliver.cleaned_to, deliver.floor)
+            delivery = Delivery(deliver.term, prev, last, deliver.cleaned_to, deliver.floor, last < deliver.last)
             applied = replica.apply(self.collection, delivery, records, unopened, 0 if many else CHANGES_NAMED_MAX)
             changes.extend(applied.changes or ())
             prev = last
@@ -197,15 +197,16 @@ class StreamSync:
             Unopened(x.seq, x.rank, x.encoded, x.reason.value, x.reason in sealing.MADE_BY_MEMBERS) for x in sealed
         ]
         self.waits_for_links |= any(one.reason in TOLD_BY_LINKS for one in sealed)
-        read = self.collection.read
-        records = []
+        plain = iter(self.collection.read_many([one.value for one in opened if not one.flags]))
+        records, new = list[Incoming](), tuple.__new__
         for seq, _, rank, flags, key, value, key_id in opened:
+            proof = b""
             if not flags:
-                records.append(Incoming(seq, key, rank, key_id, flags, *read(value)))
-                continue
-            proof, value = signing.parted(value) if flags & SIGNED else (b"", value)
-            row, kept = (None, None) if flags & TOMBSTONE else read(value)
-            records.append(Incoming(seq, key, rank, key_id, flags, row, kept, proof))
+                row, kept = next(plain)
+            else:
+                proof, value = signing.parted(value) if flags & SIGNED else (b"", value)
+                row, kept = (None, None) if flags & TOMBSTONE else self.collection.read(value)
+            records.append(new(Incoming, (seq, key, rank, key_id, flags, row, kept, proof)))
         return records, unopened
 
     def _with_held(

@@ -6,7 +6,7 @@ from typing import Any
 from sealwire_client.forms import described
 from sealwire_client.kinds import Untyped
 from sealwire_client.plain import UNDEFINED, dump, load
-from sealwire_client.replica.entries import Column
+from sealwire_client.replica.tables import Column
 from sealwire_client.replica.values import Kept, Row
 from sealwire_client.schema import OneColumn
 

@@ -181,14 +181,14 @@ class Vault:
         columns = [Column(*column) for column in schema.columns]
         stream = self._sync.keys.stream_id(name, signed)
 
-        value_of = summer(self._sync.keys.stream(stream))
+        sum_of = summer(self._sync.keys.stream(stream))
 
         def open_it(replica: Replica) -> tuple[Held, bool]:
             with replica.transaction():
                 held = replica.entries.open(
                     self._held.number, name, stream, policy.kind, policy.name, columns, schema, signed
                 )
-                replica.keep_sum(held, value_of, [reason.value for reason in UNREAD_BY_ALL])
+                replica.keep_sum(held, sum_of, [reason.value for reason in UNREAD_BY_ALL])
                 return held, waits_for_links(replica, held)
 
         held, waits = await self._writer.run(open_it)

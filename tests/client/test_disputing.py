@@ -349,7 +349,7 @@ async def test_a_sum_that_was_kept_wrong_is_nobody_elses_fault(
         await in_step([a, b])
         await trio.sleep(600)
         assert await disputed(b) == ()
-        assert await b.vault._writer.run(lambda replica: replica.sums.is_right(b.notes.held))
+        assert await b.vault._writer.run(lambda replica: replica.sums.is_right(b.notes.held.table))
 
 
 @virtual
@@ -465,4 +465,4 @@ async def test_after_a_restore_of_the_relay_honest_devices_agree(
 
 
 def _is_right(replica: Replica, guest: Guest) -> bool:
-    return replica.sums.is_right(guest.notes.held)
+    return replica.sums.is_right(guest.notes.held.table)

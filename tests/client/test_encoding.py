@@ -161,6 +161,78 @@ def test_small_values_take_the_fast_path_to_the_same_end(value: Todo) -> None:
     assert LISTED.cbor_from_row(through_sqlite(LISTED, row)) == raw
 
 
+@given(st.lists(st.builds(Todo, TEXTS, st.booleans(), FLOATS), max_size=40))
+def test_many_values_become_rows_as_one_does(values: list[Todo]) -> None:
+    raws = [LISTED.encode(value) for value in values]
+    alone = [LISTED.row_from_cbor(raw)[0] for raw in raws]
+    many = LISTED.usual_rows(raws)
+    assert many == alone
+    assert many is not None
+    assert [list(map(type, row)) for row in many] == [list(map(type, row or ())) for row in alone]
+
+
+@dataclass
+class Plain:
+    text: str
+    number: int | None
+    size: float | None
+    color: Color | None = None
+
+
+USUAL = cbor2.dumps(["a", 1, 1.5, "red"])
+
+
+@pytest.mark.parametrize(
+    "unusual",
+    [
+        cbor2.dumps(["a", 1, 1.5]),
+        cbor2.dumps(["a", 1, 1.5, "red", "newer"]),
+        cbor2.dumps(["a", 2**63, 1.5, "red"]),
+        cbor2.dumps(["a", -(2**63) - 1, 1.5, "red"]),
+        cbor2.dumps(["a", 1, float("nan"), "red"]),
+        cbor2.dumps(["a", 1, -0.0, "red"]),
+        cbor2.dumps(["a", 1, 2, "red"]),
+        cbor2.dumps(["a", True, 1.5, "red"]),
+        cbor2.dumps(["a", 1, 1.5, "mauve"]),
+        cbor2.dumps(["a", 1, 1.5, cbor2.undefined]),
+        cbor2.dumps(["a", 1, 1.5, ["red"]]),
+        cbor2.dumps({"a": 1}),
+        cbor2.dumps(5),
+        b"",
+        bytes.fromhex("84616101f93e0063726564"),  # a float of 16 bits
+        bytes.fromhex("846161180163726564"),  # an integer that is not in its shortest form
+        bytes.fromhex("9f616101fb3ff800000000000063726564ff"),  # of no length told before
+        bytes.fromhex("84c0616101fb3ff800000000000063726564"),  # a tag
+        USUAL + b"\x00",
+        USUAL[:-1],
+        USUAL + USUAL,
+        bytes.fromhex("84616101fb3ff8000000000000786f"),  # would read on into what follows
+        b"\x84\x61",
+    ],
+)
+def test_one_unusual_value_among_many_is_left_to_be_looked_at(unusual: bytes) -> None:
+    schema = schema_of(Plain)
+    assert schema.usual_rows([USUAL] * 3) == [("a", 1, 1.5, "red")] * 3
+    for place in range(4):
+        assert schema.usual_rows([*[USUAL] * place, unusual, *[USUAL] * (3 - place)]) is None
+    assert schema.usual_rows([USUAL] * 3) == [("a", 1, 1.5, "red")] * 3
+
+
+def test_values_that_only_together_are_whole_are_none() -> None:
+    """The second one begins with what the first one lacks."""
+    schema, raw = schema_of(Old), cbor2.dumps(["a" * 40, 7])
+    for cut in range(1, len(raw)):
+        assert schema.usual_rows([raw[:cut], raw[cut:] + raw]) is None
+        assert schema.usual_rows([raw + raw[:cut], raw[cut:]]) is None
+
+
+def test_however_many_values_are_read_at_once_they_are_all_read() -> None:
+    schema, raw = schema_of(Old), cbor2.dumps(["a", 7])
+    assert schema.usual_rows([]) == []
+    for count in (7, 8, 85, 86, 21_845, 21_846):
+        assert schema.usual_rows([raw] * count) == [("a", 7)] * count
+
+
 @given(st.dictionaries(TEXTS, JSON, max_size=4))
 def test_dicts_need_no_schema(value: dict[str, Any]) -> None:
     schema = schema_of(dict)

@@ -76,4 +76,4 @@ def test_what_an_entry_adds_to_a_sum_is_as_specified() -> None:
     rank = Rank(5, 2, Author(9), b"salt____").pack()
     key, person = b"k" * 32, b"sw sum 1"
     hashed = hashlib.blake2b(STREAM + rank + "käse".encode(), digest_size=32, key=key, person=person)
-    assert summer(Stream(VAULT, STREAM, Secret(key)))("käse", rank) == int.from_bytes(hashed.digest(), "big")
+    assert summer(Stream(VAULT, STREAM, Secret(key)))([("käse", rank)]) == int.from_bytes(hashed.digest(), "big")

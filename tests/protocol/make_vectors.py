@@ -254,10 +254,10 @@ STATED: list[tuple[str, int, Position, bool]] = [
 def states() -> dict[str, Any]:
     """Statements, with the sum that each states, and what leads to that."""
     identity, stream = DeviceIdentity(SEED), Stream(VAULT, STREAM, TAG_KEY)
-    part_of, found = summer(stream), [_record(*given) for given in RECORDS if given[0] in SUMMED]
+    sum_of, found = summer(stream), [_record(*given) for given in RECORDS if given[0] in SUMMED]
     entries = [(record["key"], bytes.fromhex(record["rank"])) for record in found]
-    parts = [part_of(key, rank) for key, rank in entries]
-    total = sum(parts) % 2 ** (8 * SUM_BYTES)
+    parts = [sum_of([entry]) for entry in entries]
+    total = sum_of(entries) % 2 ** (8 * SUM_BYTES)
 
     def made(name: str, author: int, at: Position, whole: bool) -> dict[str, Any]:
         held = (total if whole else 0).to_bytes(SUM_BYTES, "big")

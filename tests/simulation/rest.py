@@ -250,7 +250,7 @@ class Rest:
             assert device.replica is not None
             held = device.open[name].held
             sums.add(device.replica.sums.of(held.number))
-            if not device.replica.sums.is_right(held):
+            if not device.replica.sums.is_right(held.table):
                 raise Violation(f"a sum is of what is there: that of {name} at {device.name} is not")
         if len(sums) != 1:
             raise Violation(f"replicas converge: the sums of {name} are {len(sums)}")

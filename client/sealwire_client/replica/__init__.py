@@ -1,8 +1,8 @@
 """The replica: everything a device holds of its vaults, in one SQLite file, and what it has still to send.
 
 runner → Replica → reconciling → outbox → refills, reseals → aside → sent → edits → claims → forgetting → entries,
-positions → proofs → database → schema, errors, values
-reconciling → boundaries → sums → entries, positions
+positions → proofs, sums → database, tables → schema, errors, values
+reconciling → boundaries → sums, positions
 reading, census, disputes and parting stand beside them; salvage makes a new replica of a damaged one: → damaged,
 waldamage.
 """
@@ -24,13 +24,11 @@ from sealwire_client.replica.entries import (
     CHANGES_NAMED_MAX,
     Change,
     Collection,
-    Column,
     Edit,
     Entries,
     Incoming,
     Kind,
     Sight,
-    Table,
     Unopened,
 )
 from sealwire_client.replica.errors import (
@@ -61,7 +59,8 @@ from sealwire_client.replica.refills import GIVEN_BACK_LATE
 from sealwire_client.replica.runner import InlineWriter, Runner, Writer
 from sealwire_client.replica.salvage import Salvaged, holds_a_replica, repair
 from sealwire_client.replica.sent import SealedGroup, StoredBatch
-from sealwire_client.replica.sums import Sums, ValueOf
+from sealwire_client.replica.sums import SumOf, Sums
+from sealwire_client.replica.tables import Column, Table
 from sealwire_client.replica.values import Encoder, Kept, Row, SqlValue, Values
 from sealwire_client.replica.vaults import HeldVault, Unissued, Vaults
 
@@ -87,12 +86,12 @@ class Replica:
         self.database = Database(folder)
         self.vaults = Vaults(self.database)
         self.awaited = AwaitedVaults(self.database)
-        self.entries = Entries(self.database)
+        self.sums = Sums(self.database)
+        self.entries = Entries(self.database, self.sums)
         self.positions = Positions(self.database)
         self.claims = Claims(self.database)
         self.outbox = Outbox(self.database, self.entries, self.positions, self.claims)
         self.forgetting = Forgetting(self.database, self.positions)
-        self.sums = Sums(self.database)
         self.boundaries = Boundaries(self.database, self.positions, self.sums)
         self.reconciling = Reconciling(
             self.database, self.entries, self.positions, self.outbox, self.forgetting, self.boundaries
@@ -117,11 +116,11 @@ class Replica:
         """Close the file and let other processes open it."""
         self.database.close()
 
-    def keep_sum(self, collection: Collection, value_of: ValueOf, unread_by_all: Iterable[str]) -> None:
+    def keep_sum(self, collection: Collection, sum_of: SumOf, unread_by_all: Iterable[str]) -> None:
         """Keep a collection's sum, and boundaries, from now on: whenever it is opened, in the transaction that opens
         it. `unread_by_all`: reasons for which no other device can read a record either."""
         with self.database.transaction():
-            self.sums.keep(collection, value_of)
+            self.sums.keep(collection.table, sum_of)
             self.boundaries.take_for_unread(unread_by_all)
 
     def apply(
@@ -160,24 +159,26 @@ class Replica:
         unopened: Sequence[Unopened],
         changes_max: int,
     ) -> Applied:
+        """As `apply`, which has begun the transaction."""
         number, table = collection.number, collection.table
-        with self.database.transaction():
-            term = self.positions.term_id(delivery.term)
-            ranks = [record.rank for record in records] + [record.rank for record in unopened if record.sealed]
-            self.vaults.heard(collection.vault, ranks, self._news(table, records))
-            records = self.outbox.sent.recognise(collection, term, records)
-            named = len(records) <= changes_max
-            keys = list(dict.fromkeys(record.key for record in records)) if named else []
-            before = self.entries.look(table, keys)
-            fallen = self.entries.fallen_back(collection, term, records)
-            self.entries.absorb(table, term, records, self.outbox.has_claims(number))
-            self.entries.prove(collection, records)
-            if unopened:
-                self.entries.quarantine(collection, term, unopened)
-            self.positions.advance(number, delivery, term, greatest_version(ranks))
-            changes = before.changes_to(self.entries.look(table, keys))
-            delivered = [*ranks, *[record.rank for record in unopened]] if delivery.floor else None
-            changes += self.outbox.sent.promote(collection, delivered)
+        term = self.positions.term_id(delivery.term)
+        ranks = [record.rank for record in records] + [record.rank for record in unopened if record.sealed]
+        self.vaults.heard(collection.vault, ranks, self._news(table, records))
+        records = self.outbox.sent.recognise(collection, term, records)
+        named = len(records) <= changes_max
+        keys = list(dict.fromkeys(record.key for record in records)) if named else []
+        before = self.entries.look(table, keys)
+        held = self.entries.enter(table, term, records)
+        fallen = self.entries.fallen_back(collection, term, held)
+        self.entries.contend(table, term, held, self.outbox.has_claims(number))
+        self.entries.prove(collection, records)
+        if unopened:
+            self.entries.quarantine(collection, term, unopened)
+        self.positions.advance(number, delivery, term, greatest_version(ranks))
+        changes = before.changes_to(self.entries.look(table, keys))
+        delivered = [*ranks, *[record.rank for record in unopened]] if delivery.floor else None
+        changes += self.outbox.sent.promote(collection, delivered)
+        if not delivery.goes_on:
             self.boundaries.note(number)
         return Applied(True, tuple(changes) if named else None, fallen)
 
@@ -313,6 +314,7 @@ __all__ = [
     "Standing",
     "StoredBatch",
     "Stuck",
+    "SumOf",
     "Sums",
     "Taken",
     "TakenEdit",
@@ -321,7 +323,6 @@ __all__ = [
     "UnsentError",
     "VaultGoneError",
     "Unopened",
-    "ValueOf",
     "Values",
     "Waiting",
     "Writer",

@@ -9,7 +9,8 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from sealwire_client.replica.database import Database
-from sealwire_client.replica.entries import INTERNAL, Collection, Column, Table
+from sealwire_client.replica.entries import INTERNAL, Collection
+from sealwire_client.replica.tables import Column, Table
 from sealwire_client.replica.values import Encoder, Kept, Live, Row
 from sealwire_protocol.ids import StreamId
 from sealwire_protocol.messages import StreamKind
@@ -109,6 +110,9 @@ class _NoValues:
     """Nobody has said how these values are to be read."""
 
     def row_from_cbor(self, raw: bytes) -> tuple[Row | None, int]:
+        raise AssertionError("who looks from outside never decodes")
+
+    def usual_rows(self, raws: Sequence[bytes]) -> list[Row] | None:
         raise AssertionError("who looks from outside never decodes")
 
     def cbor_from_row(self, row: Row, kept: Kept = None) -> bytes:

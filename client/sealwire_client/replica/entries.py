@@ -8,7 +8,7 @@ the log's. `_live`: 0 a tombstone, 1 a value, 2 a value that needs a newer app, 
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, NamedTuple
@@ -17,10 +17,12 @@ from sealwire_client.replica.database import Database
 from sealwire_client.replica.errors import ColumnsChangedError, NeedsNewerAppError, ReplicaMisuse
 from sealwire_client.replica.proofs import Proofs, Proven
 from sealwire_client.replica.reshaping import Reshaping
-from sealwire_client.replica.values import Kept, Live, Row, Values, live, read
+from sealwire_client.replica.sums import Sums
+from sealwire_client.replica.tables import Column, Table, quoted
+from sealwire_client.replica.values import Kept, Live, Row, SqlValue, Values, live, read, read_many
 from sealwire_protocol.ids import TAG_BYTES, StreamId
 from sealwire_protocol.messages import StreamKind
-from sealwire_protocol.segment import FLAGS_KNOWN, RANK_BYTES
+from sealwire_protocol.segment import FLAGS_KNOWN, RANK_BYTES, TOMBSTONE
 
 CHANGES_NAMED_MAX: Final = 1_000
 """Changed keys that one delivery names to watchers. Of more it says only that there were many: naming each costs
@@ -43,14 +45,6 @@ _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _TYPES: Final = frozenset(("TEXT", "INTEGER", "REAL", "NUMERIC", "BLOB", "BOOLEAN"))
 
 
-class Column(NamedTuple):
-    """A value column: its name in an app's SQL, its SQLite type, and its form, which only the app's values read."""
-
-    name: str
-    type: str
-    form: str = ""
-
-
 @dataclass(frozen=True, slots=True)
 class Collection:
     """A collection as it was opened. Immutable; may be handed to any thread."""
@@ -63,7 +57,7 @@ class Collection:
     policy: str
     columns: tuple[Column, ...]
     """The columns that the app knows: the first of the table's."""
-    table: "Table" = field(repr=False, compare=False)
+    table: Table = field(repr=False, compare=False)
     values: Values = field(repr=False, compare=False)
     """How its values lie in bytes and rows."""
     signed: bool = False
@@ -77,6 +71,10 @@ class Collection:
     def read(self, value: bytes) -> tuple[Row | None, Kept]:
         """A value's bytes as a row, and what must be kept beside it. The row is None if a newer app is needed."""
         return read(self.values, len(self.columns), value)
+
+    def read_many(self, values: Sequence[bytes]) -> list[tuple[Row | None, Kept]]:
+        """As `read`, of many values."""
+        return read_many(self.values, len(self.columns), values)
 
 
 class Incoming(NamedTuple):
@@ -131,79 +129,6 @@ class Change(NamedTuple):
     kind: Kind
 
 
-def quoted(name: str) -> str:
-    """A name as SQL says it."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-class Table:
-    """The statements of one collection's tables: `_c<number>`, and `_s<number>` for what the log says of local rows."""
-
-    def __init__(self, number: int, columns: Sequence[Column]) -> None:
-        self.number, self.width = number, len(columns)
-        self.name, self.shadow = f"_c{number}", f"_s{number}"
-        self.columns = tuple(columns)
-        names = [quoted(column.name) for column in columns]
-        listed = "".join(f", {name}" for name in names)
-        marks = ", ?" * len(names)
-        taken = "".join(f", {name} = excluded.{name}" for name in names)
-        unless_local = "".join(f", {name} = iif(_local, {name}, excluded.{name})" for name in names)
-        restored = "".join(f", {name} = s.{name}" for name in names)
-        self.selected = "key" + listed
-        self.absorb = (
-            f"INSERT INTO {self.name} (key, _rank, _key_id, _flags, _term, _seq, _local, _live, _raw{listed})"
-            f" VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?{marks})"
-            " ON CONFLICT (key) DO UPDATE SET _rank = excluded._rank, _key_id = excluded._key_id,"
-            " _flags = excluded._flags, _term = excluded._term, _seq = excluded._seq,"
-            f" _live = iif(_local, _live, excluded._live), _raw = iif(_local, _raw, excluded._raw){unless_local}"
-            " WHERE _rank IS NULL OR excluded._rank >= _rank"
-        )
-        self.absorb_shadow = (
-            f"INSERT INTO {self.shadow} (key, _live, _raw{listed}) SELECT ?, ?, ?{marks}"
-            f" FROM {self.name} WHERE key = ? AND _local = 1 AND (_rank IS NULL OR _rank <= ?)"
-            f" ON CONFLICT (key) DO UPDATE SET _live = excluded._live, _raw = excluded._raw{taken}"
-        )
-        self.save_shadow = (
-            f"INSERT OR IGNORE INTO {self.shadow} (key, _live, _raw{listed})"
-            f" SELECT key, _live, _raw{listed} FROM {self.name} WHERE key = ? AND _local = 0"
-        )
-        self.show = (
-            f"INSERT INTO {self.name} (key, _local, _live, _raw{listed}) VALUES (?, 1, ?, ?{marks})"
-            f" ON CONFLICT (key) DO UPDATE SET _local = 1, _live = excluded._live, _raw = excluded._raw{taken}"
-        )
-        self.restore = (
-            f"UPDATE {self.name} SET _local = 0, _live = s._live, _raw = s._raw{restored}"
-            f" FROM {self.shadow} AS s WHERE s.key = {self.name}.key AND {self.name}.key = ?"
-        )
-
-    @property
-    def stored(self) -> tuple[str, str]:
-        """The names of both tables."""
-        return self.name, self.shadow
-
-    def create(self) -> str:
-        """The SQL that makes both tables. Rows by rowid: keys that arrive in random order load twice as fast."""
-        typed = "".join(f", {quoted(column.name)} {column.type}" for column in self.columns)
-        return (
-            f"CREATE TABLE {self.name} (key TEXT NOT NULL PRIMARY KEY, _live INTEGER NOT NULL{typed},"
-            " _local INTEGER NOT NULL,"
-            " _rank BLOB, _key_id BLOB, _flags INTEGER, _term INTEGER, _seq INTEGER, _raw BLOB);"
-            f"CREATE TABLE {self.shadow} (key TEXT NOT NULL PRIMARY KEY, _live INTEGER NOT NULL{typed}, _raw BLOB)"
-        )
-
-    def index(self) -> list[str]:
-        """The SQL that makes it cheap to find values that need a newer app, unless it is done already."""
-        which = f"ON {{}} (key) WHERE _live = {Live.NEWER:d}"
-        return [f"CREATE INDEX IF NOT EXISTS {stored}_newer {which.format(stored)}" for stored in self.stored]
-
-    def padded(self, row: Row | None) -> Row:
-        """A row as wide as the table: a tombstone has no values, and an older app knows fewer columns."""
-        given = row or ()
-        if len(given) > self.width:
-            raise ReplicaMisuse(f"a row of {len(given)} values does not fit a collection of {self.width} columns")
-        return given + (None,) * (self.width - len(given))
-
-
 def check_names(name: str, columns: Sequence[Column]) -> None:
     """Refuse names that an app's SQL could not say, or that would hide the replica's own. Raises ReplicaMisuse."""
     if not _NAME.fullmatch(name.removeprefix("_")) or name.lower().startswith("sqlite_"):
@@ -229,8 +154,8 @@ def check_names(name: str, columns: Sequence[Column]) -> None:
 class Entries:
     """The collections of a replica and what is in them."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, sums: Sums) -> None:
+        self._database, self._sums = database, sums
         self.proofs = Proofs(database)
         self.opened: dict[int, Collection] = {}
         """Collections opened in this run, by number."""
@@ -357,9 +282,33 @@ class Entries:
         found = self._database.connection.execute("SELECT columns FROM _collection WHERE id = ?", (number,)).fetchone()
         return Table(number, [Column(*column) for column in json.loads(found[0])])
 
-    def absorb(self, table: Table, term: int, records: Iterable[Incoming], claims: bool) -> None:
-        """Let each record win or lose by its rank (R1). Rows with a claim keep showing it, unless `claims` is False
-        because there is none in the collection. Within the caller's transaction."""
+    def absorb(self, table: Table, term: int, records: Sequence[Incoming], claims: bool) -> None:
+        """Let each record win or lose by its rank (R1). Within the caller's transaction. `claims`: see `contend`."""
+        self.contend(table, term, self.enter(table, term, records), claims)
+
+    def enter(self, table: Table, term: int, records: Sequence[Incoming]) -> Sequence[Incoming]:
+        """Make entries of records of which the table has nothing: of nearly all, while it is filled for the first time.
+
+        Returns those that are left to `contend`, in their order, and some beside them that would change nothing. No
+        other way puts a rank into a table in which the key has no row. Within the caller's transaction."""
+        connection, together, held = self._database.connection, table.together, list[Incoming]()
+        for at in range(0, len(records), together):
+            some = records[at : at + together]
+            alike = _alike(table, term, some) if len(some) == together else None
+            if alike is not None:
+                count = connection.execute(table.enter_together, alike).rowcount
+            else:
+                count = connection.executemany(table.enter, _rows(table, term, some)).rowcount
+            entered: Iterable[tuple[str, bytes, int]] = ((one.key, one.rank, one.flags) for one in some)
+            if count < len(some):
+                held += some
+                entered = connection.execute(table.entered, (count,)).fetchall()  # they have the greatest rowids
+            self._sums.enter(table, ((key, rank) for key, rank, flags in entered if not flags & TOMBSTONE))
+        return held
+
+    def contend(self, table: Table, term: int, records: Iterable[Incoming], claims: bool) -> None:
+        """Let each record win or lose by its rank against the row that its key has. Rows with a claim keep showing it,
+        unless `claims` is False because there is none in the collection. Within the caller's transaction."""
         connection = self._database.connection
         if claims:
             # One record a key, its greatest: the shadow is chosen by the rank as it was before.
@@ -373,14 +322,7 @@ class Entries:
                 table.absorb_shadow,
                 [(r.key, live(r.row, r.kept), r.kept, *table.padded(r.row), r.key, r.rank) for r in records],
             )
-        padded = table.padded
-        connection.executemany(
-            table.absorb,
-            [
-                (key, rank, key_id, flags, term, seq, live(row, kept), kept, *padded(row))
-                for seq, key, rank, key_id, flags, row, kept, _ in records
-            ],
-        )
+        connection.executemany(table.contend, _rows(table, term, records))
 
     def fallen_back(self, collection: Collection, term: int, records: Iterable[Incoming]) -> int:
         """How many records came after one of the same key with a greater version, in one term: to a guarded stream no
@@ -499,6 +441,23 @@ class Sight(NamedTuple):
                 kind = Kind.INSERTED if old is None else Kind.DELETED if new is None else Kind.UPDATED
                 changes.append(Change(key, kind))
         return changes
+
+
+def _rows(table: Table, term: int, records: Iterable[Incoming]) -> Iterator[tuple[SqlValue, ...]]:
+    """What `Table.enter` and `Table.contend` bind for each record."""
+    for seq, key, rank, key_id, flags, row, kept, _ in records:
+        yield key, rank, key_id, flags, term, seq, live(row, kept), kept, *table.padded(row)
+
+
+def _alike(table: Table, term: int, records: Sequence[Incoming]) -> list[SqlValue] | None:
+    """What `Table.enter_together` binds for these records; None: they are not all what it is for."""
+    shared, width = records[0].key_id, table.width
+    bound: list[SqlValue] = [shared, term]
+    for seq, key, rank, key_id, flags, row, kept, _ in records:
+        if flags or kept is not None or key_id != shared or row is None or len(row) != width:
+            return None
+        bound += (key, rank, seq, *row)
+    return bound
 
 
 def _told(columns: Sequence[Column]) -> str:

@@ -8,8 +8,8 @@ something may come that was read before.
 from typing import Final
 
 from sealwire_client.replica.database import Database
-from sealwire_client.replica.entries import Table
 from sealwire_client.replica.positions import Positions
+from sealwire_client.replica.tables import Table
 from sealwire_protocol.segment import TOMBSTONE
 
 NOTHING_SAID: Final = "_rank = NULL, _key_id = NULL, _flags = NULL, _term = NULL, _seq = NULL"

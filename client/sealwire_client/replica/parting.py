@@ -4,10 +4,11 @@ said."""
 from typing import Final, NamedTuple
 
 from sealwire_client.replica.database import Database
-from sealwire_client.replica.entries import Entries, Table
+from sealwire_client.replica.entries import Entries
 from sealwire_client.replica.errors import UnsentError
 from sealwire_client.replica.outbox import Outbox
 from sealwire_client.replica.sums import Sums
+from sealwire_client.replica.tables import Table
 from sealwire_client.replica.vaults import Vaults
 
 OF_NO_VAULT: Final = frozenset(("_awaited", "_term"))

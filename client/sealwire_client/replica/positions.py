@@ -14,13 +14,14 @@ from sealwire_protocol.lines import LostTerm
 
 class Delivery(NamedTuple):
     """Where the records of a DELIVER belong: seqs `(prev, last]` under `term`, cleaned up to `cleaned_to`; tombstones
-    up to `floor` were purged before they were read (R11)."""
+    up to `floor` were purged before they were read (R11). `goes_on`: what follows is of the same DELIVER."""
 
     term: Term
     prev: int
     last: int
     cleaned_to: int = 0
     floor: int = 0
+    goes_on: bool = False
 
 
 class Standing(NamedTuple):

@@ -14,11 +14,12 @@ from typing import Final, NamedTuple
 from sealwire_client.replica.boundaries import Boundaries
 from sealwire_client.replica.database import Database
 from sealwire_client.replica.edits import REFILLED, STRICT
-from sealwire_client.replica.entries import Change, Collection, Edit, Entries, Incoming, Table, Unopened
+from sealwire_client.replica.entries import Change, Collection, Edit, Entries, Incoming, Unopened
 from sealwire_client.replica.forgetting import NOTHING_SAID, Forgetting
 from sealwire_client.replica.outbox import Outbox
 from sealwire_client.replica.positions import Pinned, Positions, greatest_version
 from sealwire_client.replica.refills import Refill
+from sealwire_client.replica.tables import Table
 from sealwire_client.replica.values import Live
 from sealwire_protocol.history import parting
 from sealwire_protocol.ids import NO_TERM, TAG_BYTES, Position, Term, TermStart

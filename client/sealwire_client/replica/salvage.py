@@ -24,7 +24,6 @@ from typing import Any, Final, NamedTuple
 from sealwire_client.replica.damaged import DamagedFile, Row, Value, Way
 from sealwire_client.replica.database import FILE_NAME, REPAIRING, FolderLock
 from sealwire_client.replica.edits import REFILLED, STRICT
-from sealwire_client.replica.entries import Column, Table
 from sealwire_client.replica.errors import (
     OPENING,
     ReplicaFullError,
@@ -35,6 +34,7 @@ from sealwire_client.replica.errors import (
 from sealwire_client.replica.reserve import Reserve, no_room
 from sealwire_client.replica.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
 from sealwire_client.replica.sent import DOUBTFUL
+from sealwire_client.replica.tables import Column, Table
 from sealwire_client.replica.values import Live
 from sealwire_client.replica.waldamage import HEADER_BYTES, PAGE_BYTES, TORN_COMMITS_MAX, lost_commits, rebuild
 from sealwire_protocol.lines import decode_line

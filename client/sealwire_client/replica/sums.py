@@ -1,23 +1,24 @@
 """Sums: what each collection holds of the log, in one number, that two devices can compare without naming an entry.
 
 The sum is over the live entries as the log says them, tombstones and what only this device claims left out: values of
-(key, rank) under a key of the vault's, added modulo 2^256. It is kept by triggers of the writing connection, so that it
-is right whatever changes a row's rank: deliveries, confirmed writes, reconciling, repairs. Where no sum is kept yet, it
-is made by going over the rows once.
+(key, rank) under a key of the vault's, added modulo 2^256. Triggers of the writing connection keep it, so that it is
+right whatever changes a row's rank or takes a row away: deliveries, confirmed writes, reconciling, repairs. Rows that
+come with a rank do so by `Entries` alone, many at a time, and are told to `enter`: a trigger for each would take as
+long as half of SQLite's own work. Where no sum is kept yet, it is made by going over the rows once.
 """
 
 from collections.abc import Callable, Iterable
 from typing import Final
 
 from sealwire_client.replica.database import Database
-from sealwire_client.replica.entries import Collection
+from sealwire_client.replica.tables import Table
 from sealwire_protocol.ids import SUM_BYTES
 from sealwire_protocol.segment import TOMBSTONE
 
 MODULUS: Final = 1 << 8 * SUM_BYTES
 
-ValueOf = Callable[[str, bytes], int]
-"""The number of an entry that is live: of its key and packed rank, under a key of the vault's; below the modulus."""
+SumOf = Callable[[Iterable[tuple[str, bytes]]], int]
+"""The sum of live entries, each by its key and packed rank, under a key of the vault's. Not reduced by the modulus."""
 
 
 class Sums:
@@ -25,21 +26,20 @@ class Sums:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._values: dict[int, ValueOf] = {}
+        self._sum_of: dict[int, SumOf] = {}
         self._sums: dict[int, int] = {}
         self._kept: dict[int, int] = {}
         database.beside.append(self)
 
-    def keep(self, collection: Collection, value_of: ValueOf) -> None:
+    def keep(self, table: Table, sum_of: SumOf) -> None:
         """Keep a collection's sum from now on. To be called whenever it is opened, in the transaction that opens it."""
-        number, stored = collection.number, collection.table.name
+        number, stored = table.number, table.name
         connection = self._database.connection
-        self._values[number] = value_of
-        connection.create_function(f"_sum{number}", 3, self._summing(number, value_of))
+        self._sum_of[number] = sum_of
+        connection.create_function(f"_sum{number}", 3, self._summing(number, sum_of))
         live = f"_rank IS NOT NULL AND NOT {{0}}_flags & {TOMBSTONE}"
         old, new = (f"iif({of}{live.format(of)}, {of}_rank, NULL)" for of in ("old.", "new."))
         for event, when, said in (
-            ("INSERT", f"new.{live.format('new.')}", "new.key, NULL, new._rank"),
             ("UPDATE OF _rank", "old._rank IS NOT new._rank", f"new.key, {old}, {new}"),
             ("DELETE", f"old.{live.format('old.')}", "old.key, old._rank, NULL"),
         ):
@@ -53,40 +53,45 @@ class Sums:
         if found is not None:
             self._kept[number] = self._sums[number] = int.from_bytes(found[0], "big")
         else:
-            self._sums[number] = self.counted(collection)
+            self._sums[number] = self.counted(table)
 
-    def _summing(self, number: int, value_of: ValueOf) -> Callable[[str, bytes | None, bytes | None], None]:
+    def _summing(self, number: int, sum_of: SumOf) -> Callable[[str, bytes | None, bytes | None], None]:
         def changed(key: str, old: bytes | None, new: bytes | None) -> None:
-            change = 0 if new is None else value_of(key, new)
+            change = 0 if new is None else sum_of(((key, new),))
             if old is not None:
-                change -= value_of(key, old)
+                change -= sum_of(((key, old),))
             self._sums[number] = (self._sums[number] + change) % MODULUS
 
         return changed
+
+    def enter(self, table: Table, entries: Iterable[tuple[str, bytes]]) -> None:
+        """Rows of these live entries were inserted, each with its rank. Nothing if the sum is not kept in this run."""
+        if table.number in self._sums:
+            added = self._sum_of[table.number](entries)
+            self._sums[table.number] = (self._sums[table.number] + added) % MODULUS
 
     def forget(self, collection: int) -> None:
         """A collection has gone, with its rows. Part of the transaction in which it goes."""
         self._sums.pop(collection, None)
         self._kept.pop(collection, None)
-        self._values.pop(collection, None)
+        self._sum_of.pop(collection, None)
 
     def of(self, collection: int) -> int | None:
         """What a collection holds now, also within a transaction. None: its sum is not kept in this run."""
         return self._sums.get(collection)
 
-    def counted(self, collection: Collection) -> int:
+    def counted(self, table: Table) -> int:
         """The same, from its rows, all of which are read."""
-        value_of = self._values[collection.number]
         rows: Iterable[tuple[str, bytes]] = self._database.connection.execute(
-            f"SELECT key, _rank FROM {collection.table.name} WHERE _rank IS NOT NULL AND NOT _flags & {TOMBSTONE}"
+            f"SELECT key, _rank FROM {table.name} WHERE _rank IS NOT NULL AND NOT _flags & {TOMBSTONE}"
         )
-        return sum(value_of(key, rank) for key, rank in rows) % MODULUS
+        return self._sum_of[table.number](rows) % MODULUS
 
-    def is_right(self, collection: Collection) -> bool:
+    def is_right(self, table: Table) -> bool:
         """Count again. If what was kept was wrong, which nobody else is to be blamed for, it is put right."""
-        counted = self.counted(collection)
-        right = self._sums.get(collection.number) == counted
-        self._sums[collection.number] = counted
+        counted = self.counted(table)
+        right = self._sums.get(table.number) == counted
+        self._sums[table.number] = counted
         return right
 
     # --- beside a transaction

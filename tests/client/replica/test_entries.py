@@ -1,5 +1,6 @@
 import itertools
 import json
+import random
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,7 +22,7 @@ from sealwire_client.replica import (
 from sealwire_protocol.ids import StreamId
 from sealwire_protocol.limits import VERSION_LAST
 from sealwire_protocol.messages import StreamKind
-from sealwire_protocol.segment import Rank
+from sealwire_protocol.segment import TOMBSTONE, Rank
 from tests.client.replica.support import COLUMNS, T1, T2, JsonValues, Todos, edit, encode, open_todos, opened, record
 
 
@@ -48,6 +49,45 @@ def test_a_repeat_does_nothing_and_an_overlap_is_skipped(a: Todos) -> None:
     assert more.changes is not None
     assert [change.key for change in more.changes] == ["m"]
     assert a.cursor() == 3
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("kind", StreamKind)
+def test_many_records_at_once_end_as_one_by_one(tmp_path: Path, kind: StreamKind, seed: int) -> None:
+    """New keys and known ones, deletions, several of one key, values with something kept beside them, and edits that
+    wait: rows, fallen records, changes and sum are the same."""
+    chance = random.Random(seed)
+    keys = [f"{n:03}" for n in range(chance.choice((40, 300, 3_000)))]
+    records = [
+        record(seq, chance.choice(keys), f"title {seq}", chance.randrange(1, 400), salt=b"%08d" % seq)
+        for seq in range(1, 400)
+    ]
+    for place in chance.sample(range(399), chance.choice((0, 1, 60))):
+        records[place] = chance.choice(
+            (
+                records[place]._replace(row=None, flags=TOMBSTONE),
+                records[place]._replace(kept=encode(("kept", 1, "more"))),
+                records[place]._replace(row=None, kept=encode(("newer",))),
+                records[place]._replace(key_id=b"key2"),
+            )
+        )
+    edited = chance.sample(keys, chance.choice((0, 5)))
+    cuts = sorted({0, *chance.sample(range(1, 398), 3), 399})
+    with opened(tmp_path / "a", kind) as many, opened(tmp_path / "b", kind) as single:
+        for each in (many, single):
+            for key in edited:
+                each.edit(key, "mine")
+        fallen = sum(many.deliver(at, *records[at:end]).fallen for at, end in itertools.pairwise(cuts))
+        assert fallen == sum(single.deliver(at, records[at]).fallen for at in range(399))
+        assert bool(fallen) == (kind is StreamKind.GUARDED)
+        for stored in many.todos.table.stored:
+            found = [
+                each.replica.database.connection.execute(f"SELECT * FROM {stored} ORDER BY key").fetchall()
+                for each in (many, single)
+            ]
+            assert found[0] == found[1]
+        number = many.todos.number
+        assert many.replica.sums.of(number) == single.replica.sums.of(number)
 
 
 def test_a_gap_is_refused_and_changes_nothing(a: Todos) -> None:

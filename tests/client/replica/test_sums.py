@@ -88,9 +88,9 @@ def test_a_sum_lasts_and_is_undone_with_its_transaction(a: Todos, tmp_path: Path
         with suppress(ValueError), a.replica.transaction():
             a.deliver(2, record(3, "z", "three", 3))
             raise ValueError
-        assert a.replica.sums.of(a.todos.number) == a.replica.sums.counted(a.todos)
+        assert a.replica.sums.of(a.todos.number) == a.replica.sums.counted(a.todos.table)
         raise KeyError
-    assert a.replica.sums.of(a.todos.number) == a.replica.sums.counted(a.todos) == value_of("x", one.rank)
+    assert a.replica.sums.of(a.todos.number) == a.replica.sums.counted(a.todos.table) == value_of("x", one.rank)
     assert held(a, 2) is None
     a.close()
     with opened(tmp_path / "a") as again:
@@ -117,6 +117,14 @@ def test_what_is_purged_leaves_the_sum_as_it_is(a: Todos, b: Todos) -> None:
     b.replica.apply(b.todos, Delivery(T1, 3, 4, floor=3), [record(4, "z", "four", 4)])
     assert b.confirmed("y") is None
     assert held(a, 4) == held(b, 4) is not None
+
+
+def test_there_is_a_boundary_where_a_delivery_ends_and_nowhere_within(a: Todos) -> None:
+    one, two = record(1, "x", "one", 1), record(2, "y", "two", 2)
+    a.replica.apply(a.todos, Delivery(T1, 0, 1, goes_on=True), [one])
+    a.replica.apply(a.todos, Delivery(T1, 1, 2), [two])
+    assert held(a, 1) is None
+    assert held(a, 2) == sum_of(one, two)
 
 
 def test_below_what_was_cleaned_there_are_no_boundaries(a: Todos) -> None:
