@@ -29,7 +29,7 @@ LIMIT_S = 600
 LIMIT_SHORT_S = 360
 
 SEED: Final = 11
-STEP_S_MAX: Final = 60.0
+STEP_S_MAX: Final = 120.0
 """For so much progress as ends a round, on a busy machine."""
 
 CATCH_UP_S_MAX: Final = 120.0

@@ -22,7 +22,7 @@ from sealwire_protocol.ids import START
 from sealwire_protocol.messages import Wanted
 
 LIMIT_S = 180
-LIMIT_SHORT_S = 120
+LIMIT_SHORT_S = 240
 
 STALLED: Final = 200
 LISTENERS: Final = 20
@@ -44,6 +44,9 @@ LATER_SHORT_MAX: Final = 2.0
 RECENT_BYTES: Final = 4 * MIB
 """What is kept of the stream for those who catch up is full before it is measured, and so does not count."""
 
+LOADS_MAX: Final = 10
+"""How often load is put on again until all who do not read lag: on a slow machine once may be too little for that."""
+
 
 class Plan(NamedTuple):
     """How often each is measured, for how long, and how much later deliveries may come."""
@@ -54,7 +57,7 @@ class Plan(NamedTuple):
 
 
 LONG: Final = Plan(7, Span(1.5, 4.0), LATER_MAX)
-SHORT_PLAN: Final = Plan(2, Span(0.7, 1.3), LATER_SHORT_MAX)
+SHORT_PLAN: Final = Plan(3, Span(0.7, 1.3), LATER_SHORT_MAX)
 
 
 class Round(NamedTuple):
@@ -100,15 +103,16 @@ def measured(running: BenchRelay, vault: BenchVault, span: Span) -> Round:
     before = running.rss_bytes()
     deaf = uvloop.run(subscribed(running.port, vault))
     try:
-        beside = load(running, vault, span)
-        grown = running.rss_bytes() - before
-        lagging = running.metrics()["sealwire_lagging_streams"]
+        for _ in range(LOADS_MAX):
+            beside = load(running, vault, span)
+            grown = running.rss_bytes() - before
+            lagging = running.metrics()["sealwire_lagging_streams"]
+            if lagging >= STALLED:
+                return Round(alone, beside, grown)
     finally:
         for one in deaf:
             one.close()
-    if lagging < STALLED:
-        raise RuntimeError(f"only {lagging:.0f} of {STALLED} had so much sent to them that they lag: push for longer")
-    return Round(alone, beside, grown)
+    raise RuntimeError(f"only {lagging:.0f} of {STALLED} had so much sent to them that they lag")
 
 
 def prove(folder: Path, plan: Plan) -> dict[str, object]:

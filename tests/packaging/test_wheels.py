@@ -117,7 +117,7 @@ def free_port() -> int:
 
 def ready(relay: Relay) -> bool:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{relay.control_port}/readyz", timeout=2) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{relay.control_port}/readyz", timeout=READY_LIMIT_S) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return False

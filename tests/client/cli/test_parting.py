@@ -49,7 +49,7 @@ def test_a_vault_is_forgotten_whose_relay_is_gone(
 ) -> None:
     laptop, relay = machine("laptop"), Relay(environment)
     try:
-        laptop.succeed("init", "--relay", relay.address, "--name", "laptop", "--wait", "20")
+        laptop.succeed("init", "--relay", relay.address, "--name", "laptop")
         failed = laptop.run("vault", "forget", "--yes", "--without-relay")
         assert failed.code == 1 and "leave it" in failed.error
     finally:

@@ -18,15 +18,15 @@ def joins(inviter: Machine, joiner: Machine, role: str) -> None:
 
 def test_who_may_only_read_is_told_so_before_anything_is_written(a: Machine, machine: Callable[[str], Machine]) -> None:
     reader = machine("reader")
-    a.succeed("put", "notes", "k", "v", "--wait", "20")
+    a.succeed("put", "notes", "k", "v")
     joins(a, reader, "reader")
-    assert reader.succeed("get", "notes", "k", "--wait", "20").out == "v\n"
+    assert reader.succeed("get", "notes", "k").out == "v\n"
     for command in (("put", "notes", "k", "mine"), ("delete", "notes", "k")):
         done = reader.run(*command, "--wait", "0", "--json")
         assert (done.code, done.answer["error"]["kind"]) == (1, "membership")
         assert "may only read" in done.error and "ask an admin" in done.error
     assert reader.succeed("get", "notes", "k").out == "v\n"
-    assert reader.succeed("status", "--json", "--wait", "20").answer["pending"] == 0
+    assert reader.succeed("status", "--json").answer["pending"] == 0
 
 
 def test_what_a_full_vault_does_not_take_is_said_to_be_refused_and_what_to_do(
@@ -35,9 +35,9 @@ def test_what_a_full_vault_does_not_take_is_said_to_be_refused_and_what_to_do(
     a, key = machine("a"), tmp_path / "minting.key"
     relay = Relay(environment, generate_key(key))
     try:
-        a.succeed("init", "--relay", relay.address, "--token", mint(key, quota=1_000).text, "--wait", "20")
-        done = a.run("put", "notes", "k", "v" * 2_000, "--wait", "20")
-        again = a.run("stuck", "retry", "--all", "--wait", "20")
+        a.succeed("init", "--relay", relay.address, "--token", mint(key, quota=1_000).text)
+        done = a.run("put", "notes", "k", "v" * 2_000)
+        again = a.run("stuck", "retry", "--all")
     finally:
         relay.end()
     assert (done.code, done.out) == (3, "saved on this device; refused by the relay\n")
@@ -54,7 +54,7 @@ def test_a_device_that_was_removed_while_it_was_away_is_told_what_is_known(
     phone = machine("phone")
     joins(a, phone, "admin")
     a.succeed("vault", "remove", "admin", "--yes")
-    done = phone.run("put", "notes", "k", "v", "--wait", "20")
+    done = phone.run("put", "notes", "k", "v")
     assert (done.code, done.out) == (0, "saved on this device; not sent, since the relay refuses this device\n")
     for told in ("has no such vault for this device", "is kept", "ask an admin", "sealwire vault forget"):
         assert told in done.err, done.err
@@ -62,8 +62,8 @@ def test_a_device_that_was_removed_while_it_was_away_is_told_what_is_known(
         failed = phone.run(*command, "--json")
         assert (failed.code, failed.answer["error"]["kind"]) == (1, "no_vault")
         assert "has no such vault" in failed.error and "sealwire vault forget" in failed.error
-    assert phone.run("vault", "forget", "--yes", "--json", "--wait", "20").answer["error"]["kind"] == "unsent"
-    phone.succeed("vault", "forget", "--yes", "--discard-unsent", "--wait", "20")
+    assert phone.run("vault", "forget", "--yes", "--json").answer["error"]["kind"] == "unsent"
+    phone.succeed("vault", "forget", "--yes", "--discard-unsent")
 
 
 def test_whatever_would_change_a_vault_that_was_deleted_says_so(
@@ -80,7 +80,7 @@ def test_whatever_would_change_a_vault_that_was_deleted_says_so(
         ("put", "notes", "k", "v"),
     )
     try:
-        laptop.succeed("init", "--relay", relay.address, "--wait", "20")
+        laptop.succeed("init", "--relay", relay.address)
         invited(laptop, phone)
         laptop.succeed("vault", "delete", "--yes")
         failed = [laptop.run(*command, "--json") for command in asked]
