@@ -7,7 +7,7 @@ guarded one it silently replaces what stood there before the loss, or was given 
 wrote there since did so without knowing it, and that is a conflict.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import NamedTuple
 
 from sealwire_protocol.conditions import Current, Judged
@@ -16,7 +16,7 @@ from sealwire_protocol.history import is_lost, loss_before
 from sealwire_protocol.ids import Tag
 from sealwire_protocol.lines import Line, compared_at, decode_held, is_of_one_line
 from sealwire_protocol.messages import StreamKind, StreamState
-from sealwire_protocol.segment import FLAGS_KNOWN, TOMBSTONE, Survey, read_record
+from sealwire_protocol.segment import FLAGS_KNOWN, TOMBSTONE, WALK_RECORDS, Survey, finished, read_record
 
 
 class Returned(NamedTuple):
@@ -33,9 +33,14 @@ class Returned(NamedTuple):
 
 
 def survey_refill(data: bytes) -> Survey:
+    """What `surveying_refill` finds. Raises DecodeError."""
+    return finished(surveying_refill(data))
+
+
+def surveying_refill(data: bytes) -> Generator[None, None, Survey]:
     """Walk a refilled group: all records fresh (no skips), of any authors and keys. Raises DecodeError.
 
-    `author` and `epoch` are the greatest in it, and `key_id` is that of the greatest epoch.
+    `author` and `epoch` are the greatest in it, and `key_id` is that of the greatest epoch. Pauses as `surveying` does.
     """
     at, count, top, lowest, author, epoch, key_id, end = 0, 0, 0, 1 << 64, 0, 0, b"", len(data)
     flags = FLAGS_KNOWN
@@ -50,6 +55,8 @@ def survey_refill(data: bytes) -> Survey:
         elif record.epoch == epoch and record.key_id != key_id:
             raise DecodeError("the records of one group name two keys of one epoch")
         count += 1
+        if not count % WALK_RECORDS:
+            yield
         top, lowest, author = max(top, record.version), min(lowest, record.version), max(author, record.author)
         flags &= record.flags
     if not count:

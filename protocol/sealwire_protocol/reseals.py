@@ -13,7 +13,7 @@ terms, when it sealed. What was forgotten since is not brought back. In a guarde
 replaces, which has its own version.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import NamedTuple
 
 from sealwire_protocol.conditions import Current, Judged
@@ -22,8 +22,8 @@ from sealwire_protocol.fields import POSITION
 from sealwire_protocol.history import term_at
 from sealwire_protocol.ids import Position, Tag
 from sealwire_protocol.messages import REFILL, RESEAL, StreamState
-from sealwire_protocol.refills import survey_refill
-from sealwire_protocol.segment import SALT_BYTES, TOMBSTONE, Survey, read_record, survey
+from sealwire_protocol.refills import surveying_refill
+from sealwire_protocol.segment import SALT_BYTES, TOMBSTONE, Survey, finished, read_record, surveying
 
 
 class Resealed(NamedTuple):
@@ -41,8 +41,13 @@ class Resealed(NamedTuple):
 
 
 def survey_of(flags: int, records: bytes) -> Survey:
-    """Walk a group of a push with these flags. Raises DecodeError."""
-    return survey_refill(records) if flags & REFILL else survey(records, any_author=bool(flags & RESEAL))
+    """What `surveying_of` finds. Raises DecodeError."""
+    return finished(surveying_of(flags, records))
+
+
+def surveying_of(flags: int, records: bytes) -> Generator[None, None, Survey]:
+    """Walk a group of a push with these flags, with pauses. Raises DecodeError."""
+    return surveying_refill(records) if flags & REFILL else surveying(records, any_author=bool(flags & RESEAL))
 
 
 def encode_applied(applied: Position) -> bytes:

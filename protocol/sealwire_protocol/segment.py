@@ -12,10 +12,10 @@ its numbers fit, so that one record has exactly one encoding and a replica can r
 53 bytes a record beside the padded plaintext, its skip count included.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from struct import Struct
 from struct import error as StructError
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from sealwire_protocol.errors import CloseCode, DecodeError, LocalMisuse
 from sealwire_protocol.ids import KEY_ID_BYTES, TAG_BYTES, Author, KeyId, Tag
@@ -46,6 +46,11 @@ _RANK: Final = Struct(f">QHI{SALT_BYTES}s")
 _KIND_COMPACT: Final = FORMAT << 4
 _VARINT_BYTES_MAX: Final = 9
 _ONE_BYTE: Final = tuple(bytes((value,)) for value in range(0x80))
+
+WALK_RECORDS: Final = 256
+"""Of a pushed group between two pauses: a quarter of a millisecond."""
+
+T = TypeVar("T")
 
 SEQ_LAST: Final = (1 << 63) - 1
 """The greatest position that a varint, and a database's integer, can hold."""
@@ -225,11 +230,27 @@ class Survey(NamedTuple):
     flags: int
 
 
+def finished(walk: Generator[None, None, T]) -> T:
+    """Go a walk to its end without a pause; what it has found."""
+    while True:
+        try:
+            next(walk)
+        except StopIteration as end:
+            found: T = end.value
+            return found
+
+
 def survey(data: bytes, any_author: bool = False) -> Survey:
+    """What `surveying` finds. Raises DecodeError."""
+    return finished(surveying(data, any_author))
+
+
+def surveying(data: bytes, any_author: bool = False) -> Generator[None, None, Survey]:
     """Walk a pushed group: all records fresh (no skips), of one author (unless any will do) and one key. Raises
     DecodeError.
 
-    `top` and `lowest` are the greatest and smallest version in it, `author` is the first one's.
+    `top` and `lowest` are the greatest and smallest version in it, `author` is the first one's. It pauses after every
+    WALK_RECORDS, so that other work need not wait for all of them.
     """
     at, count, top, lowest, flags, end = 0, 0, 0, 1 << 64, FLAGS_KNOWN, len(data)
     unpack, ends = _COMPACT_HEADER.unpack_from, OVERHEAD_BYTES_MIN
@@ -256,6 +277,8 @@ def survey(data: bytes, any_author: bool = False) -> Survey:
         elif key != (epoch, key_id):
             raise DecodeError("the records of one group name different keys")
         count += 1
+        if not count % WALK_RECORDS:
+            yield
         top = max(top, version)
         lowest = min(lowest, version)
         flags &= kind

@@ -16,8 +16,8 @@ RESUME_SHARE: Final = 0.5
 """Share of a limit below which reading goes on: well below, so that it is not switched at every push."""
 
 OVERRUN: Final = 2
-"""At so many times the limit in all a connection is ended instead. Held back, each may still bring what was read of it
-at that moment, up to 256 KB: only hundreds that begin to push at once, all with large pushes, come to this."""
+"""At so many times the limit in all a connection is ended instead. Held back, each has still brought the push at which
+that was noticed: only hundreds that begin to push at once, all with large pushes, come to this."""
 
 
 @dataclass(slots=True)

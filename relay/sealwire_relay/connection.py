@@ -6,7 +6,7 @@ No task, no timer and no compressor of its own. What is written in one turn of t
 import asyncio
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from http import HTTPStatus
 from typing import Any, Final, cast
 
@@ -51,9 +51,14 @@ LOGIN_BYTES_MAX: Final = 4_096
 """All that a peer may send from opening a WebSocket until it is known: HELLO and PROVE have some 1,200 bytes each. So
 strangers make the relay hold no more, nor look at a flood of tiny frames, which cost it half a microsecond a byte."""
 
-TURN_BYTES_MAX: Final = 16_384
-"""Bytes of one socket that are looked at before the others have their turn. uvloop reads 250,000 at once, 32 times that
-before it looks at another one, if it is never empty: megabytes, which tiny frames make seconds of work."""
+SLICE_BYTES: Final = 16_384
+"""What is carried out of one socket before the others have their turn: a quarter of a millisecond of work. What comes
+in more at once waits, and nothing more is read of that socket meanwhile. Of all sockets on which something waits so one
+has its slice in each turn of the event loop, in which whoever says little is heard at once."""
+
+MESSAGE_BYTES: Final = 2_048
+CONTROL_BYTES: Final = 128
+"""What a message, or a ping, counts for beside its bytes: the work that it makes even if it says nothing."""
 
 JOINED_BYTES_MAX: Final = 16_384
 """Messages up to here are copied to leave in one piece with others, which costs less than to send more pieces. Larger
@@ -84,18 +89,19 @@ class Connection(asyncio.Protocol):
         "_heard",
         "_held",
         "_host",
+        "_incoming",
         "_leaving",
         "_login_by",
         "_out",
         "_reader",
         "_request",
-        "_rest",
         "_stalled",
         "_strange",
         "_tls",
         "_told",
         "_transport",
         "_unproxied",
+        "_work",
         "session",
         "site",
     )
@@ -109,8 +115,10 @@ class Connection(asyncio.Protocol):
         self._heard = self._begun = 0.0
         self._login_by: float | None = None
         self._closing = self._held = self._stalled = self._leaving = False
-        self._rest = b""
-        """What has been read, and is looked at when the others have had their turn."""
+        self._incoming: Iterator[tuple[Opcode, bytes]] | None = None
+        """What has been read, and is carried out when the others have had their turn."""
+        self._work: Iterator[None] | None = None
+        """What is left of a large push that is being admitted, before the rest of `_incoming`."""
         self._strange = 0
         """Bytes that came before it was known who sends them."""
         self._tls: TlsTransport | None = None
@@ -156,13 +164,18 @@ class Connection(asyncio.Protocol):
                 data = self._introduced(data)
             if self._tls is not None and data:
                 data = self._tls.receive(data)
-            if data:
-                self._look_at(data)
+            if not data:
+                pass
+            elif self._reader is None:
+                self._shake_hands(data)
+            else:
+                self._read(data)
         except RemoteFault as fault:
             self._fail(fault)
-        if (size > TURN_BYTES_MAX or self._rest) and self._transport is not None and not self._closing:
+        if (size > SLICE_BYTES or self._incoming is not None) and self._transport is not None and not self._closing:
+            # uvloop reads 250,000 bytes at once, and a socket that is never empty 32 times before it looks at another.
             self._transport.pause_reading()
-            asyncio.get_running_loop().call_soon(self._read_on)
+            self._host.turn_soon(self)
 
     def pause_writing(self) -> None:
         """The peer does not read: its streams wait for it in storage."""
@@ -179,22 +192,12 @@ class Connection(asyncio.Protocol):
         self._transport = None
         self._closing = True
         self._out = None
-        self._request = self._rest = b""
-        self._reader = None
+        self._request = b""
+        self._reader = self._incoming = self._work = None
         self.session.handle(Lost())
         self._host.lost(self)
 
     # --- coming in
-
-    def _look_at(self, data: bytes) -> None:
-        """What was said, up to as much as one may say in a turn. Raises RemoteFault."""
-        if self._reader is None:
-            self._shake_hands(data)
-        elif len(data) > TURN_BYTES_MAX:
-            self._rest = data[TURN_BYTES_MAX:]
-            self._read(data[:TURN_BYTES_MAX])
-        else:
-            self._read(data)
 
     def _fail(self, fault: RemoteFault) -> None:
         if self._reader is None:
@@ -285,16 +288,23 @@ class Connection(asyncio.Protocol):
             self._strange += len(data)
             if self._strange > LOGIN_BYTES_MAX:
                 raise RemoteFault(f"a login has no more than {LOGIN_BYTES_MAX} bytes", CloseCode.TOO_LARGE)
-        ping: bytes | None = None
-        session, heard = self.session, self._heard
         if not reader.incomplete:
-            self._begun = heard
-        for opcode, payload in reader.feed(data):
+            self._begun = self._heard
+        self._incoming = reader.feed(data)
+        if len(data) <= SLICE_BYTES:
+            self._take_slice()
+
+    def _take_slice(self) -> None:
+        """Carry out what has come in, up to a slice; what is left stays in `_incoming`. Raises RemoteFault."""
+        ping: bytes | None = None
+        session, heard, size = self.session, self._heard, 0
+        for opcode, payload in self._incoming or ():
             self._begun = heard
             if opcode is Opcode.BINARY:
                 if session.device is None and self._misused(payload, "data port: a login"):
                     self.handle(Stop(CloseCode.LOGIN_REFUSED, ADMIN_TOKENS))
                     return
+                size += MESSAGE_BYTES
                 self.handle(Received(payload, heard))
             elif opcode is Opcode.PING:
                 ping = payload
@@ -302,8 +312,13 @@ class Connection(asyncio.Protocol):
                 self._end(close_frame(CloseCode.NORMAL, ""))
             if self._closing:
                 return
+            size += CONTROL_BYTES + len(payload)
+            if size >= SLICE_BYTES or self._held or self._work is not None:
+                break
+        else:
+            self._incoming = None
         if ping is not None:
-            # RFC 6455 5.5.3: of several pings the last one may be answered alone, so a flood costs one pong a read.
+            # RFC 6455 5.5.3: of several pings the last one may be answered alone, so a flood costs one pong a slice.
             self.send_frame(pong_frame(ping))
 
     def _misused(self, data: bytes, asked: str) -> bool:
@@ -314,17 +329,25 @@ class Connection(asyncio.Protocol):
         self._host.misused(token, self.address, asked)
         return True
 
-    def _read_on(self) -> None:
-        """The others have had their turn."""
-        rest, self._rest = self._rest, b""
-        if rest and not (self._closing or self._leaving):
+    def on_turn(self) -> None:
+        """The others have had their turn: carry out more of what has come in, or read on."""
+        transport = self._transport
+        if transport is None or transport.is_closing() or self._held:
+            return  # `go_on` asks for another turn
+        if self._work is not None and not self._closing:
+            if next(self._work, self) is self:
+                self._work = None
+        elif self._incoming is not None and not (self._closing or self._leaving):
             try:
-                self._look_at(rest)
+                self._take_slice()
             except RemoteFault as fault:
                 self._fail(fault)
-            asyncio.get_running_loop().call_soon(self._read_on)
-        elif self._transport is not None and not self._transport.is_closing() and not self._held:
-            self._transport.resume_reading()
+        if self._closing or self._leaving:
+            self._incoming = None
+        if self._work is not None or self._incoming is not None:
+            self._host.turn_soon(self)
+        elif not self._held:
+            transport.resume_reading()
 
     def hold_back(self) -> None:
         """Read nothing more until `go_on`: what the peer sends waits in the kernel, then at the peer."""
@@ -337,7 +360,7 @@ class Connection(asyncio.Protocol):
         if self._held:
             self._held = False
             self._heard = self._begun = asyncio.get_running_loop().time()
-            self._read_on()
+            self._host.turn_soon(self)
 
     # --- going out
 
@@ -361,7 +384,7 @@ class Connection(asyncio.Protocol):
             if isinstance(effect, Send):
                 self._send(effect.data)
             elif isinstance(effect, Do):
-                self._host.do(self, effect.message)
+                self._work = self._host.do(self, effect.message) or self._work
             elif isinstance(effect, Pump):
                 self._host.pump(self)
             elif isinstance(effect, Noted):

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Coroutine
+from collections import OrderedDict
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 from sealwire_protocol.errors import Action, CloseCode, FaultCode, RemoteFault
@@ -27,7 +28,7 @@ from sealwire_relay.requests import Requests
 from sealwire_relay.settings import Settings
 from sealwire_relay.sites import Sites, site_of
 from sealwire_relay.tls import LOOK_SECONDS, Certificate
-from sealwire_relay.view import admit, size_of
+from sealwire_relay.view import admitting, size_of
 from sealwire_relay.waves import WAVE_SECONDS, plan, return_ms
 from sealwire_relay.wheel import Wheel
 
@@ -71,6 +72,7 @@ class Gateway:
         )
         self._empty = asyncio.Event()
         self.written: list[Peer] = []
+        self._turns: OrderedDict[Peer, None] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
@@ -202,20 +204,23 @@ class Gateway:
         """An admin token was shown where it is worth nothing."""
         self._audit.note(token, address, asked, "refused: it is the data port")
 
-    def do(self, peer: Peer, message: Message) -> None:
+    def do(self, peer: Peer, message: Message) -> Iterator[None] | None:
         """Route what a device asks for."""
         device = peer.device
         if device is None:
-            return
+            return None
         if isinstance(message, Push):
-            self._push(peer, device, message)
-            return
+            work = self._push(peer, device, message)
+            for _ in work:
+                return work
+            return None
         if isinstance(message, Subscribe):
             self._fanout.sync(peer, message.vault, [wanted.stream for wanted in message.streams])
         self._spawn(self._requests.carry_out(peer, device, message))
+        return None
 
-    def _push(self, peer: Peer, device: DeviceKey, push: Push) -> None:
-        """Admit a push, unless its device or its vault has pushed too much of late."""
+    def _push(self, peer: Peer, device: DeviceKey, push: Push) -> Iterator[None]:
+        """Admit a push, with pauses, unless its device or its vault has pushed too much of late."""
         size = size_of(push)
         now = asyncio.get_running_loop().time()
         limited = self._push_limits.take(device, push.vault, push.batch, size, now)
@@ -226,7 +231,7 @@ class Gateway:
             peer.handle(Refuse(FaultCode.OVERLOADED, Action.RETRY, why, 0, push.vault, push.batch, retry_ms))
             return
         try:
-            admitted = admit(device, push)
+            admitted = yield from admitting(device, push)
         except RemoteFault as fault:
             peer.handle(Stop(fault.code, str(fault)))
             return
@@ -256,6 +261,19 @@ class Gateway:
         written, self.written = self.written, []
         for peer in written:
             peer.flush()
+
+    def turn_soon(self, peer: Peer) -> None:
+        """Have connections that bring much go on in turns, one in each turn of the event loop: so the others, whose
+        little is heard at once, wait for one slice, however many bring much."""
+        if not self._turns:
+            asyncio.get_running_loop().call_soon(self._next_turn)
+        self._turns[peer] = None
+
+    def _next_turn(self) -> None:
+        peer, _ = self._turns.popitem(last=False)
+        if self._turns:
+            asyncio.get_running_loop().call_soon(self._next_turn)
+        peer.on_turn()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

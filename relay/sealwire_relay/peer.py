@@ -1,5 +1,6 @@
 """What the parts below the gateway see of a connected device, and what a connection sees of its gateway."""
 
+from collections.abc import Iterator
 from typing import Protocol
 
 from sealwire_protocol.errors import CloseCode
@@ -37,6 +38,9 @@ class Peer(Protocol):
 
     def close(self, code: CloseCode, reason: str) -> None:
         """End the connection."""
+
+    def on_turn(self) -> None:
+        """It is its turn to go on with what has come in."""
 
     def hold_back(self) -> None:
         """Read nothing more from it until `go_on`; it is not given up for that."""
@@ -77,8 +81,9 @@ class Host(Protocol):
     def misused(self, token: bytes, address: str, asked: str) -> None:
         """An admin token was shown here, whose hash this is; whoever did it is sent away."""
 
-    def do(self, peer: Peer, message: Message) -> None:
-        """A device asks for this."""
+    def do(self, peer: Peer, message: Message) -> Iterator[None] | None:
+        """A device asks for this. What it returns is to be gone on with, a step in each turn of the device's, before
+        anything else that it says is looked at."""
 
     def noted(self, peer: Peer, positions: tuple[Acked, ...]) -> None:
         """A device has durably applied these positions."""
@@ -91,3 +96,6 @@ class Host(Protocol):
 
     def flush_soon(self) -> None:
         """Call `flush` of all that are `written` when this turn of the event loop is over."""
+
+    def turn_soon(self, peer: Peer) -> None:
+        """Call `on_turn` when all that asked before have had their turn: one in each turn of the event loop."""

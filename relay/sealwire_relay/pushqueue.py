@@ -1,6 +1,7 @@
 """Pushes that wait for a commit: each vault's in the order in which they came, the vaults by turns. Pure.
 
-However much one vault pushes, what another one has pushed is in the next commit, unless more vaults wait than fit.
+A vault of which little waits shares its commit with others like it, never with one that is busy; both kinds of commit
+alternate. So what little is pushed to a vault waits for no large commit but one that has begun, if no writer is free.
 What is pushed to a vault while a commit of it is under way waits until that has ended.
 """
 
@@ -14,8 +15,9 @@ from sealwire_relay.view import Admitted
 
 TURN_BYTES: Final = 65_536
 TURN_RECORDS: Final = 1_024
-"""What a vault gives to a commit before it is another one's turn: a push or two of one that is busy, all that others
-have. So a hundred vaults fit into one commit, whatever each of them pushes."""
+TURN_PUSHES: Final = 32
+"""What a vault gives to a commit before it is another one's turn: all that most have, some pushes of one that is busy,
+which is one of which more waits. So a hundred vaults fit into one commit, whatever each of them pushes."""
 
 
 class Waiting(NamedTuple):
@@ -29,12 +31,39 @@ class Waiting(NamedTuple):
 Batch: TypeAlias = dict[VaultId, list[Waiting]]
 
 
+class _Line:
+    """What waits of one vault."""
+
+    __slots__ = ("items", "records", "size")
+
+    def __init__(self) -> None:
+        self.items: deque[Waiting] = deque()
+        self.records = self.size = 0
+
+    @property
+    def is_busy(self) -> bool:
+        return self.records > TURN_RECORDS or self.size > TURN_BYTES or len(self.items) > TURN_PUSHES
+
+    def add(self, waiting: Waiting) -> None:
+        self.items.append(waiting)
+        self.records += waiting.admitted.records
+        self.size += waiting.admitted.size
+
+    def next(self) -> Waiting:
+        waiting = self.items.popleft()
+        self.records -= waiting.admitted.records
+        self.size -= waiting.admitted.size
+        return waiting
+
+
 class PushQueue:
     """What waits. `size`: the bytes of all of it."""
 
     def __init__(self) -> None:
-        self._vaults: OrderedDict[VaultId, deque[Waiting]] = OrderedDict()
-        self._taken: dict[VaultId, deque[Waiting]] = {}
+        self._calm: OrderedDict[VaultId, _Line] = OrderedDict()
+        self._busy: OrderedDict[VaultId, _Line] = OrderedDict()
+        self._taken: dict[VaultId, _Line] = {}
+        self._busy_next = False
         self._count = 0
         self.size = 0
 
@@ -44,7 +73,7 @@ class PushQueue:
     @property
     def is_ready(self) -> bool:
         """True if there is something to take."""
-        return bool(self._vaults)
+        return bool(self._calm or self._busy)
 
     @property
     def is_idle(self) -> bool:
@@ -54,43 +83,55 @@ class PushQueue:
     def add(self, waiting: Waiting) -> bool:
         """The last of its vault. Returns whether there is something to take that was not there before: of another vault
         than wait already."""
-        admitted = waiting.admitted
-        vault = admitted.push.vault
+        vault = waiting.admitted.push.vault
         self._count += 1
-        self.size += admitted.size
-        queue = self._taken.get(vault)
-        if queue is None:
-            queue = self._vaults.get(vault)
-        if queue is not None:
-            queue.append(waiting)
+        self.size += waiting.admitted.size
+        line = self._taken.get(vault) or self._busy.get(vault)
+        if line is not None:
+            line.add(waiting)
             return False
-        self._vaults[vault] = deque((waiting,))
-        return True
+        known = self._calm.get(vault)
+        line = known or _Line()
+        line.add(waiting)
+        self._put(vault, line)
+        return known is None
+
+    def _put(self, vault: VaultId, line: _Line) -> None:
+        """Let it wait where it belongs by what is in it."""
+        if line.is_busy:
+            self._calm.pop(vault, None)
+            self._busy[vault] = line
+        else:
+            self._calm[vault] = line
 
     def take(self, records_max: int, bytes_max: int) -> Batch:
         """Take out what is next, until there are so many records or bytes of it; it may be one push more. Nothing more
         is taken of these vaults until they are given back."""
+        busy = bool(self._busy) and (self._busy_next or not self._calm)
+        waiting = self._busy if busy else self._calm
+        self._busy_next = bool(self._busy) and not busy
         taken: Batch = {}
         records = size = 0
-        while self._vaults and records < records_max and size < bytes_max:
-            vault, queue = self._vaults.popitem(last=False)
+        while waiting and records < records_max and size < bytes_max:
+            vault, line = waiting.popitem(last=False)
             items = taken.setdefault(vault, [])
-            before = records, size
+            before = records, size, len(items)
             while (
-                queue
+                line.items
                 and records - before[0] < TURN_RECORDS
                 and size - before[1] < TURN_BYTES
+                and len(items) - before[2] < TURN_PUSHES
                 and records < records_max
                 and size < bytes_max
             ):
-                waiting = queue.popleft()
-                items.append(waiting)
-                records += waiting.admitted.records
-                size += waiting.admitted.size
-            if queue:
-                self._vaults[vault] = queue
+                item = line.next()
+                items.append(item)
+                records += item.admitted.records
+                size += item.admitted.size
+            if line.items:
+                waiting[vault] = line
         for vault in taken:
-            self._taken[vault] = self._vaults.pop(vault, deque())
+            self._taken[vault] = waiting.pop(vault) if vault in waiting else _Line()
         self._count -= sum(map(len, taken.values()))
         self.size -= size
         return taken
@@ -98,21 +139,27 @@ class PushQueue:
     def give_back(self, vaults: Iterable[VaultId]) -> None:
         """What was taken of these vaults has its verdict: the next may be taken, after all others' turn."""
         for vault in vaults:
-            if queue := self._taken.pop(vault):
-                self._vaults[vault] = queue
+            line = self._taken.pop(vault)
+            if line.items:
+                self._put(vault, line)
 
     def take_of(self, pushers: Collection[tuple[VaultId, DeviceKey]]) -> list[Waiting]:
         """Take out all that these devices have pushed to these vaults, in its order."""
         found: list[Waiting] = []
         for vault in dict.fromkeys(vault for vault, _ in pushers):
-            place = self._taken if vault in self._taken else self._vaults
-            kept: deque[Waiting] = deque()
-            for waiting in place.get(vault, ()):
-                (found if (vault, waiting.admitted.device) in pushers else kept).append(waiting)
-            if kept or place is self._taken:
+            place = next((place for place in (self._taken, self._calm, self._busy) if vault in place), None)
+            if place is None:
+                continue
+            kept = _Line()
+            for waiting in place[vault].items:
+                if (vault, waiting.admitted.device) in pushers:
+                    found.append(waiting)
+                else:
+                    kept.add(waiting)
+            if kept.items or place is self._taken:
                 place[vault] = kept
             else:
-                place.pop(vault, None)
+                del place[vault]
         self._count -= len(found)
         self.size -= sum(waiting.admitted.size for waiting in found)
         return found

@@ -263,14 +263,14 @@ class Settings:
         4_096, "Connections that the kernel holds until they are accepted: a fleet that returns at once.", 1, 65_535
     )
     commit_records_max: int = _setting(
-        32_768,
-        "Records in one group commit: some 40 ms of writing, so that nobody waits longer for a verdict.",
+        4_096,
+        "Records in one group commit: some 5 ms of writing, so that nobody waits longer for a verdict or a core.",
         limits.PUSH_RECORDS_MAX,
         1_048_576,
     )
     commit_bytes_max: int = _setting(
-        8_388_608,
-        "Record bytes in one group commit: bounds the memory of one, and its time on a slow disk.",
+        1_048_576,
+        "Record bytes in one group commit: bounds the memory of one, and the time for which it keeps the disk.",
         limits.FRAME_BYTES_MAX,
         268_435_456,
     )

@@ -4,7 +4,7 @@ A decision changes only the working copy (`Draft`); the view takes it over when 
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -31,7 +31,7 @@ from sealwire_protocol.messages import (
 )
 from sealwire_protocol.refills import Returned, is_outdated, judge_returned, read_returned
 from sealwire_protocol.relay_session import another_member, term_changed
-from sealwire_protocol.reseals import Resealed, decode_applied, judge_resealed, read_resealed, survey_of
+from sealwire_protocol.reseals import Resealed, decode_applied, judge_resealed, read_resealed, surveying_of
 from sealwire_protocol.segment import TOMBSTONE, Survey
 from sealwire_relay.quota import Allowance
 from sealwire_relay.store.interface import (
@@ -129,8 +129,8 @@ def size_of(push: Push) -> int:
     return size
 
 
-def admit(device: DeviceKey, push: Push) -> Admitted:
-    """Walk a push's bytes. Raises RemoteFault: the sender is no honest client."""
+def admitting(device: DeviceKey, push: Push) -> Generator[None, None, Admitted]:
+    """Walk a push's bytes, with pauses. Raises RemoteFault: the sender is no honest client."""
     flags, groups = push.flags, push.groups
     if len(groups) > 1 and len({group.stream for group in groups}) < len(groups):
         raise RemoteFault("a push names a stream twice")
@@ -138,7 +138,7 @@ def admit(device: DeviceKey, push: Push) -> Admitted:
     records = 0
     plain = not flags & (REFILL | RESEAL)
     for stream, conditions, body in groups:
-        found = survey_of(flags, body)
+        found = yield from surveying_of(flags, body)
         surveys.append(found)
         records += found.records
         plain = plain and not conditions

@@ -1,17 +1,26 @@
 """Floods: what one socket sends is looked at in turns with all others, and of a stranger's very little."""
 
+import asyncio
+import contextlib
 from collections.abc import Iterator
 
 import pytest
 from websockets.frames import Opcode
 
+from sealwire_protocol import codec
 from sealwire_protocol.errors import CloseCode
-from sealwire_relay.connection import LOGIN_BYTES_MAX, TURN_BYTES_MAX, Connection
+from sealwire_protocol.messages import Push
+from sealwire_protocol.segment import WALK_RECORDS
+from sealwire_relay.connection import CONTROL_BYTES, LOGIN_BYTES_MAX, MESSAGE_BYTES, SLICE_BYTES, Connection
 from sealwire_relay.frames import FrameReader
 from tests.relay.test_connection import logged_in
 from tests.support.aio import asyncio_test
+from tests.support.device import Device, Identity, group, record, stream_id
 from tests.support.relay import running, turns_until
 from tests.support.stranger import BINARY, PING, PONG, Stranger, frame
+
+ANNA = Identity(1)
+TODOS = stream_id(1)
 
 
 @asyncio_test
@@ -38,10 +47,10 @@ async def test_a_flood_of_tiny_messages_lets_the_others_have_their_turn(monkeypa
 
     async with running() as relay, await logged_in(relay.port) as stranger:
         monkeypatch.setattr(Connection, "data_received", watched)
-        tiny = frame(BINARY, b"\x01")
-        stranger.send(tiny * (TURN_BYTES_MAX // len(tiny)))
+        tiny, slice_of = frame(BINARY, b"\x01"), SLICE_BYTES // (MESSAGE_BYTES + CONTROL_BYTES)
+        stranger.send(tiny * slice_of)
         await turns_until(lambda: len(paused) == 1)
-        stranger.send(tiny * (TURN_BYTES_MAX // len(tiny) + 1))
+        stranger.send(tiny * 2 * slice_of)
         await turns_until(lambda: len(paused) == 2)
         stranger.send(tiny)
         await turns_until(lambda: len(paused) == 3)
@@ -50,25 +59,88 @@ async def test_a_flood_of_tiny_messages_lets_the_others_have_their_turn(monkeypa
 
 @asyncio_test
 async def test_what_was_read_at_once_is_looked_at_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    looked: list[int] = []
-    feed = FrameReader.feed
+    feed, looked = FrameReader.feed, [0]
 
     def watched(self: FrameReader, data: bytes) -> Iterator[tuple[Opcode, bytes]]:
-        looked.append(len(data))
-        return feed(self, data)
+        for message in feed(self, data):
+            looked[-1] += 1
+            yield message
+
+    on_turn = Connection.on_turn
+
+    def counted(self: Connection) -> None:
+        looked.append(0)
+        on_turn(self)
 
     async with running() as relay, await logged_in(relay.port) as stranger:
         (connection,) = relay.plane._gateway._connections
-        sent = b"".join(frame(PING, n.to_bytes(2, "big")) for n in range(20_000))
         monkeypatch.setattr(FrameReader, "feed", watched)
-        connection.data_received(sent)
-        assert looked == [TURN_BYTES_MAX]
+        monkeypatch.setattr(Connection, "on_turn", counted)
+        connection.data_received(b"".join(frame(PING, n.to_bytes(2, "big")) for n in range(20_000)))
         last: tuple[int, bytes] | None = None
         while last != (PONG, (19_999).to_bytes(2, "big")):
             last = await stranger.receive()
-        assert sum(looked) == len(sent) and max(looked) == TURN_BYTES_MAX
+        assert sum(looked) == 20_000 and max(looked) <= SLICE_BYTES // CONTROL_BYTES + 1
         stranger.send(frame(PING, b"heard"))
         assert await stranger.receive() == (PONG, b"heard")
+
+
+@asyncio_test
+async def test_of_many_that_bring_much_one_goes_on_in_each_turn_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So whoever says little waits for the slice of one of them, not for one of each."""
+    went_on: list[int] = []
+    on_turn, turn = Connection.on_turn, [0]
+
+    def counted(self: Connection) -> None:
+        went_on.append(turn[0])
+        on_turn(self)
+
+    async with running() as relay, contextlib.AsyncExitStack() as stack:
+        for _ in range(4):
+            await stack.enter_async_context(await logged_in(relay.port))
+        monkeypatch.setattr(Connection, "on_turn", counted)
+        for connection in relay.plane._gateway._connections:
+            connection.data_received(frame(PING) * 5_000)
+        assert not went_on, "who brings much has no slice before its turn"
+        while any(connection._incoming is not None for connection in relay.plane._gateway._connections):
+            turn[0] += 1
+            await asyncio.sleep(0)
+        assert len(went_on) == len(set(went_on)) > 4
+
+
+@asyncio_test
+async def test_a_large_push_is_admitted_in_turns_and_what_follows_it_stays_behind_it() -> None:
+    async with running() as relay, await Device.open(relay.port, ANNA) as anna:
+        vault, _ = await anna.create_vault()
+        await anna.create_stream(vault, TODOS)
+        term = (await anna.subscribe(vault)).term
+        (connection,) = relay.plane._gateway._connections
+        sealed = [group(TODOS, *(record(place + 1, tag=place) for place in range(records))) for records in (1_000, 1)]
+        pushes = [Push(vault, term, batch, 0, (pushed,)) for batch, pushed in enumerate(sealed, 1)]
+        connection.data_received(b"".join(frame(BINARY, codec.encode(push)) for push in pushes))
+        steps = 0
+        while relay.plane._ingest.unanswered == 0:
+            assert connection._transport is not None and not connection._transport.is_reading()
+            await asyncio.sleep(0)
+            steps += connection._work is not None
+        assert steps >= 1_000 // WALK_RECORDS
+        told = [await anna.verdict(vault, push.batch) for push in pushes]
+        assert [(one.batch, one.appended[0].first) for one in told] == [(1, 1), (2, 1_001)]
+
+
+@asyncio_test
+async def test_a_relay_that_stops_answers_a_push_that_is_being_admitted() -> None:
+    async with running() as relay, await Device.open(relay.port, ANNA) as anna:
+        vault, _ = await anna.create_vault()
+        await anna.create_stream(vault, TODOS)
+        term = (await anna.subscribe(vault)).term
+        (connection,) = relay.plane._gateway._connections
+        sealed = group(TODOS, *(record(place + 1, tag=place) for place in range(1_000)))
+        connection.data_received(frame(BINARY, codec.encode(Push(vault, term, 1, 0, (sealed,)))))
+        await turns_until(lambda: connection._work is not None)
+        connection.leave(1_000)
+        assert (await anna.verdict(vault, 1)).appended[0].records == 1_000
+        assert await anna.closed() == CloseCode.RESTARTING
 
 
 @asyncio_test
@@ -76,11 +148,11 @@ async def test_what_was_read_is_not_looked_at_once_the_connection_ends() -> None
     async with running() as relay, await logged_in(relay.port) as stranger:
         (connection,) = relay.plane._gateway._connections
         connection.data_received(frame(PING) * 5_000)
-        assert connection._rest
+        assert connection._incoming is not None
         connection.close(CloseCode.IDLE, "enough")
         assert await stranger.closed() == CloseCode.IDLE
         await turns_until(lambda: relay.plane.connections == 0)
-        assert not connection._rest
+        assert connection._incoming is None
 
 
 @asyncio_test

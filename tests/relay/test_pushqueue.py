@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sealwire_protocol.ids import DeviceKey, Term, VaultId
 from sealwire_protocol.messages import Push
 from sealwire_relay.peer import Peer
-from sealwire_relay.pushqueue import TURN_RECORDS, PushQueue, Waiting
+from sealwire_relay.pushqueue import TURN_PUSHES, TURN_RECORDS, PushQueue, Waiting
 from sealwire_relay.view import Admitted
 
 PLENTY = 1 << 30
@@ -35,16 +35,37 @@ def batches(taken: dict[VaultId, list[Waiting]]) -> dict[int, list[int]]:
     }
 
 
-def test_what_little_others_push_is_in_the_next_commit_however_much_one_vault_pushes() -> None:
+def test_what_little_others_push_is_in_the_next_commit_and_shares_it_with_no_busy_vault() -> None:
     queue = PushQueue()
     for batch in range(100):
         queue.add(waiting(1, batch, records=TURN_RECORDS))
     for vault in range(2, 6):
         queue.add(waiting(vault, 7))
-    taken = batches(queue.take(8 * TURN_RECORDS, PLENTY))
-    assert {vault: taken[vault] for vault in range(2, 6)} == {vault: [7] for vault in range(2, 6)}
-    assert taken[1] == list(range(len(taken[1])))
-    assert len(taken[1]) >= 7, "what others leave is the busy one's"
+    assert batches(queue.take(8 * TURN_RECORDS, PLENTY)) == {vault: [7] for vault in range(2, 6)}
+
+
+def test_a_busy_vault_has_every_other_commit_however_many_others_push_little() -> None:
+    queue = PushQueue()
+    for batch in range(100):
+        queue.add(waiting(1, batch, records=TURN_RECORDS))
+    kinds = []
+    for batch in range(6):
+        for vault in (2, 3):
+            queue.add(waiting(vault, batch))
+        taken = queue.take(8 * TURN_RECORDS, PLENTY)
+        kinds.append(vault_id(1) in taken)
+        assert (vault_id(2) in taken) != kinds[-1]
+        queue.give_back(taken)
+    assert kinds == [False, True] * 3
+
+
+def test_a_vault_is_busy_by_its_pushes_too_however_small_they_are() -> None:
+    queue = PushQueue()
+    for batch in range(TURN_PUSHES + 1):
+        queue.add(waiting(1, batch))
+    queue.add(waiting(2, 7))
+    assert batches(queue.take(PLENTY, PLENTY)) == {2: [7]}
+    assert batches(queue.take(PLENTY, PLENTY)) == {1: list(range(TURN_PUSHES + 1))}
 
 
 def test_two_busy_vaults_have_the_same_share() -> None:
@@ -83,7 +104,7 @@ def test_what_a_device_pushed_to_one_vault_is_taken_out_and_nothing_else() -> No
 def test_nothing_is_taken_of_a_vault_before_what_was_taken_is_given_back() -> None:
     queue = PushQueue()
     for vault, batch in ((1, 1), (1, 2), (2, 1)):
-        queue.add(waiting(vault, batch, records=TURN_RECORDS))
+        queue.add(waiting(vault, batch))
     assert batches(queue.take(1, PLENTY)) == {1: [1]}
     assert batches(queue.take(PLENTY, PLENTY)) == {2: [1]}
     queue.add(waiting(2, 2))

@@ -24,12 +24,12 @@ from sealwire_relay.registration import receipt_of
 from sealwire_relay.store import memory_mailboxes
 from sealwire_relay.store.interface import Store, Usage, VaultState
 from sealwire_relay.store.kept import MemoryDatabase
-from sealwire_relay.view import Draft, VaultView, admit
+from sealwire_relay.view import Draft, VaultView
 from tests.relay.asking import ANNA, BERT, ask, done, refused
 from tests.relay.test_registration import KEY, STRANGER, TOKEN, asked, minted, settings
 from tests.support.aio import asyncio_test
 from tests.support.device import KEY_ID, Device, genesis, group, record, returned, stream_id
-from tests.support.relay import TroubledStore, memory_store, running
+from tests.support.relay import TroubledStore, admit, memory_store, running
 
 TODOS = stream_id(1)
 LARGE = 200

@@ -17,8 +17,9 @@ from sealwire_protocol.relay_session import another_member
 from sealwire_protocol.segment import encode_segment, read_segment
 from sealwire_relay.quota import Allowance
 from sealwire_relay.store.interface import OUTCOMES_KEPT, GuardName, StreamWrite, VaultState
-from sealwire_relay.view import LIGHT_BYTES_MAX, Admitted, Draft, Head, Pusher, VaultView, admit
+from sealwire_relay.view import LIGHT_BYTES_MAX, Admitted, Draft, Head, Pusher, VaultView
 from tests.support.device import KEY_ID, Identity, group, guarded, record, replaces, returned, stream_id
+from tests.support.relay import admit
 
 ANNA, BERT = Identity(1).key, Identity(2).key
 VAULT = VaultId(bytes(16))

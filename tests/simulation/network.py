@@ -105,6 +105,8 @@ class Wire:
         self._moved = trio.Event()
         self._buffer = b""
         self._upgraded = self._relay_knows = False
+        self._unread: deque[bytes] = deque()
+        self._paused = False
 
     def _grains(self) -> int:
         return self._random.randrange(SLOW_GRAINS_MAX if self.slow else DELAY_GRAINS_MAX)
@@ -179,7 +181,21 @@ class Wire:
     def _at_relay(self, data: bytes) -> None:
         self._carried()
         self._trace.add("arrived", self.place, data)
-        self._process.soon(self.protocol.data_received, data)
+        self._unread.append(data)
+        self._process.soon(self._read)
+
+    def _read(self) -> None:
+        while self._unread and not self._paused:
+            self.protocol.data_received(self._unread.popleft())
+
+    def pause_reading(self) -> None:
+        """What arrives waits."""
+        self._paused = True
+
+    def resume_reading(self) -> None:
+        """The relay goes on with what has arrived."""
+        self._paused = False
+        self._process.soon(self._read)
 
     def _lost(self, why: TransportError) -> None:
         if not self._relay_knows:

@@ -6,6 +6,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, cast
 
+from sealwire_protocol.ids import DeviceKey
+from sealwire_protocol.messages import Push
+from sealwire_protocol.segment import finished
 from sealwire_relay.dataplane import DataPlane
 from sealwire_relay.metrics import Metrics
 from sealwire_relay.settings import Settings
@@ -13,7 +16,13 @@ from sealwire_relay.signatures import verify
 from sealwire_relay.store.interface import Store
 from sealwire_relay.store.kept import MemoryDatabase
 from sealwire_relay.store.memory import MemoryStore
+from sealwire_relay.view import Admitted, admitting
 from tests.support.device import WAIT_SECONDS
+
+
+def admit(device: DeviceKey, push: Push) -> Admitted:
+    """A push whose bytes have been walked, without a pause."""
+    return finished(admitting(device, push))
 
 
 class Mishap(NamedTuple):
