@@ -28,6 +28,7 @@ from sealwire_relay.store.interface import (
     DiskFullError,
     OutcomeUnknownError,
     Store,
+    StoreDownError,
     StoreError,
     VaultWrite,
 )
@@ -41,6 +42,13 @@ VIEWS_MAX: Final = 10_000
 ATTEMPTS_MAX: Final = 20
 """Times that a vault is decided afresh because another relay process wrote to it meanwhile: some 50 ms. Of two
 that write without pause, one in a million loses so often in a row; its pushers are told to try again."""
+
+AWAY_SECONDS_MAX: Final = 60.0
+"""How long pushes wait for a database that cannot be reached: it starts again, or another one takes over, in less. Then
+their devices are told to try again, which ends their connections while it is away, and they come ever less often."""
+
+AWAY_LOOK_SECONDS: Final = 0.25
+"""Between two attempts to reach it."""
 
 RETRY_MS: Final = 1_000
 """When a device may try again after the database failed it."""
@@ -112,12 +120,9 @@ class Writer:
         """Answer every push in `waiting`, which is emptied as they are: committed, refused, or to be tried again."""
         try:
             for fresh in range(ATTEMPTS_MAX):
-                await self._attempt(waiting, bool(fresh))
+                await self._outlast(waiting, bool(fresh))
                 if not waiting:
                     return
-                for vault in waiting:
-                    self._views.pop(vault, None)
-                await self._terms.refresh()
             self._refuse(waiting, "too many relays write to this vault at once; try again")
         except StoreError as error:
             self._give_up(waiting, error)
@@ -132,6 +137,28 @@ class Writer:
             for each in self._with_followers(waiting):
                 self._done(each)
                 each.peer.close(CloseCode.RELAY_FAULT, "the relay failed; come back")
+
+    async def _outlast(self, waiting: Batch, fresh: bool) -> None:
+        """Attempt it, again and again while the database cannot be reached: who pushed notices a late verdict only.
+        Raises StoreError, StoreDownError after AWAY_SECONDS_MAX."""
+        clock = asyncio.get_running_loop().time
+        end: float | None = None
+        while True:
+            try:
+                if fresh:
+                    for vault in waiting:
+                        self._views.pop(vault, None)
+                    await self._terms.refresh()
+                return await self._attempt(waiting, fresh)
+            except StoreDownError as error:
+                now = clock()
+                end = now + AWAY_SECONDS_MAX if end is None else end
+                if now >= end:
+                    raise
+                self._trouble.failed(error, "pushes to %d vaults wait until it can be reached", len(waiting))
+                self._metrics.store_errors.inc()
+                fresh = True  # what was known of it may not be so any more
+                await asyncio.sleep(AWAY_LOOK_SECONDS)
 
     def _give_up(self, waiting: Batch, error: StoreError) -> None:
         self._trouble.failed(error, "pushes to %d vaults were not committed", len(waiting))

@@ -46,13 +46,15 @@ def linked(origin: str, number: int) -> tuple[Keys, Link]:
 
 
 class Pusher:
-    """One device. `window` pushes of `records` records each are under way at all times while it is `eager`. `same`: its
-    pushes differ in their number alone, which costs nothing to make; `acked` has no more than one of them then."""
+    """One device. `window` pushes of `records` records of `units` each are under way at all times while it is `eager`.
+    `same`: its pushes differ in their number alone, which costs nothing to make; `acked` has no more than one then."""
 
-    def __init__(self, origin: str, number: int, *, window: int, records: int, same: bool = False) -> None:
-        self._keys, self.link = linked(origin, number)
-        self._window, self._records = window, records
-        link = genesis(self._keys, number)
+    def __init__(
+        self, origin: str, number: int, *, window: int, records: int, units: int = 1, same: bool = False
+    ) -> None:
+        self.keys, self.link = linked(origin, number)
+        self._window, self._records, self._units = window, records, units
+        link = genesis(self.keys, number)
         self._genesis, self.vault = link, vault_id_of(link)
         self._batch = self._verdicts = 0
         self._made = self._make(1) if same else None
@@ -95,7 +97,7 @@ class Pusher:
         return told * self._records
 
     def _make(self, version: int) -> tuple[Group, list[bytes]]:
-        made = [record(version, tag=place) for place in range(self._records)]
+        made = [record(version, tag=place, units=self._units) for place in range(self._records)]
         return group(STREAM, *made), [each.salt for each in made]
 
     def _submit(self) -> None:

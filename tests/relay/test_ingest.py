@@ -22,6 +22,7 @@ ANNA, BERT = Identity(1), Identity(2)
 TODOS = stream_id(1)
 
 DOWN = StoreDownError("The database cannot be reached now.")
+REFUSED = StoreError("The database refused a statement.")
 UNKNOWN = OutcomeUnknownError("The database's connection was lost during a commit.")
 FULL = DiskFullError("The database has no room left.")
 
@@ -99,16 +100,45 @@ async def test_a_commit_of_unknown_outcome_that_cannot_be_resolved_now_is_resolv
         vault = await new_vault(anna)
         pushed = group(TODOS, record())
         store.expect("append", Mishap(UNKNOWN, made=True))
-        store.expect("current_term", Mishap(DOWN))
+        store.expect("current_term", Mishap(REFUSED))
         told = await push_until_answered(anna, vault, 1, pushed)
         assert told.appended[0].first == 1
         await anna.has(TODOS, 1)
         assert [seq for seq, _ in await stored(store.store, vault)] == [1]
 
 
-@pytest.mark.parametrize("error", [DOWN, FULL, StoreError("The database refused a statement.")], ids=repr)
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("call", ["append", "subscription", "pusher", "current_term"])
+def test_a_database_that_is_away_for_a_moment_is_waited_for_and_nobody_notices(
+    call: str, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sealwire_relay.writer.AWAY_LOOK_SECONDS", 0.0)
+
+    @asyncio_test
+    async def run() -> None:
+        store = TroubledStore(await memory_store())
+        async with running(store.store) as relay, await Device.open(relay.port, ANNA) as anna:
+            vault = await new_vault(anna)
+            store.expect("append", *[Mishap(DOWN)] * (call == "current_term"))
+            store.expect(call, *[Mishap(DOWN)] * times)
+            term = anna.term(vault)
+            await anna.send(*[Push(vault, term, batch, 0, (group(TODOS, record()),)) for batch in (1, 2, 3)])
+            assert [(await anna.verdict(vault, batch)).appended[0].first for batch in (1, 2, 3)] == [1, 2, 3]
+            assert not store.pending()
+            assert not [message for message in anna.log if isinstance(message, Fault)]
+            assert relay.counted("store_errors_total") == times + (call == "current_term")
+            assert [seq for seq, _ in await stored(store.store, vault)] == [1, 2, 3]
+
+    run()
+
+
+@pytest.mark.parametrize("error", [DOWN, FULL, REFUSED], ids=repr)
 @pytest.mark.parametrize("call", ["append", "subscription", "pusher"])
-def test_a_store_that_fails_refuses_what_waits_for_a_while_and_goes_on(call: str, error: StoreError) -> None:
+def test_a_store_that_fails_for_long_refuses_what_waits_for_a_while_and_goes_on(
+    call: str, error: StoreError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sealwire_relay.writer.AWAY_SECONDS_MAX", 0.0)
+
     @asyncio_test
     async def run() -> None:
         store = TroubledStore(await memory_store())
@@ -126,7 +156,7 @@ def test_a_store_that_fails_refuses_what_waits_for_a_while_and_goes_on(call: str
     run()
 
 
-@pytest.mark.parametrize("error", [DOWN, RuntimeError("a mistake in the program")], ids=repr)
+@pytest.mark.parametrize("error", [REFUSED, RuntimeError("a mistake in the program")], ids=repr)
 def test_what_was_pushed_after_a_refused_push_is_not_carried_out_before_it(error: Exception) -> None:
     @asyncio_test
     async def run() -> None:
@@ -177,7 +207,7 @@ async def test_a_vault_that_was_answered_is_not_refused_when_another_one_of_the_
             store.expect(
                 "append", Mishap(made=True, before=held.wait), Mishap(made=True, before=bert_writes_elsewhere_too)
             )
-            store.expect("current_term", Mishap(DOWN))
+            store.expect("current_term", Mishap(REFUSED))
             await anna.send(Push(first, anna.term(first), 2, 0, (group(TODOS, record()),)))
             await relay_has_begun(store)
             await anna.send(Push(first, anna.term(first), 3, 0, (group(TODOS, record()),)))
