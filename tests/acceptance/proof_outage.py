@@ -113,7 +113,7 @@ class Outage:
             Pusher(origin, number + 1, window=WINDOW, records=RECORDS, units=UNITS) for number in range(PUSHERS)
         ]
         self.listeners = [Listener(origin, pusher) for pusher in self.pushers]
-        self._links = [one.link for one in (*self.pushers, *self.listeners)]
+        self._links = [pusher.link for pusher in self.pushers] + [listener.link for listener in self.listeners]
         self.growth_mib: list[float] = []
         self.held_back: list[int] = []
         self.away_s: list[float] = []
@@ -247,7 +247,8 @@ class Outage:
 
     def figures(self) -> dict[str, object]:
         """What came of it."""
-        wrong = [why for one in (*self.pushers, *self.listeners) for why in one.wrong]
+        wrong = [why for pusher in self.pushers for why in pusher.wrong]
+        wrong += [why for listener in self.listeners for why in listener.wrong]
         acked = sum(len(pusher.acked) for pusher in self.pushers)
         unheard = sum(
             listener.heard.get(salt) != seq
