@@ -3,13 +3,14 @@
 Never raises anything but DecodeError on input, never allocates more than the input's size, and never recurses.
 """
 
+from collections.abc import Callable
 from typing import Annotated, Any, Final, get_origin, get_type_hints
 
 from sealwire_protocol.errors import CloseCode, DecodeError
 from sealwire_protocol.fields import Field
 from sealwire_protocol.limits import FRAME_BYTES_MAX
-from sealwire_protocol.messages import BY_TYPE, CRITICAL, Message, Push, Pushed
-from sealwire_protocol.plain import lay_pushed, read_push
+from sealwire_protocol.messages import BY_TYPE, CRITICAL, Ack, Message, Push, Pushed
+from sealwire_protocol.plain import lay_pushed, read_ack, read_push
 
 
 def layout_of(kind: type[Message]) -> tuple[tuple[str, Field], ...]:
@@ -21,6 +22,9 @@ def layout_of(kind: type[Message]) -> tuple[tuple[str, Field], ...]:
 _LAYOUTS: Final[dict[int, tuple[tuple[str, Field], ...]]] = {
     type_byte: layout_of(kind) for type_byte, kind in BY_TYPE.items()
 }
+
+
+_PLAIN: Final[dict[int, Callable[[bytes], Message | None]]] = {Push.TYPE: read_push, Ack.TYPE: read_ack}
 
 
 def encode(message: Message) -> bytes:
@@ -44,8 +48,9 @@ def decode(data: bytes) -> Message | None:
         raise DecodeError("an empty message")
     if len(data) > FRAME_BYTES_MAX:
         raise DecodeError(f"a message of {len(data)} bytes is over the limit", CloseCode.TOO_LARGE)
-    if data[0] == Push.TYPE and (push := read_push(data)) is not None:
-        return push
+    read_plain = _PLAIN.get(data[0])
+    if read_plain is not None and (message := read_plain(data)) is not None:
+        return message
     return decode_fields(data)
 
 

@@ -1,4 +1,5 @@
-"""The two messages that there are most of, laid out by hand: a PUSH of one group without conditions, and its PUSHED.
+"""The messages that a relay has most of, laid out by hand: a PUSH of one group without conditions, its PUSHED, and an
+ACK of one stream.
 
 They are what `codec` would make of them field by field, at a fraction of the cost. None is returned of anything else,
 which is the codec's to understand or to refuse.
@@ -7,14 +8,17 @@ which is the codec's to understand or to refuse.
 from struct import Struct
 from typing import Final
 
-from sealwire_protocol.ids import STREAM_ID_BYTES, TERM_ID_BYTES, VAULT_ID_BYTES, StreamId, Term, VaultId
+from sealwire_protocol.ids import STREAM_ID_BYTES, TERM_ID_BYTES, VAULT_ID_BYTES, Position, StreamId, Term, VaultId
 from sealwire_protocol.limits import SEGMENT_BYTES_MAX
-from sealwire_protocol.messages import Group, Push, Pushed
+from sealwire_protocol.messages import Ack, Acked, Group, Push, Pushed
 from sealwire_protocol.segment import decode_varint, encode_varint
 
 _VAULT_END: Final = 1 + VAULT_ID_BYTES
 _TAIL: Final = Struct(f">BH{STREAM_ID_BYTES}sII")
 """What follows a PUSH's batch: flags, the number of groups, then a group's stream and the sizes of its two parts."""
+
+_ACK_HEAD: Final = Struct(f">xIH{VAULT_ID_BYTES}s{STREAM_ID_BYTES}s")
+"""What an ACK has up to the term of its first position: credit, the number of positions, vault and stream."""
 
 _TYPE: Final = bytes((Pushed.TYPE,))
 _SIZES: Final = (VAULT_ID_BYTES, STREAM_ID_BYTES, TERM_ID_BYTES)
@@ -35,6 +39,19 @@ def read_push(data: bytes) -> Push | None:
         return None
     group = Group(StreamId(stream), b"", data[body : body + size])
     return Push(VaultId(data[1:_VAULT_END]), Term(number, data[at:begin]), batch, flags, (group,))
+
+
+def read_ack(data: bytes) -> Ack | None:
+    """The ACK in `data`, if it has one position. Raises DecodeError."""
+    if len(data) < _ACK_HEAD.size:
+        return None
+    credit, positions, vault, stream = _ACK_HEAD.unpack_from(data)
+    if positions != 1:
+        return None
+    number, at = decode_varint(data, _ACK_HEAD.size)
+    end = at + TERM_ID_BYTES
+    seq, _ = decode_varint(data, end)
+    return Ack(credit, (Acked(VaultId(vault), StreamId(stream), Position(Term(number, data[at:end]), seq)),))
 
 
 def lay_pushed(message: Pushed) -> bytes | None:

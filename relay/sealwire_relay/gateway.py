@@ -243,7 +243,7 @@ class Gateway:
         for vault, stream, position in positions:
             listener = peer.session.listeners.get((vault, stream))
             if peer.device is not None and listener is not None and listener.exists:
-                self._acks.note(peer.device, vault, stream, position)
+                self._acks.note(peer.device, *listener.name, position)
 
     def left(self, peer: Peer, vault: VaultId) -> None:
         """There is no such vault for this device: it listens to nothing of it."""

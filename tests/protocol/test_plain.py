@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from sealwire_protocol.codec import decode, decode_fields, encode, encode_fields
 from sealwire_protocol.errors import DecodeError, LocalMisuse, Outcome
-from sealwire_protocol.ids import StreamId, Term, VaultId
+from sealwire_protocol.ids import Position, StreamId, Term, VaultId
 from sealwire_protocol.limits import SEGMENT_BYTES_MAX
-from sealwire_protocol.messages import Appended, Group, Message, Push, Pushed
-from sealwire_protocol.plain import lay_pushed, read_push
+from sealwire_protocol.messages import Ack, Acked, Appended, Group, Message, Push, Pushed
+from sealwire_protocol.plain import lay_pushed, read_ack, read_push
 from tests.protocol.strategies import messages_of
 
 often = settings(max_examples=200)
@@ -20,7 +20,7 @@ often = settings(max_examples=200)
 VAULT, STREAM, TERM = VaultId(b"v" * 16), StreamId(b"s" * 8), Term(300, b"t" * 8)
 PUSH = Push(VAULT, TERM, 70_000, 0, (Group(STREAM, b"", b"records"),))
 PUSHED = Pushed(VAULT, 70_000, Outcome.DONE, (Appended(STREAM, TERM, 1 << 40, 3),), ())
-
+ACK = Ack(70_000, (Acked(VAULT, STREAM, Position(TERM, 1 << 40)),))
 
 REFUSED = "refused"
 
@@ -42,9 +42,18 @@ def test_a_push_is_read_alike(push: Message, more: bytes) -> None:
 
 
 @often
-@given(st.data())
-def test_a_damaged_push_is_read_or_refused_alike(data: st.DataObject) -> None:
-    raw = bytearray(encode(PUSH))
+@given(messages_of(Ack), st.binary(max_size=3))
+def test_an_ack_is_read_alike(ack: Message, more: bytes) -> None:
+    data = encode(ack) + more
+    assert read_ack(data) in (None, ack)
+    assert decode(data) == ack
+
+
+@pytest.mark.parametrize("whole", [PUSH, ACK], ids=["push", "ack"])
+@often
+@given(data=st.data())
+def test_what_is_damaged_is_read_or_refused_alike(whole: Message, data: st.DataObject) -> None:
+    raw = bytearray(encode(whole))
     for _ in range(data.draw(st.integers(0, 3))):
         raw[data.draw(st.integers(1, len(raw) - 1))] = data.draw(st.integers(0, 255))
     damaged = bytes(raw[: data.draw(st.integers(1, len(raw)))])
@@ -61,6 +70,7 @@ def test_a_verdict_is_laid_alike(pushed: Message) -> None:
 
 def test_plain_ones_are_laid_out_by_hand() -> None:
     assert read_push(encode(PUSH)) == PUSH
+    assert read_ack(encode(ACK)) == ACK
     assert lay_pushed(PUSHED) == encode_fields(PUSHED)
 
 
