@@ -191,7 +191,13 @@ class Rest:
         if vault is None:
             raise Violation("everything comes to rest: the host is not up")
         keys = vault._sync.keys
-        held = [key for each in world.devices if each.vault for key in each.vault._sync.keys.epochs.values()]
+        held = [
+            key
+            for each in world.devices
+            if each.vault
+            for keys_of in (each.vault._sync.keys.epochs, each.vault._sync.keys.others)
+            for key in keys_of.values()
+        ]
         known = {key[:2]: key for key in (*world.members.keys.values(), *held)}
         openers = {
             (vault.id, stream): Opener(
