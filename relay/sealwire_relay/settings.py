@@ -214,7 +214,10 @@ class Settings:
         limits.LOGIN_SECONDS_MAX,
     )
     connections_max: int = _setting(
-        10_000, "Connections at once; each costs a socket and some 10 KiB of memory.", 1, 1_000_000
+        10_000,
+        "Connections at once; each costs a socket and some 4 KiB of memory, with TLS some 20 more.",
+        1,
+        1_000_000,
     )
     connections_per_address_max: int = _setting(
         1_024,
