@@ -1,4 +1,5 @@
-"""What sessions take in (events) and give out (effects). All frozen; a driver only carries them to and fro.
+"""What sessions take in (events) and give out (effects). None is changed once it is made; a driver only carries them to
+and fro. Those that there is one of for each message are not frozen, since that is most of what making one costs.
 
 `now` is seconds of any steady clock; a session never reads one itself.
 """
@@ -20,7 +21,7 @@ class Opened:
     now: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Received:
     """One whole binary message came in."""
 
@@ -118,7 +119,7 @@ class Applied:
 # --- events of the relay's side
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Answer:
     """Tell the device this: the answer to something that a `Do` effect asked for, or news for it. `encoded`: its bytes,
     if they are at hand."""
@@ -184,7 +185,7 @@ class LinksReplaced:
 # --- effects of both sides
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Send:
     """Send one binary message."""
 
@@ -246,7 +247,7 @@ class LoggedIn:
     device: DeviceKey
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Do:
     """A device asks for this; answer with `Answer` or `Refuse`."""
 

@@ -346,9 +346,12 @@ class Ack(Message):
     positions: Annotated[tuple[Acked, ...], ListOf(_ACKED, limits.ACK_STREAMS_MAX)]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Push(Message):
-    """One batch of sealed records, under the relay's term told in SUBSCRIBED."""
+    """One batch of sealed records, under the relay's term told in SUBSCRIBED.
+
+    Like PUSHED it is never changed once it is made, but not frozen: a relay makes one for each push, and a frozen one
+    costs it twice as much."""
 
     TYPE: ClassVar[int] = 0x87
     vault: Annotated[VaultId, FIXED16]
@@ -358,7 +361,7 @@ class Push(Message):
     groups: Annotated[tuple[Group, ...], ListOf(_GROUP, limits.PUSH_GROUPS_MAX)]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Pushed(Message):
     """The verdict on a batch: durable, and the same again whenever the batch is repeated."""
 

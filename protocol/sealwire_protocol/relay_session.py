@@ -420,10 +420,12 @@ class RelaySession:
             return self._begin(message)
         send: list[RelayEffect] = [Send(event.encoded or codec.encode(message))]
         if isinstance(message, Pushed):
-            self._judged(message.vault, message.batch)
-            if message.batch >= self._refused_from.get(message.vault, message.batch + 1):
-                del self._refused_from[message.vault]
-        return send + self._settled() if isinstance(message, Done | Ranges | Records) else send
+            vault, batch = message.vault, message.batch
+            self._judged(vault, batch)
+            if vault in self._refused_from and batch >= self._refused_from[vault]:
+                del self._refused_from[vault]
+            return send
+        return send + self._settled() if isinstance(message, (Done, Ranges, Records)) else send
 
     def _judged(self, vault: VaultId, batch: int) -> bool:
         """A push has been answered: was it still waited for?"""

@@ -41,8 +41,9 @@ class Allowance:
 
     def takes(self, size: int, reserve: bool) -> bool:
         """Whether so many bytes may be added. `reserve`: they are of what may go into the reserve."""
-        room = self.quota + (int(self.quota * RESERVE_SHARE) if reserve else 0)
-        return not self.quota or self.stored + self.added + size <= room
+        quota = self.quota
+        room = quota + int(quota * RESERVE_SHARE) if reserve else quota
+        return not quota or self.stored + self.added + size <= room
 
 
 class ListedVault(NamedTuple):

@@ -29,6 +29,10 @@ from sealwire_relay.tls import load
 
 log: Final = logging.getLogger("sealwire.serve")
 
+YOUNG_MAX: Final = 10_000
+"""Objects made, and not gone yet, before garbage is looked for among them. What waits for one commit is some thousands,
+none of which is garbage: Python's 700 have them looked through again and again, which is a thirtieth of a push."""
+
 SPARE_FILES: Final = 256
 """Open files beside the devices' sockets: Postgres' connections, the control port, logs."""
 
@@ -214,6 +218,7 @@ def _settle_down(settings: Settings) -> None:
         )
     gc.collect()
     gc.freeze()
+    gc.set_threshold(YOUNG_MAX)
 
 
 def _authority(host: str, port: int) -> str:

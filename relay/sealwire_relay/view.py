@@ -175,6 +175,42 @@ class Standing:
         self.outcomes: dict[int, KeptOutcome] = {}
 
 
+class Growth:
+    """What a draft adds to one stream. `counts`: something was decided on its head, which is a condition of the write
+    from then on. `term`: what it is written under, the stream's own id of the present number if the vault has come back
+    (R18)."""
+
+    __slots__ = ("_room", "counts", "guards", "head", "known", "segments", "term", "top")
+
+    def __init__(self, known: Head, term: Term) -> None:
+        self.known, self.head, self.top = known, known.head, known.top
+        self.term = known.term if known.term.number == term.number else term
+        self.counts = False
+        self.guards: dict[Tag, Current] = {}
+        self.segments: list[tuple[int, list[bytes]]] = []
+        """Where each begins, and its parts."""
+        self._room = 0
+
+    def append(self, records: int, top: int, body: bytes) -> int:
+        """Append one group's accepted records. Returns the seq of the first."""
+        before, size = self.head, len(body)
+        if size > self._room:
+            self.segments.append((before, []))
+            self._room = SEGMENT_BYTES_MAX
+        self.segments[-1][1].append(body)
+        self._room -= size
+        self.head = before + records
+        self.top = max(self.top, top)
+        self.counts = True
+        return before + 1
+
+    def stored(self) -> tuple[StoredSegment, ...]:
+        """The segments, which tile what was added."""
+        lasts = [*[begin for begin, _ in self.segments[1:]], self.head]
+        pairs = zip(self.segments, lasts, strict=False)
+        return tuple(StoredSegment(begin, last, b"".join(parts)) for (begin, parts), last in pairs)
+
+
 class Draft:
     """One vault's part of a group commit: pushes taken in order, then decided in order, and what is to be written.
 
@@ -199,9 +235,7 @@ class Draft:
         self._taken: list[tuple[Admitted, Walked]] = []
         self._held: Mapping[GuardName, Current] = {}
         self._states: Mapping[StreamId, StreamState] = {}
-        self._guards: dict[StreamId, dict[Tag, Current]] = {}
-        self._heads: dict[StreamId, tuple[int, int]] = {}
-        self._bodies: dict[StreamId, list[tuple[int, list[bytes], int]]] = {}
+        self._growths: dict[StreamId, Growth] = {}
         self._added = 0
         self._standings: dict[DeviceKey, Standing] = {}
         self._batches: list[BatchWrite] = []
@@ -315,14 +349,13 @@ class Draft:
         flags, groups = admitted.push.flags, admitted.push.groups
         for index, found in enumerate(admitted.surveys):
             group = groups[index]
-            head = self.view.heads.get(group.stream)
-            if head is None:
+            growth = self._growth(group.stream)
+            if growth is None:
                 return Outcome.SEAL_AGAIN if flags & RESEAL else Outcome.MALFORMED
-            drafted = self._heads.get(group.stream)
-            above = found.top - (head.top if drafted is None else drafted[1])
-            if drafted is None and above > (0 if flags & RESEAL else VERSION_STEP_MAX):
+            head, above = growth.known, found.top - growth.top
+            if above > (0 if flags & RESEAL else VERSION_STEP_MAX):
                 # Another process may have raised the top: this is so only as long as the head is the one known here.
-                self._heads[group.stream] = head.head, head.top
+                growth.counts = True
             if flags & RESEAL:
                 outcome = self._of_reseal(walked, index, found, head)
                 outcome = Outcome.SEAL_AGAIN if outcome is Outcome.DONE and above > 0 else outcome
@@ -337,11 +370,16 @@ class Draft:
                 return outcome
         return Outcome.DONE if self._fits(admitted) else Outcome.QUOTA
 
+    def _growth(self, stream: StreamId) -> Growth | None:
+        """None: there is no such stream."""
+        growth = self._growths.get(stream)
+        if growth is None and (known := self.view.heads.get(stream)) is not None:
+            growth = self._growths[stream] = Growth(known, self.term)
+        return growth
+
     def _fits(self, admitted: Admitted) -> bool:
         """Whether the vault may store all records of a push, should none of them be refused."""
-        if not self.view.allowance.quota:
-            return True
-        size = sum([len(group.records) for group in admitted.push.groups])
+        size = admitted.size if admitted.plain else sum(len(group.records) for group in admitted.push.groups)
         if self.view.allowance.takes(self._added + size, reserve=False):
             return True
         deletes = all(found.flags & TOMBSTONE for found in admitted.surveys)
@@ -391,14 +429,16 @@ class Draft:
         appended = []
         for index, found in enumerate(admitted.surveys):
             stream, _, body = groups[index]
-            records, top = found.records, found.top
+            records, top, growth = found.records, found.top, self._growths[stream]
             if index in judged:
                 records, top, body, holds, _, _ = judged[index]
-                self._guards[stream].update(holds)
+                growth.guards.update(holds)
                 if not records:
                     continue
-            first = self._append_group(stream, records, top, body)
-            appended.append(Appended(stream, self._term_in(stream), first, records))
+            first = growth.append(records, top, body)
+            self.records += records
+            self._added += len(body)
+            appended.append(Appended(stream, growth.term, first, records))
         return tuple(appended), refused
 
     def _judge_groups(self, groups: tuple[Group, ...], walked: Walked) -> dict[int, Judged]:
@@ -407,9 +447,9 @@ class Draft:
         judged: dict[int, Judged] = {}
         for index in (*walked.guarded, *walked.returned, *walked.resealed):
             stream, body = groups[index].stream, groups[index].records
-            known = self.view.heads[stream]
-            head, _ = self._heads.setdefault(stream, (known.head, known.top))
-            held = self._held_in(stream)
+            growth = self._growths[stream]
+            growth.counts = True
+            head, held = growth.head, self._held_in(stream, growth.guards)
             if index in walked.returned:
                 judged[index] = judge_returned(walked.returned[index], body, head, self._states[stream], held)
             elif index in walked.resealed:
@@ -418,30 +458,8 @@ class Draft:
                 judged[index] = judge(walked.guarded[index], body, head, held)
         return judged
 
-    def _held_in(self, stream: StreamId) -> Callable[[Tag], Current | None]:
-        guards = self._guards.setdefault(stream, {})
+    def _held_in(self, stream: StreamId, guards: dict[Tag, Current]) -> Callable[[Tag], Current | None]:
         return lambda tag: guards.get(tag) or self._held.get((self.vault, stream, tag))
-
-    def _term_in(self, stream: StreamId) -> Term:
-        """What this stream is written under: its own id of the present number, if the vault has come back (R18)."""
-        own = self.view.heads[stream].term
-        return own if own.number == self.term.number else self.term
-
-    def _append_group(self, stream: StreamId, records: int, top: int, body: bytes) -> int:
-        """Append one group's accepted records. Returns the seq of the first."""
-        known = self.view.heads[stream]
-        head, top_before = self._heads.get(stream, (known.head, known.top))
-        self._heads[stream] = (head + records, max(top_before, top))
-        segments = self._bodies.setdefault(stream, [])
-        if segments and segments[-1][2] + len(body) <= SEGMENT_BYTES_MAX:
-            prev, parts, size = segments[-1]
-            parts.append(body)
-            segments[-1] = (prev, parts, size + len(body))
-        else:
-            segments.append((head, [body], len(body)))
-        self.records += records
-        self._added += len(body)
-        return head + 1
 
     # --- what to write, and after it is written
 
@@ -450,18 +468,12 @@ class Draft:
         if not self._batches:
             return None
         streams = []
-        for stream, (new_head, new_top) in self._heads.items():
-            segments = self._bodies.get(stream, [])
-            ends = [prev for prev, _, _ in segments[1:]] + [new_head][: len(segments)]
-            stored = tuple(
-                StoredSegment(prev, last, b"".join(parts))
-                for (prev, parts, _), last in zip(segments, ends, strict=True)
-            )
-            guards = tuple(self._guards.get(stream, {}).items())
-            known = self.view.heads[stream]
-            own = self._term_in(stream)
-            term = None if own == self.term else own
-            streams.append(StreamWrite(stream, known.head, new_head, new_top, stored, guards, known.floor, term))
+        for stream, growth in self._growths.items():
+            if growth.counts:
+                known, term = growth.known, None if growth.term == self.term else growth.term
+                stored, guards = growth.stored(), tuple(growth.guards.items())
+                write = StreamWrite(stream, known.head, growth.head, growth.top, stored, guards, known.floor, term)
+                streams.append(write)
         return VaultWrite(self.vault, self.term, self._key, tuple(streams), tuple(self._batches))
 
     def committed(self, write: VaultWrite) -> list[Deliver]:
