@@ -35,10 +35,13 @@ class RealRelay:
 
 
 @contextmanager
-def real_relay(*key: str) -> Iterator[RealRelay]:
-    """A fresh one, which takes in vaults by tokens of this key if it is given one."""
-    command = [sys.executable, "-m", "tests.support.memory_relay", "0", *key]
+def real_relay(**settings: str) -> Iterator[RealRelay]:
+    """A fresh one, with these settings."""
+    options = [f"{name}={value}" for name, value in settings.items()]
+    command = [sys.executable, "-m", "tests.support.memory_relay", "0", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        yield RealRelay(process, process.stdout)
-        process.terminate()
+        try:
+            yield RealRelay(process, process.stdout)
+        finally:
+            process.terminate()

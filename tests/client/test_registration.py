@@ -68,7 +68,7 @@ def relay(request: pytest.FixtureRequest, key: Path) -> Iterator[Doorkeeper]:
     if request.param == "memory":
         yield InMemory()
         return
-    with real_relay(public) as real:
+    with real_relay(registration="token", registration_keys=public) as real:
         yield real
 
 

@@ -1,6 +1,6 @@
-"""A relay without Postgres as a process of its own: `python -m tests.support.memory_relay PORT [KEY]` (0: any port).
+"""A relay without Postgres as a process of its own: `python -m tests.support.memory_relay PORT [SETTING=VALUE…]`.
 
-Without KEY it takes in every vault; else those for which it is shown a registration token that this key has signed.
+PORT 0 is any that is free.
 
 Prints its port once devices are served. SIGUSR1 makes a backup, SIGUSR2 starts the relay anew with the last one: each
 prints a line when it is done. It ends by SIGTERM, and with it everything that it stored.
@@ -15,27 +15,28 @@ from sealwire_relay.dataplane import DataPlane
 from sealwire_relay.metrics import Metrics
 from sealwire_relay.settings import Settings
 from sealwire_relay.signatures import verify
+from sealwire_relay.sources import load
 from sealwire_relay.store.kept import MemoryDatabase
 from sealwire_relay.store.memory import MemoryStore
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
-async def _started(port: int, keys: tuple[str, ...], database: MemoryDatabase) -> tuple[DataPlane, int]:
+async def _started(settings: Settings, database: MemoryDatabase) -> tuple[DataPlane, int]:
     store = MemoryStore(database=database)
     await store.open()
-    settings = Settings(port=port, registration="token" if keys else "open", registration_keys=keys)
     plane = DataPlane(store, settings, Metrics(), verify)
     return plane, await plane.start()
 
 
-async def _serve(port: int, *keys: str) -> None:
+async def _serve(port: str, *settings: str) -> None:
     asked: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, asked.put_nowait, number)
     database = backup = MemoryDatabase()
-    plane, port = await _started(port, keys, database)
-    print(port, flush=True)
+    options = dict(setting.split("=", 1) for setting in settings)
+    plane, found = await _started(load({}, {**options, "port": port}), database)
+    print(found, flush=True)
     while (number := await asked.get()) is not signal.SIGTERM:
         if number is signal.SIGUSR1:
             backup = database.copy()
@@ -43,10 +44,10 @@ async def _serve(port: int, *keys: str) -> None:
         else:
             await plane.stop()
             database = backup.copy()
-            plane, port = await _started(port, keys, database)
+            plane, _ = await _started(load({}, {**options, "port": str(found)}), database)
             print("restored", flush=True)
     await plane.stop()
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(int(sys.argv[1]), *sys.argv[2:]))
+    asyncio.run(_serve(*sys.argv[1:]))

@@ -52,7 +52,8 @@ class Relay:
     by registration tokens that this has signed."""
 
     def __init__(self, environment: dict[str, str], *key: str) -> None:
-        self._environment, self._key = environment, key
+        self._environment = environment
+        self._settings = [f"registration_keys={each}" for each in key] + ["registration=token"] * bool(key)
         self.port = 0
         self.start()
 
@@ -64,7 +65,7 @@ class Relay:
     def start(self) -> None:
         """Start it; returns when devices are served."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.memory_relay", str(self.port), *self._key],
+            [sys.executable, "-m", "tests.support.memory_relay", str(self.port), *self._settings],
             cwd=ROOT,
             env=self._environment,
             stdin=subprocess.DEVNULL,

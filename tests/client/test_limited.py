@@ -1,0 +1,110 @@
+"""A device at a relay that limits it: it returns when it was told, and loses nothing. What it is told is in
+tests/relay/test_limits.py."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from sealwire_client.device import Device
+from sealwire_client.link import LinkState
+from sealwire_client.status import Status
+from sealwire_client.vault import Vault
+from sealwire_protocol.errors import FaultCode
+from sealwire_protocol.messages import Fault
+from sealwire_relay.buckets import BURST_SECONDS, RETURN_SECONDS
+from tests.acceptance.pushing import Pusher, linked
+from tests.client.party import Note, notes_of
+from tests.client.realrelay import real_relay
+from tests.support.polling import POLL_S
+
+pytestmark = pytest.mark.trio
+
+WAIT_S_MAX = 120.0
+
+
+async def reached(holds: Callable[[], bool]) -> None:
+    """Wait for what another process brings about."""
+    with trio.fail_after(WAIT_S_MAX):
+        while not holds():  # noqa: ASYNC110 - nobody announces it
+            await trio.sleep(POLL_S)
+
+
+async def stands(vault: Vault, suits: Callable[[Status], bool]) -> Status:
+    """The status of a vault, once it suits."""
+    with trio.fail_after(WAIT_S_MAX):
+        while not suits(status := await vault.status()):  # noqa: ASYNC110 - as above
+            await trio.sleep(POLL_S)
+    return status
+
+
+class Limited(Pusher):
+    """One that notes when it was refused, for how long, and when it came back."""
+
+    def __init__(self, origin: str, pushes: int) -> None:
+        super().__init__(origin, 1, window=pushes, records=1)
+        self.hints: list[float] = []
+        self.waited: list[float] = []
+
+    def fault(self, message: Fault) -> None:
+        super().fault(message)
+        if message.code is FaultCode.OVERLOADED:  # what follows it is told to wait for it
+            self.hints.append(message.retry_ms / 1000)
+            self._refused_at = time.monotonic()
+
+    def _submit(self) -> None:
+        super()._submit()
+        session = self.link.session
+        if len(self.waited) < len(self.hints) and session is not None and session.outstanding(self.vault):
+            self.waited.append(time.monotonic() - self._refused_at)
+
+
+async def test_who_pushed_too_much_returns_when_it_was_told_and_everything_is_stored_once_and_in_order() -> None:
+    pushes = int(BURST_SECONDS) + 3
+    with real_relay(device_pushes_per_second_max="1") as relay:
+        pusher = Limited(relay.origin, pushes)
+        pusher.eager = False
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pusher.link.run)
+            await pusher.found()
+            for _ in range(pushes):
+                pusher.push()
+            await reached(lambda: pusher.is_idle)
+            nursery.cancel_scope.cancel()
+    assert sorted(pusher.acked.values()) == list(range(1, pushes + 1))
+    assert list(pusher.acked.values()) == sorted(pusher.acked.values())
+    assert not pusher.wrong
+    assert pusher.hints and all(hint >= RETURN_SECONDS - 1 for hint in pusher.hints)
+    for hint, waited in zip(pusher.hints, pusher.waited, strict=True):
+        assert waited >= hint, "it does not come back before"
+
+
+async def test_who_finds_no_place_comes_in_when_there_is_one() -> None:
+    with real_relay(connections_max="1") as relay:
+        first, second = (linked(relay.origin, number)[1] for number in (1, 2))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(first.run)
+            await reached(lambda: first.state is LinkState.ONLINE)
+            nursery.start_soon(second.run)
+            await reached(lambda: second.last_error is not None)
+            assert second.state is not LinkState.REFUSED
+            first.stop()
+            await reached(lambda: second.state is LinkState.ONLINE)
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_collection_too_many_is_told_and_all_others_go_on(tmp_path: Path) -> None:
+    with real_relay(streams_per_vault_max="1") as relay:
+        async with Device.open(tmp_path / "a", relay=relay.origin) as device:
+            vault = await device.create_vault("home")
+            notes, other = await notes_of(vault), await notes_of(vault, "other")
+            await notes.put("a", Note("one"))
+            await vault.synced()
+            await other.put("b", Note("two"))
+            await stands(vault, lambda status: "at most 1 collections" in (status.last_error or ""))
+            await notes.put("c", Note("three"))
+            status = await stands(vault, lambda status: status.pending <= 1)
+            assert (status.pending, status.stuck) == (1, 0), "it waits on the device"
+            assert other.get("b") == Note("two")
