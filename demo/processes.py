@@ -19,7 +19,7 @@ TIED: Final = Path(__file__).with_name("tied.py")
 FOREIGN: Final = re.compile("SEALWIRE_(?!PROOF)")
 """Settings of another relay that this shell may have; the mark of a proof stays, by which it finds its processes."""
 
-DYING_S_MAX: Final = 10.0
+DYING_S_MAX: Final = 60.0
 """For what was sent SIGKILL: only the kernel can be slow."""
 
 POLL_S: Final = 0.01

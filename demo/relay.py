@@ -17,7 +17,7 @@ from sealwire_relay.embedded.datafolder import DataFolder
 READY_S_MAX: Final = 90.0
 """From the start of the relay to serving devices: creating or recovering the database files on a slow disk."""
 
-END_S_MAX: Final = 30.0
+END_S_MAX: Final = 90.0
 """For a relay that ends in order: its Postgres writes a checkpoint."""
 
 PORTS: Final = range(20_000, 32_000)

@@ -13,10 +13,10 @@ from demo.characters import DEVICES
 from demo.device import read_lines
 from demo.processes import StoryError, kill_tree, last_words, spawn, until
 
-START_S_MAX: Final = 30.0
+START_S_MAX: Final = 90.0
 """For a Python that imports the library on a busy machine, and opens a replica of any size."""
 
-END_S_MAX: Final = 10.0
+END_S_MAX: Final = 60.0
 """For a device that was told to end: it closes its connection and its replica."""
 
 

@@ -27,7 +27,7 @@ BULK_PER_S_MIN: Final = 1_000
 STEP_S_MAX: Final = 60.0
 """For a step that does not depend on the number of entries."""
 
-LIVE_S_MAX: Final = 15.0
+LIVE_S_MAX: Final = 60.0
 """For one edit from device to device."""
 
 PACE_S: Final = 0.02

@@ -23,7 +23,7 @@ PUSHES_PER_S: Final = 100
 SAMPLE_S: Final = 0.02
 """How often a process is asked for the most memory it ever held: only what it takes in its last moment is missed."""
 
-ENDING_S_MAX: Final = 10.0
+ENDING_S_MAX: Final = 60.0
 
 
 @dataclass(frozen=True)

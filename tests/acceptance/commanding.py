@@ -14,7 +14,7 @@ import trio
 from demo.processes import FOREIGN, StoryError
 from sealwire_client.nursery import open_nursery
 
-COMMAND_S_MAX: Final = 90.0
+COMMAND_S_MAX: Final = 180.0
 """For one command on a busy machine."""
 
 ATTEMPTS_MAX: Final = 3
@@ -23,7 +23,7 @@ ATTEMPTS_MAX: Final = 3
 RELAY_MISSING: Final = 3
 """The exit code of a command that the relay did not answer."""
 
-WAIT: Final = ("--wait", "30")
+WAIT: Final = ("--wait", "60")
 """For what needs the relay, which is there."""
 
 Answer = dict[str, Any]
