@@ -7,7 +7,7 @@ from sealwire_protocol.client_session import ClientSession, ClientState
 from sealwire_protocol.errors import Action, CloseCode, FaultCode, LocalMisuse, Outcome
 from sealwire_protocol.events import Apply, Arrived, Beside, ClientEffect, Close, HistoryLost, Listen, Received, Ticked
 from sealwire_protocol.ids import START, Position, Term, TermStart
-from sealwire_protocol.limits import TERMS_TOLD_MAX
+from sealwire_protocol.limits import ACK_DELAY_SECONDS, TERMS_TOLD_MAX
 from sealwire_protocol.messages import Ack, Appended, Deliver, Fault, Message, Pushed, Subscribe
 from tests.protocol.examples import (
     OTHER,
@@ -86,7 +86,9 @@ def test_a_floor_that_rises_above_it_while_it_catches_up_is_noticed_before_anyth
     [effect] = receive(session, last)
     assert isinstance(effect, HistoryLost) and "up to 10" in effect.reason and "stands at 9" in effect.reason
     assert receive(session, deliver(20, 21)) == []
-    acks = [codec.decode(effect.data) for effect in session.handle(Ticked(1.0)) if hasattr(effect, "data")]
+    acks = [
+        codec.decode(effect.data) for effect in session.handle(Ticked(ACK_DELAY_SECONDS)) if hasattr(effect, "data")
+    ]
     assert acks == [Ack(len(codec.encode(last)) + len(codec.encode(deliver(20, 21))), ())], "its credit goes back"
 
 

@@ -6,7 +6,7 @@ from sealwire_protocol.codec import encode
 from sealwire_protocol.errors import Action, CloseCode, FaultCode
 from sealwire_protocol.events import Received
 from sealwire_protocol.ids import START, Position
-from sealwire_protocol.limits import CREDIT_BYTES_MIN, Limits
+from sealwire_protocol.limits import ACK_DELAY_SECONDS, CREDIT_BYTES_MIN, Limits
 from sealwire_protocol.messages import Ack, Fault, Pushed, Subscribed
 from sealwire_protocol.segment import read_segment
 from tests.protocol.examples import OTHER, STREAM, records
@@ -174,9 +174,9 @@ def test_all_credit_comes_back_whatever_became_of_the_frames() -> None:
     store.new_term()
     store.append((VAULT, STREAM), records(50, 3))
     listening.run()
-    listening.tick(1.0)
+    listening.tick(ACK_DELAY_SECONDS)
     listening.run()
-    listening.tick(1.0)
+    listening.tick(ACK_DELAY_SECONDS)
     listening.run()
     assert listening.relay.credit == listening.relay.limits.credit_bytes
     assert_equal(store, reader)

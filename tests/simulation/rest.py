@@ -13,6 +13,7 @@ from sealwire_client.sealing import Opener, stream_keys
 from sealwire_client.statements import STATEMENTS
 from sealwire_client.status import Status
 from sealwire_protocol.ids import StreamId
+from sealwire_protocol.limits import ACK_DELAY_SECONDS
 from sealwire_protocol.relay_session import RelayState
 from tests.simulation import faults
 from tests.simulation.checker import Checker, Ended, Logged, read
@@ -65,7 +66,7 @@ class Rest:
             self._replicas_agree(checker, name)
             self._sums_agree(name)
         vars(disputing).update(STATED_RECORDS=1 << 62, STATED_SECONDS=math.inf)
-        await trio.sleep(5)  # acknowledgements are kept back for a second
+        await trio.sleep(2 * ACK_DELAY_SECONDS)
         self._credit_came_home()
 
     async def come_to_an_end(self, ending: Ending) -> None:
