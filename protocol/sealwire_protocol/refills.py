@@ -40,7 +40,8 @@ def survey_refill(data: bytes) -> Survey:
 def surveying_refill(data: bytes) -> Generator[None, None, Survey]:
     """Walk a refilled group: all records fresh (no skips), of any authors and keys. Raises DecodeError.
 
-    `author` and `epoch` are the greatest in it, and `key_id` is that of the greatest epoch. Pauses as `surveying` does.
+    `author` and `epoch` are the greatest in it, and `key_id` is that of the greatest epoch; empty if that has several,
+    as where two ends of the membership log each began it (R15). Pauses as `surveying` does.
     """
     at, count, top, lowest, author, epoch, key_id, end = 0, 0, 0, 1 << 64, 0, 0, b"", len(data)
     flags = FLAGS_KNOWN
@@ -53,7 +54,7 @@ def surveying_refill(data: bytes) -> Generator[None, None, Survey]:
         if record.epoch > epoch or not count:
             epoch, key_id = record.epoch, record.key_id
         elif record.epoch == epoch and record.key_id != key_id:
-            raise DecodeError("the records of one group name two keys of one epoch")
+            key_id = b""
         count += 1
         if not count % WALK_RECORDS:
             yield

@@ -396,14 +396,15 @@ class Draft:
 
     def _of_refill(self, walked: Walked, index: int, found: Survey, group: Group) -> Outcome:
         """Whether a group may be in a refill: of any author, whose link may come back later, and any epoch that there
-        was, by a comparison with a history that still stands (R14)."""
+        was, by a comparison with a history that still stands (R14). What was sealed under another key of the present
+        epoch, or of a later one, waits until an epoch has handed that on (R15)."""
         if index not in walked.returned:
             return Outcome.MALFORMED
         state = self.view.state
         known = found.epoch < state.epoch or (found.epoch, found.key_id) == self._key
-        if not known:
-            return Outcome.MALFORMED
-        return Outcome.SEAL_AGAIN if is_outdated(group.conditions, self._states[group.stream]) else Outcome.DONE
+        if not known or is_outdated(group.conditions, self._states[group.stream]):
+            return Outcome.SEAL_AGAIN
+        return Outcome.DONE
 
     def _of_reseal(self, walked: Walked, index: int, found: Survey, head: Head) -> Outcome:
         """Whether a group may be in a reseal: of any author, under the present key. In an open stream nothing would be

@@ -424,10 +424,25 @@ def test_r15_what_was_sealed_as_another_member_uses_up_no_number() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "early",
     [
         returned(TODOS, (LOST, record(epoch=2))),
         returned(TODOS, (LOST, record(key_id=KeyId(b"none")))),
+        returned(TODOS, (LOST, record(key_id=KeyId(b"none"))), (LOST, record(tag=1))),
+    ],
+    ids=["a later epoch", "another key", "two keys"],
+)
+def test_r14_r15_what_was_sealed_under_a_key_of_another_end_waits_for_an_epoch_that_hands_it_on(early: Group) -> None:
+    draft = Draft(VAULT, view(head=20), TERM)
+    verdict = decide(draft, refilled(1, early))
+    assert verdict == Pushed(VAULT, 1, Outcome.SEAL_AGAIN, (), ())
+    write = draft.write()
+    assert write is not None and not write.streams
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
         returned(TODOS, (LOST, record(version=20 + VERSION_STEP_MAX + 1))),
         returned(TODOS, (LOST, record()), (LOST, record())),
         returned(stream_id(9), (LOST, record())),
@@ -435,7 +450,7 @@ def test_r15_what_was_sealed_as_another_member_uses_up_no_number() -> None:
         group(TODOS, record()),
         guarded(ACCOUNTS, (NOTHING, record())),
     ],
-    ids=["epoch", "key", "version", "one tag", "absent", "members", "no position", "condition"],
+    ids=["version", "one tag", "absent", "members", "no position", "condition"],
 )
 def test_r14_what_no_device_can_have_held_is_not_taken_in(wrong: Group) -> None:
     draft = Draft(VAULT, view(head=20), TERM)

@@ -415,10 +415,8 @@ class MemoryLog:
                 continue
             if push.flags & REFILL:
                 returned = _returned(kept, stream, group, found)
-                if returned is None:
-                    return Outcome.MALFORMED, {}
-                if is_outdated(group.conditions, stream.state(group.stream)):
-                    return Outcome.SEAL_AGAIN, {}
+                if isinstance(returned, Outcome):
+                    return returned, {}
                 judged[index] = returned
                 continue
             if (stream.kind is StreamKind.GUARDED) is not bool(group.conditions):
@@ -495,16 +493,17 @@ class MemoryLog:
         return box if box is not None and box.expires > now and not ended else None
 
 
-def _returned(kept: Vault, stream: Stream, group: Group, found: Survey) -> Judged | None:
-    """What becomes of a group of a refill (R14); None: no device can have held that."""
-    present = kept.membership.epoch, kept.membership.key_id
-    if found.epoch >= present[0] and (found.epoch, found.key_id) != present:
-        return None
+def _returned(kept: Vault, stream: Stream, group: Group, found: Survey) -> Outcome | Judged:
+    """Why a group of a refill is refused, or what becomes of its records (R14)."""
     try:
         returned = read_returned(group.conditions, group.records, found.records)
     except DecodeError:
-        return None
-    return judge_returned(returned, group.records, stream.head, stream.state(group.stream), stream.guards.get)
+        return Outcome.MALFORMED
+    present, state = (kept.membership.epoch, kept.membership.key_id), stream.state(group.stream)
+    known = found.epoch < present[0] or (found.epoch, found.key_id) == present
+    if not known or is_outdated(group.conditions, state):
+        return Outcome.SEAL_AGAIN
+    return judge_returned(returned, group.records, stream.head, state, stream.guards.get)
 
 
 def _resealed(kept: Vault, stream: Stream, group: Group, found: Survey, term: Term) -> Outcome | Judged | None:
