@@ -90,10 +90,10 @@ HISTORY_BUGS: Final[dict[str, Bug]] = {
         "a replica drops tombstones before the relay says so (R11)",
         change(
             Replica,
-            "apply",
+            "apply_within",
             (
-                "number = collection.number",
-                "number, delivery = collection.number, delivery._replace(floor=delivery.last)",
+                "cursor = self.positions.begin(number, delivery)",
+                "delivery = delivery._replace(floor=delivery.last); cursor = self.positions.begin(number, delivery)",
             ),
         ),
     ),

@@ -138,20 +138,10 @@ class Replica:
         has only what was written since (R11). `changes_max`: 0 if nobody watches. Raises GapError if the delivery
         begins after the cursor.
         """
-        number = collection.number
         with self.database.transaction():
-            cursor = self.positions.begin(number, delivery)
-            if cursor is None:
-                return Applied(False, ())
-            if not cursor and delivery.floor:
-                self.positions.begin_whole(number, delivery.term, delivery.floor)
-            if cursor > delivery.prev:
-                records = [record for record in records if record.seq > cursor]
-                unopened = [record for record in unopened if record.seq > cursor]
-            self.forgetting.forget(collection.table, delivery.floor)
-            return self._apply(collection, delivery, records, unopened, changes_max)
+            return self.apply_within(collection, delivery, records, unopened, changes_max)
 
-    def _apply(
+    def apply_within(
         self,
         collection: Collection,
         delivery: Delivery,
@@ -159,8 +149,17 @@ class Replica:
         unopened: Sequence[Unopened],
         changes_max: int,
     ) -> Applied:
-        """As `apply`, which has begun the transaction."""
+        """As `apply`, within the caller's transaction: nothing of it may stay if this raises anything but GapError."""
         number, table = collection.number, collection.table
+        cursor = self.positions.begin(number, delivery)
+        if cursor is None:
+            return Applied(False, ())
+        if not cursor and delivery.floor:
+            self.positions.begin_whole(number, delivery.term, delivery.floor)
+        if cursor > delivery.prev:
+            records = [record for record in records if record.seq > cursor]
+            unopened = [record for record in unopened if record.seq > cursor]
+        self.forgetting.forget(table, delivery.floor)
         term = self.positions.term_id(delivery.term)
         ranks = [record.rank for record in records] + [record.rank for record in unopened if record.sealed]
         self.vaults.heard(collection.vault, ranks, self._news(table, records))
@@ -168,9 +167,10 @@ class Replica:
         named = len(records) <= changes_max
         keys = list(dict.fromkeys(record.key for record in records)) if named else []
         before = self.entries.look(table, keys)
-        held = self.entries.enter(table, term, records)
-        fallen = self.entries.fallen_back(collection, term, held)
-        self.entries.contend(table, term, held, self.outbox.has_claims(number))
+        fallen = 0
+        if held := self.entries.enter(table, term, records):
+            fallen = self.entries.fallen_back(collection, term, held)
+            self.entries.contend(table, term, held, self.outbox.has_claims(number))
         self.entries.prove(collection, records)
         if unopened:
             self.entries.quarantine(collection, term, unopened)

@@ -299,11 +299,12 @@ class Entries:
                 count = connection.execute(table.enter_together, alike).rowcount
             else:
                 count = connection.executemany(table.enter, _rows(table, term, some)).rowcount
-            entered: Iterable[tuple[str, bytes, int]] = ((one.key, one.rank, one.flags) for one in some)
-            if count < len(some):
+            if count == len(some):
+                entered = [(key, rank) for _, key, rank, _, flags, _, _, _ in some if not flags & TOMBSTONE]
+            else:
                 held += some
-                entered = connection.execute(table.entered, (count,)).fetchall()  # they have the greatest rowids
-            self._sums.enter(table, ((key, rank) for key, rank, flags in entered if not flags & TOMBSTONE))
+                entered = connection.execute(table.entered, (count,)).fetchall() if count else []
+            self._sums.enter(table, entered)
         return held
 
     def contend(self, table: Table, term: int, records: Iterable[Incoming], claims: bool) -> None:

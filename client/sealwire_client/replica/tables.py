@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 
 from sealwire_client.replica.errors import ReplicaMisuse
 from sealwire_client.replica.values import Live, Row
+from sealwire_protocol.segment import TOMBSTONE
 
 ROWS_TOGETHER_MAX: Final = 64
 """Rows that one statement inserts: the cost of a statement is then spread so thin that more gain nothing."""
@@ -53,7 +54,8 @@ class Table:
         entry = f"(?, ?, ?, ?, ?, ?, 0, ?, ?{marks})"
         self.enter = self._into + entry + _UNLESS_THERE
         self.together = min(ROWS_TOGETHER_MAX, (VARIABLES_MAX - _SHARED) // (_OWN + self.width))
-        self.entered = f"SELECT key, _rank, _flags FROM {self.name} ORDER BY rowid DESC LIMIT ?"
+        latest = f"SELECT key, _rank, _flags FROM {self.name} ORDER BY rowid DESC LIMIT ?"
+        self.entered = f"SELECT key, _rank FROM ({latest}) WHERE NOT _flags & {TOMBSTONE}"
         self.contend = (
             f"{self._into}{entry}"
             " ON CONFLICT (key) DO UPDATE SET _rank = excluded._rank, _key_id = excluded._key_id,"

@@ -64,7 +64,7 @@ def read(values: Values, columns: int, value: bytes) -> tuple[Row | None, Kept]:
 
 def read_many(values: Values, columns: int, raws: Sequence[bytes]) -> list[tuple[Row | None, Kept]]:
     """As `read`, of many values."""
-    rows = values.usual_rows(raws)
+    rows = values.usual_rows(raws) if len(raws) > 1 else None
     return [read(values, columns, raw) for raw in raws] if rows is None else [(row, None) for row in rows]
 
 
