@@ -240,6 +240,17 @@ def finished(walk: Generator[None, None, T]) -> T:
             return found
 
 
+def survey_single(data: bytes) -> Survey | None:
+    """What any survey finds in a group that is one fresh, compact record, as most are. None: it is another one, or to
+    be refused."""
+    if len(data) <= OVERHEAD_BYTES_MIN or data[0] or data[1] & ~FLAGS_KNOWN != _KIND_COMPACT:
+        return None
+    kind, _, version, author, epoch, key_id, _, units = _COMPACT_HEADER.unpack_from(data, 1)
+    if not author or not units or OVERHEAD_BYTES_MIN + units * UNIT_BYTES != len(data):
+        return None
+    return Survey(1, version, version, author, epoch, key_id, kind & FLAGS_KNOWN)
+
+
 def survey(data: bytes, any_author: bool = False) -> Survey:
     """What `surveying` finds. Raises DecodeError."""
     return finished(surveying(data, any_author))

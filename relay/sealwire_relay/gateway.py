@@ -28,7 +28,7 @@ from sealwire_relay.requests import Requests
 from sealwire_relay.settings import Settings
 from sealwire_relay.sites import Sites, site_of
 from sealwire_relay.tls import LOOK_SECONDS, Certificate
-from sealwire_relay.view import admitting, size_of
+from sealwire_relay.view import admit_single, admitting, size_of
 from sealwire_relay.waves import WAVE_SECONDS, plan, return_ms
 from sealwire_relay.wheel import Wheel
 
@@ -210,17 +210,15 @@ class Gateway:
         if device is None:
             return None
         if isinstance(message, Push):
-            work = self._push(peer, device, message)
-            for _ in work:
-                return work
-            return None
+            return self._push(peer, device, message)
         if isinstance(message, Subscribe):
             self._fanout.sync(peer, message.vault, [wanted.stream for wanted in message.streams])
         self._spawn(self._requests.carry_out(peer, device, message))
         return None
 
-    def _push(self, peer: Peer, device: DeviceKey, push: Push) -> Iterator[None]:
-        """Admit a push, with pauses, unless its device or its vault has pushed too much of late."""
+    def _push(self, peer: Peer, device: DeviceKey, push: Push) -> Iterator[None] | None:
+        """Admit a push, unless its device or its vault has pushed too much of late. Returns what is left of that work,
+        which has pauses."""
         size = size_of(push)
         now = asyncio.get_running_loop().time()
         limited = self._push_limits.take(device, push.vault, push.batch, size, now)
@@ -229,9 +227,19 @@ class Gateway:
             why = f"this {limited.by.partition('_')[0]} pushes more than the relay lets one; it goes on by itself"
             retry_ms = math.ceil(limited.seconds * 1000)
             peer.handle(Refuse(FaultCode.OVERLOADED, Action.RETRY, why, 0, push.vault, push.batch, retry_ms))
-            return
+            return None
+        admitted = admit_single(device, push, size)
+        if admitted is not None:
+            self._ingest.push(peer, admitted)
+            return None
+        work = self._admit(peer, device, push, size)
+        for _ in work:
+            return work
+        return None
+
+    def _admit(self, peer: Peer, device: DeviceKey, push: Push, size: int) -> Iterator[None]:
         try:
-            admitted = yield from admitting(device, push)
+            admitted = yield from admitting(device, push, size)
         except RemoteFault as fault:
             peer.handle(Stop(fault.code, str(fault)))
             return

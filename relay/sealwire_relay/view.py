@@ -32,7 +32,7 @@ from sealwire_protocol.messages import (
 from sealwire_protocol.refills import Returned, is_outdated, judge_returned, read_returned
 from sealwire_protocol.relay_session import another_member, term_changed
 from sealwire_protocol.reseals import Resealed, decode_applied, judge_resealed, read_resealed, surveying_of
-from sealwire_protocol.segment import TOMBSTONE, Survey
+from sealwire_protocol.segment import TOMBSTONE, Survey, survey_single
 from sealwire_relay.quota import Allowance
 from sealwire_relay.store.interface import (
     OUTCOMES_KEPT,
@@ -129,24 +129,36 @@ def size_of(push: Push) -> int:
     return size
 
 
-def admitting(device: DeviceKey, push: Push) -> Generator[None, None, Admitted]:
-    """Walk a push's bytes, with pauses. Raises RemoteFault: the sender is no honest client."""
-    flags, groups = push.flags, push.groups
-    if len(groups) > 1 and len({group.stream for group in groups}) < len(groups):
+def admit_single(device: DeviceKey, push: Push, size: int) -> Admitted | None:
+    """A push of a single record, whose bytes, `size` of them, are walked at once. None: it is another one."""
+    if len(push.groups) != 1 or (found := survey_single(push.groups[0].records)) is None:
+        return None
+    return _admitted(device, push, (found,), size)
+
+
+def admitting(device: DeviceKey, push: Push, size: int) -> Generator[None, None, Admitted]:
+    """Walk the `size` bytes of a push, with pauses. Raises RemoteFault: the sender is no honest client."""
+    groups = push.groups
+    if len({group.stream for group in groups}) < len(groups):
         raise RemoteFault("a push names a stream twice")
-    surveys, said = [], [bytes((flags,))]
-    records = 0
-    plain = not flags & (REFILL | RESEAL)
-    for stream, conditions, body in groups:
-        found = yield from surveying_of(flags, body)
+    surveys = []
+    for group in groups:
+        found = yield from surveying_of(push.flags, group.records)
         surveys.append(found)
+    if sum(found.records for found in surveys) > PUSH_RECORDS_MAX:
+        raise RemoteFault(f"a push has more than {PUSH_RECORDS_MAX} records", CloseCode.TOO_LARGE)
+    return _admitted(device, push, tuple(surveys), size)
+
+
+def _admitted(device: DeviceKey, push: Push, surveys: tuple[Survey, ...], size: int) -> Admitted:
+    flags, said, records = push.flags, [bytes((push.flags,))], 0
+    plain = not flags & (REFILL | RESEAL)
+    for found, (stream, conditions, body) in zip(surveys, push.groups, strict=True):
         records += found.records
         plain = plain and not conditions
         said += (stream, len(conditions).to_bytes(4, "big"), conditions, len(body).to_bytes(4, "big"), body)
-    if records > PUSH_RECORDS_MAX:
-        raise RemoteFault(f"a push has more than {PUSH_RECORDS_MAX} records", CloseCode.TOO_LARGE)
     digest = hashlib.blake2b(b"".join(said), digest_size=DIGEST_BYTES).digest()
-    return Admitted(device, push, tuple(surveys), digest, size_of(push), records, plain)
+    return Admitted(device, push, surveys, digest, size, records, plain)
 
 
 @dataclass(frozen=True, slots=True)

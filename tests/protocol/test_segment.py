@@ -23,6 +23,7 @@ from sealwire_protocol.segment import (
     read_record,
     read_segment,
     survey,
+    survey_single,
 )
 from tests.protocol.examples import record
 from tests.protocol.strategies import any_record, exactly, sized
@@ -171,6 +172,21 @@ def test_a_survey_tells_what_the_relay_must_know() -> None:
 def test_a_push_that_is_not_of_one_author_and_key_or_not_fresh_is_refused(data: bytes) -> None:
     with pytest.raises(DecodeError):
         survey(data)
+
+
+@often
+@given(any_record, st.integers(0, 1), st.data())
+def test_a_single_record_is_surveyed_at_once_as_it_would_be_walked(one: Record, skip: int, data: st.DataObject) -> None:
+    raw = bytearray(encode_record(one, skip) * data.draw(st.integers(0, 2)))
+    for _ in range(data.draw(st.integers(0, 2)) if raw else 0):
+        raw[data.draw(st.integers(0, min(len(raw) - 1, 60)))] = data.draw(st.integers(0, 255))
+    found = survey_single(bytes(raw))
+    assert found is None or found == survey(bytes(raw))
+
+
+def test_what_nearly_all_push_is_surveyed_at_once() -> None:
+    assert survey_single(encode_record(record(5))) == Survey(1, 5, 5, 1, 1, b"kkkk", 0)
+    assert survey_single(encode_segment([record(5), record(6)])) is None
 
 
 # --- ranks

@@ -16,13 +16,13 @@ from sealwire_relay.signatures import verify
 from sealwire_relay.store.interface import Store
 from sealwire_relay.store.kept import MemoryDatabase
 from sealwire_relay.store.memory import MemoryStore
-from sealwire_relay.view import Admitted, admitting
+from sealwire_relay.view import Admitted, admitting, size_of
 from tests.support.device import WAIT_SECONDS
 
 
 def admit(device: DeviceKey, push: Push) -> Admitted:
     """A push whose bytes have been walked, without a pause."""
-    return finished(admitting(device, push))
+    return finished(admitting(device, push, size_of(push)))
 
 
 class Mishap(NamedTuple):
