@@ -1,5 +1,6 @@
 """What a limited device is told, and when it may return: the table in docs/relay.md, row by row."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from sealwire_relay.buckets import BURST_SECONDS, RETURN_SECONDS, SPREAD, PushLi
 from tests.relay.asking import ANNA, BERT, ask
 from tests.support.aio import asyncio_test
 from tests.support.device import Device, group, record, stream_id
-from tests.support.relay import Relay, memory_store, running
+from tests.support.relay import Mishap, Relay, TroubledStore, memory_store, running
 
 TODOS = stream_id(1)
 
@@ -127,7 +128,10 @@ async def test_the_size_of_messages_and_pushes_is_told_at_the_login_and_more_end
 
 @asyncio_test
 async def test_more_unanswered_than_the_window_ends_the_connection() -> None:
-    async with running() as relay, await Device.open(relay.port, ANNA) as anna:
+    store, held = TroubledStore(await memory_store()), asyncio.Event()
+    store.expect("append", Mishap(made=True, before=held.wait))
+    async with running(store.store) as relay, await Device.open(relay.port, ANNA) as anna:
         vault = await new_vault(anna)
         await push_at_once(anna, vault, 1, PUSH_WINDOW + 1)
         assert await anna.closed() == CloseCode.PROTOCOL_ERROR
+        held.set()
