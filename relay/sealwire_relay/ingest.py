@@ -61,6 +61,8 @@ class Ingest:
 
     async def stop(self) -> None:
         """Let what is queued be committed, then stop. When it is cancelled, commits under way are cut."""
+        for writer in self._writers:
+            writer.hurry()
         try:
             while not self._queue.is_idle:
                 for writer in self._writers:

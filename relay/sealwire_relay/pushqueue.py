@@ -2,7 +2,8 @@
 
 A vault of which little waits shares its commit with others like it, never with one that is busy; both kinds of commit
 alternate. So what little is pushed to a vault waits for no large commit but one that has begun, if no writer is free.
-What is pushed to a vault while a commit of it is under way waits until that has ended.
+What is pushed to a vault while a commit of it is under way waits until that has ended; what is pushed to a busy one for
+some time more, so that it leaves most of the relay, of Postgres and of the disk to the others, if there are any.
 """
 
 from collections import OrderedDict, deque
@@ -19,6 +20,16 @@ TURN_PUSHES: Final = 128
 """Most that a vault gives to one commit: all that most have, some pushes of one that is busy, which is one of which
 more waits. It is a millisecond of work or two, for the relay and for Postgres each: so long others wait for either, and
 one vault alone still commits some hundred thousand records a second so."""
+
+
+PAUSE_SHARE: Final = 3.0
+"""For how long a busy vault rests, as a share of the time that its commit took: it has a quarter of all time."""
+
+PAUSE_SECONDS_MAX: Final = 0.1
+"""A commit that takes longer than a thirtieth of a second waits for a slow database, which nobody's rest makes fast."""
+
+OTHERS_SECONDS: Final = 1.0
+"""For so long after another vault's push a busy one rests between its commits; alone, it never does."""
 
 
 class Waiting(NamedTuple):
@@ -65,6 +76,8 @@ class PushQueue:
         self._busy: OrderedDict[VaultId, _Line] = OrderedDict()
         self._taken: dict[VaultId, _Line] = {}
         self._busy_next = False
+        self._resting: set[VaultId] = set()
+        self._others_at = 0.0
         self._count = 0
         self.size = 0
 
@@ -91,6 +104,8 @@ class PushQueue:
         if line is not None:
             line.add(waiting)
             return False
+        if self._busy or self._resting:
+            self._others_at = waiting.since
         known = self._calm.get(vault)
         line = known or _Line()
         line.add(waiting)
@@ -130,12 +145,22 @@ class PushQueue:
                 items.append(item)
                 records += item.admitted.records
                 size += item.admitted.size
+        if busy:
+            self._resting.update(taken)
         self._count -= sum(map(len, taken.values()))
         self.size -= size
         return taken
 
+    def rest(self, vaults: Iterable[VaultId], seconds: float, now: float) -> float:
+        """For how many seconds these vaults, whose commit took so many, are not to be given back yet. `now` is of the
+        clock of what waits."""
+        if self._resting.isdisjoint(vaults) or now - self._others_at > OTHERS_SECONDS:
+            return 0.0
+        return min(PAUSE_SHARE * seconds, PAUSE_SECONDS_MAX)
+
     def give_back(self, vaults: Iterable[VaultId]) -> None:
         """What was taken of these vaults has its verdict: the next may be taken, after all others' turn."""
+        self._resting.difference_update(vaults)
         for vault in vaults:
             line = self._taken.pop(vault)
             if line.items:

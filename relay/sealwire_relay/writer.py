@@ -80,6 +80,9 @@ class Writer:
         self.idle = asyncio.Event()
         """Set while it waits for something to take."""
         self.idle.set()
+        self._hurried = False
+        self._resting: dict[asyncio.TimerHandle, Callable[[], None]] = {}
+        """By its timer, what is to be done when what was taken last has rested."""
         self._trouble = Lasting(_log, time.monotonic)
         self._task: asyncio.Task[None] | None = None
 
@@ -111,10 +114,34 @@ class Writer:
             vaults = list(taken)
             if self._queue.is_ready:
                 self._more()
+            began = time.perf_counter()
             try:
                 await self._commit(taken)
             finally:
-                self._queue.give_back(vaults)
+                self._give_back(vaults, began)
+
+    def _give_back(self, vaults: list[VaultId], began: float) -> None:
+        """Let more of these vaults be taken, at once or when they have rested."""
+        now = time.perf_counter()
+        seconds = 0.0 if self._hurried else self._queue.rest(vaults, now - began, now)
+        if not seconds:
+            self._queue.give_back(vaults)
+            return
+
+        def rested() -> None:
+            del self._resting[handle]
+            self._queue.give_back(vaults)
+            self._more()
+
+        handle = asyncio.get_running_loop().call_later(seconds, rested)
+        self._resting[handle] = rested
+
+    def hurry(self) -> None:
+        """The relay stops: no vault rests any more."""
+        self._hurried = True
+        for handle, rested in list(self._resting.items()):
+            handle.cancel()
+            rested()
 
     async def _commit(self, waiting: Batch) -> None:
         """Answer every push in `waiting`, which is emptied as they are: committed, refused, or to be tried again."""

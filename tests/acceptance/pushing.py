@@ -57,7 +57,6 @@ class Pusher:
         link = genesis(self.keys, number)
         self._genesis, self.vault = link, vault_id_of(link)
         self._batch = self._verdicts = 0
-        self._made = self._make(1) if same else None
         self._unanswered: dict[int, tuple[Group, list[bytes]]] = {}
         self._began: dict[int, float] = {}
         self.eager = True
@@ -83,7 +82,7 @@ class Pusher:
     def push(self) -> None:
         """One more batch, now if the connection takes it, else as soon as it does."""
         self._batch += 1
-        self._unanswered[self._batch] = self._made or self._make(self._batch)
+        self._unanswered[self._batch] = self._make(self._batch)
         self._began[self._batch] = time.perf_counter()
         self._submit()
 

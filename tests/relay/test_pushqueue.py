@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 from sealwire_protocol.ids import DeviceKey, Term, VaultId
 from sealwire_protocol.messages import Push
 from sealwire_relay.peer import Peer
-from sealwire_relay.pushqueue import TURN_PUSHES, TURN_RECORDS, PushQueue, Waiting
+from sealwire_relay.pushqueue import (
+    OTHERS_SECONDS,
+    PAUSE_SECONDS_MAX,
+    PAUSE_SHARE,
+    TURN_PUSHES,
+    TURN_RECORDS,
+    PushQueue,
+    Waiting,
+)
 from sealwire_relay.view import Admitted
 
 PLENTY = 1 << 30
@@ -66,6 +74,27 @@ def test_a_vault_is_busy_by_its_pushes_too_however_small_they_are() -> None:
     queue.add(waiting(2, 7))
     assert batches(queue.take(PLENTY, PLENTY)) == {2: [7]}
     assert batches(queue.take(PLENTY, PLENTY)) == {1: list(range(TURN_PUSHES))}
+
+
+def test_a_busy_vault_rests_for_as_long_as_others_push_and_no_longer() -> None:
+    queue = PushQueue()
+
+    def commit_of(vault: int) -> list[VaultId]:
+        for batch in range(4):
+            queue.add(waiting(vault, batch, records=TURN_RECORDS))
+        return list(queue.take(PLENTY, PLENTY))
+
+    taken = commit_of(1)
+    assert queue.rest(taken, 0.01, 5.0) == 0, "alone it never rests"
+    queue.add(waiting(2, 1)._replace(since=5.0))
+    assert queue.rest(taken, 0.01, 5.0) == PAUSE_SHARE * 0.01
+    assert queue.rest(taken, 60.0, 5.0) == PAUSE_SECONDS_MAX
+    assert queue.rest(taken, 0.01, 5.0 + 2 * OTHERS_SECONDS) == 0
+    calm = list(queue.take(PLENTY, PLENTY))
+    assert calm == [vault_id(2)]
+    assert queue.rest(calm, 0.01, 5.0) == 0, "who pushes little never rests"
+    queue.give_back([*taken, *calm])
+    assert queue.take(PLENTY, PLENTY).keys() == {vault_id(1)}
 
 
 def test_two_busy_vaults_have_the_same_share() -> None:
