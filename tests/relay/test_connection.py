@@ -30,7 +30,8 @@ from sealwire_protocol.messages import (
 )
 from sealwire_protocol.segment import encode_segment
 from sealwire_relay.catchup import PAGE_BYTES_MAX
-from sealwire_relay.connection import LOGIN_BYTES_MAX, REQUEST_BYTES_MAX, STALLED_BYTES
+from sealwire_relay.connection import LOGIN_BYTES_MAX, REQUEST_BYTES_MAX, STALLED_BYTES, Connection
+from sealwire_relay.frames import binary_frame
 from tests.support.aio import asyncio_test
 from tests.support.device import Device, Identity, group, record, stream_id
 from tests.support.relay import Mishap, TroubledStore, memory_store, running, turns, turns_until
@@ -416,8 +417,8 @@ async def test_s18_what_waits_for_a_peer_that_does_not_read_is_bounded() -> None
     async with running() as relay:
         async with await Device.open(relay.port, ANNA):
             (connection,) = relay.plane._gateway._connections
-            real, connection._transport = connection._transport, FullTransport()
-            full = connection._transport
+            real, full = connection._transport, FullTransport()
+            replace_transport(connection, full)
             connection.pause_writing()
             for _ in range(100):
                 connection.send_frame(bytes(100_000))
@@ -441,13 +442,55 @@ class OpenTransport(asyncio.Transport):
         self.writes.append(bytes(data))
 
 
+def replace_transport(connection: Connection, transport: asyncio.Transport) -> None:
+    """All that is sent goes to this transport, and nothing to the socket."""
+    connection._transport, connection._fd, connection._queued = transport, -1, True
+
+
+@asyncio_test
+async def test_what_a_socket_does_not_take_at_once_follows_in_order() -> None:
+    async with running() as relay, await logged_in(relay.port) as slow:
+        (connection,) = relay.plane._gateway._connections
+        assert connection._transport is not None
+        connection._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+        sent = [number.to_bytes(4, "big") * 250 for number in range(1_000)]
+        waited = 0
+        for _ in range(2):
+            for data in sent:
+                connection.send_frame(binary_frame(data))
+                connection.flush()
+                waited += bool(connection._transport.get_write_buffer_size())
+            for data in sent:
+                assert await slow.receive() == (BINARY, data)
+        assert waited, "the socket took all of it"
+        await turns_until(lambda: not connection._stalled)
+        connection.send_frame(binary_frame(b"last"))
+        connection.flush()
+        assert await slow.receive() == (BINARY, b"last") and not connection._queued
+
+
+@asyncio_test
+async def test_nothing_is_sent_any_more_once_a_connection_is_cut() -> None:
+    async with running() as relay, await logged_in(relay.port) as cut:
+        (connection,) = relay.plane._gateway._connections
+        connection.send_frame(binary_frame(b"not any more"))
+        connection.abort()
+        connection.send_frame(binary_frame(b"nor this"))
+        connection.flush()
+        assert await cut.rest() == b""
+        await turns_until(lambda: connection._transport is None)
+        assert connection._fd == -1
+        connection.flush()
+
+
 @asyncio_test
 async def test_what_is_sent_in_one_turn_leaves_in_one_write() -> None:
     async with running() as relay:
         async with await Device.open(relay.port, ANNA):
             (connection,) = relay.plane._gateway._connections
-            real, connection._transport = connection._transport, OpenTransport()
-            writes = connection._transport.writes
+            real, transport = connection._transport, OpenTransport()
+            replace_transport(connection, transport)
+            writes = transport.writes
             connection.send_frame(b"alone")
             assert writes == []
             await turns(1)
