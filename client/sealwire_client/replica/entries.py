@@ -303,6 +303,7 @@ class Entries:
                 entered = [(key, rank) for _, key, rank, _, flags, _, _, _ in some if not flags & TOMBSTONE]
             else:
                 held += some
+                # SQLite gives a new row the rowid after the greatest, so the latest rows are those of this statement.
                 entered = connection.execute(table.entered, (count,)).fetchall() if count else []
             self._sums.enter(table, entered)
         return held
