@@ -2,6 +2,8 @@
 
 from typing import Final
 
+import trio
+
 from sealwire_client import linkmaking
 from sealwire_client.belonging import check_belongs
 from sealwire_client.keyring import KeyringError
@@ -10,6 +12,9 @@ from sealwire_client.membering import LINK_ATTEMPTS_MAX, ask_for_link, request_l
 from sealwire_client.replica import Leaving, Replica, Runner, UnsentError
 from sealwire_client.sync import VaultSync
 from sealwire_protocol.errors import FaultCode
+
+ISSUING_SECONDS_MAX: Final = 60.0
+"""How long who leaves makes up first for what a relay has lost of the membership log: nobody else may know of it."""
 
 _OTHERS: Final = "other devices keep changing the vault's members; try again"
 
@@ -33,6 +38,7 @@ async def leave(sync: VaultSync, writer: Runner[Replica], *, discard: bool) -> N
             await sync.until(lambda sync: sync.may_sign or sync.over is not None or sync.is_strange)
             if sync.over is not None or sync.is_strange:
                 return
+            await _issued(sync, writer)
             async with sync.members.appending:
                 known = sync.membership.last_hash
                 raw = linkmaking.leave_link(sync.identity, sync.membership)
@@ -44,6 +50,16 @@ async def leave(sync: VaultSync, writer: Runner[Replica], *, discard: bool) -> N
     except (KeyringError, RelayRefusedError):
         await writer.run(lambda replica: replica.parting.intend(number, None))
         raise
+
+
+async def _issued(sync: VaultSync, writer: Runner[Replica]) -> None:
+    """Wait until this device has added and removed again whom an end of the log that went had (R15), for a while."""
+    with trio.move_on_after(ISSUING_SECONDS_MAX):
+        while True:
+            moved = sync.moved  # before the look: what happens during it must not be missed
+            if not await writer.run(lambda replica: replica.vaults.unissued(sync.held.number)):
+                return
+            await moved.wait()
 
 
 async def _is_out(sync: VaultSync, raw: bytes) -> bool:

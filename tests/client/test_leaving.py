@@ -15,7 +15,7 @@ from sealwire_client.keyring import KeyringError
 from sealwire_client.linkmaking import leave_link
 from sealwire_client.policies import strict
 from sealwire_client.rekeying import REMOVED
-from sealwire_client.replica import Leaving
+from sealwire_client.replica import Leaving, Unissued
 from sealwire_client.testing import MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
 from sealwire_protocol.errors import FaultCode
@@ -365,6 +365,27 @@ async def test_r15_who_has_left_before_a_relay_lost_it_is_removed_by_who_heard_o
         assert memory_relay.log.vaults[a.vault.id].membership.by_device(key) is not None
         await comes(lambda: memory_relay.log.vaults[a.vault.id].membership.by_device(key) is None)
         await in_step([a, c])
+
+
+@virtual
+async def test_r15_who_knows_of_a_removal_that_a_relay_lost_makes_it_again_before_it_leaves(
+    open_device: OpenDevice, memory_relay: MemoryRelay
+) -> None:
+    async with party(open_device) as [a, b], AsyncExitStack() as stack:
+        c = await with_admin(open_device, stack, "c", a)
+        await in_step([a, b, c])
+        member = a.vault._sync.membership.by_device(b.device.key)
+        assert member is not None
+        owed = Unissued(member.device, member.box_key, Role.REPLACED, "b", 0)
+        await a.vault._writer.run(lambda replica: replica.vaults.add_unissued(a.vault._held.number, [owed]))
+        async with trio.open_nursery() as nursery:
+            async with a.vault._sync.members.appending:  # another link of this device's is under way
+                nursery.start_soon(a.vault.leave)
+                await trio.testing.wait_all_tasks_blocked()
+            a.vault._sync._agreeing._may_issue = True  # as when an end of the log has just given way
+            a.vault._sync._listen_again()
+        membership = memory_relay.log.vaults[c.vault.id].membership
+        assert [member.device for member in membership.present()] == [c.device.key]
 
 
 # --- an end in between
