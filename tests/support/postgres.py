@@ -149,7 +149,7 @@ def server(binaries: Path, settings: tuple[str, ...] = QUICK, run: bool = True) 
         yield made
     finally:
         made.stop()
-        shutil.rmtree(folder)
+        subprocess.run(["rm", "-rf", folder], check=True)  # of a hundred thousand files: much faster than in Python
 
 
 def binaries_of(kind: str) -> Path:
