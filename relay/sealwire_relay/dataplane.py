@@ -1,7 +1,6 @@
 """The data plane: gateway, ingest and fan-out around one store, started and stopped as one."""
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Coroutine
@@ -69,7 +68,9 @@ class DataPlane:
         self._trouble = Lasting(_log, time.monotonic)
         self._why_not: str | None = "the relay is starting"
         self._hurried = False
-        self._patience: asyncio.Timeout | None = None
+        self._patience: asyncio.Event | None = None
+        self._left: list[asyncio.Task[Any]] = []
+        """What was given up while stopping, and has not ended yet."""
 
     @property
     def ready(self) -> str | None:
@@ -110,36 +111,53 @@ class DataPlane:
         await self._within(self._settings.drain_notice_seconds, asyncio.Event().wait())
         clock = asyncio.get_running_loop().time
         end = clock() + self._settings.drain_seconds
-        await self._sweep.stop()
-        await self._reconciler.stop()
-        await self._losses.stop()
-        await self._clearing.stop()
+        background = asyncio.create_task(self._stop_background())
         await self._within(end - clock(), self._gateway.send_away())
         if not await self._within(end - clock(), self._ingest.stop()):
             _log.warning("pushes were left unanswered: the database did not finish in time; devices send them again")
         await self._within(max(end - clock(), CLOSE_SECONDS), self._gateway.part())
-        await self._gateway.stop()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(end - clock(), LAST_WRITES_SECONDS)):
-                await self._acks.stop()
-                await self.audit.stop()
-        await self._fanout.stop()
+        ending = [
+            background,
+            *map(asyncio.create_task, (self._gateway.stop(), self._last_writes(), self._fanout.stop())),
+        ]
+        await asyncio.wait(ending, timeout=max(end - clock(), LAST_WRITES_SECONDS))
+        for task in (*ending, *self._left):
+            task.cancel()
+        await asyncio.wait((*ending, *self._left), timeout=LAST_WRITES_SECONDS)
+
+    async def _stop_background(self) -> None:
+        await self._sweep.stop()
+        await self._reconciler.stop()
+        await self._losses.stop()
+        await self._clearing.stop()
+
+    async def _last_writes(self) -> None:
+        await self._acks.stop()
+        await self.audit.stop()
 
     def hurry(self) -> None:
         """Wait for nobody any more while stopping."""
         self._hurried = True
         if self._patience is not None:
-            self._patience.reschedule(asyncio.get_running_loop().time())
+            self._patience.set()
 
     async def _within(self, seconds: float, work: Coroutine[Any, Any, object]) -> bool:
-        """Do it, but for no longer than that, nor when it has become urgent to end. Returns whether it was done."""
+        """Do it, but for no longer than that, nor when it has become urgent to end. Returns whether it was done. What
+        is given up is not waited for: a statement that is cancelled while the database hangs takes long to end."""
+        self._patience = asyncio.Event()
+        task, hurry = asyncio.create_task(work), asyncio.create_task(self._patience.wait())
         try:
-            async with asyncio.timeout(0 if self._hurried else max(0, seconds)) as self._patience:
-                await work
-        except TimeoutError:
-            return False
+            timeout = 0 if self._hurried else max(0, seconds)
+            await asyncio.wait({task, hurry}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._patience = None
+            hurry.cancel()
+            if not task.done():
+                task.cancel()
+                self._left.append(task)
+        if task in self._left:
+            return False
+        await task
         return True
 
     def server_changed(self) -> None:

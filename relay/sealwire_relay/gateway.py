@@ -122,12 +122,12 @@ class Gateway:
 
     async def stop(self) -> None:
         """Cut what is left."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
         self._wheel.stop()
         for connection in list(self._connections):
             connection.abort()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def new_term(self, term: Term) -> None:
         """Tell every connection that the relay's history has a new term."""

@@ -119,7 +119,8 @@ class Relay:
             await self._database.watch()
         finally:
             checking.cancel()
-            await asyncio.wait({checking})
+            # A statement that is cancelled while the database hangs takes long to end.
+            await asyncio.wait({checking}, timeout=CHECK_SECONDS)
 
     def _database_changed(self) -> None:
         if self._plane is not None:

@@ -13,7 +13,7 @@ from sealwire_protocol.messages import NO_VAULT, Fault, Push
 from tests.relay.asking import ANNA, BERT
 from tests.support.aio import asyncio_test
 from tests.support.device import Device, Identity, group, record, stream_id
-from tests.support.relay import Mishap, Relay, TroubledStore, memory_store, running, turns_until
+from tests.support.relay import Mishap, Relay, TroubledStore, memory_store, running, turns, turns_until
 
 TODOS = stream_id(1)
 LONG = 600.0
@@ -94,6 +94,42 @@ async def test_a_database_that_hangs_keeps_nobody_for_longer_than_it_may() -> No
         task = asyncio.create_task(relay.plane.stop())
         assert await anna.closed() == CloseCode.RESTARTING
         await task
+
+
+@pytest.mark.parametrize("call", ["append", "current_term"])
+def test_a_database_that_does_not_even_end_what_is_cancelled_keeps_nobody(
+    call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a Postgres that is stopped: the library waits for it to take note of the cancellation."""
+    monkeypatch.setattr("sealwire_relay.dataplane.LAST_WRITES_SECONDS", 0.01)
+
+    @asyncio_test
+    async def run() -> None:
+        store, back = TroubledStore(await memory_store()), asyncio.Event()
+
+        async def stubborn() -> None:
+            cancelled: asyncio.CancelledError | None = None
+            while not back.is_set():
+                try:
+                    await back.wait()
+                except asyncio.CancelledError as error:
+                    cancelled = error
+            if cancelled is not None:
+                raise cancelled
+
+        async with running(store.store, drain_seconds=0.01, sweep_seconds=0.05) as relay:
+            async with await Device.open(relay.port, ANNA) as anna:
+                vault = await new_vault(anna)
+                begun = store.calls.count(call)
+                store.expect(call, Mishap(made=True, before=stubborn))
+                await anna.send(Push(vault, anna.term(vault), 1, 0, (group(TODOS, record()),)))
+                await turns_until(lambda: store.calls.count(call) > begun)
+                await relay.plane.stop()
+                assert await anna.closed() == CloseCode.RESTARTING
+                back.set()
+                await turns(100)
+
+    run()
 
 
 @pytest.mark.parametrize("noticing", [True, False])
