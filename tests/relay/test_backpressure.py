@@ -3,10 +3,13 @@ listens notices nothing. And commits of different vaults overlap, those of one v
 
 import asyncio
 
+import pytest
+
 from sealwire_protocol.errors import Outcome
 from sealwire_protocol.ids import VaultId
 from sealwire_protocol.limits import FRAME_BYTES_MAX
 from sealwire_protocol.messages import Fault, Push
+from sealwire_relay.pushqueue import PushQueue
 from tests.relay.test_ingest import (
     ANNA,
     BERT,
@@ -21,6 +24,8 @@ from tests.relay.test_ingest import (
 from tests.support.aio import asyncio_test
 from tests.support.device import Device, Identity, group, record
 from tests.support.relay import Mishap, TroubledStore, memory_store, running, turns, turns_until
+
+RESTS_S = 3_600.0
 
 LARGE = 4_000
 """Units of a record that is about as large as one may be."""
@@ -68,6 +73,26 @@ async def test_commits_of_one_vault_never_overlap() -> None:
         held.set()
         assert [(await anna.verdict(vault, batch)).appended[0].first for batch in (1, 2, 3)] == [1, 2, 3]
         assert store.calls.count("append") == begun + 1, "what came meanwhile is one commit"
+
+
+@asyncio_test
+async def test_a_busy_vault_rests_while_others_push_on_and_nobody_rests_when_the_relay_stops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rest: set[VaultId] = set()
+    monkeypatch.setattr(PushQueue, "rest", lambda self, vaults, seconds, now: RESTS_S * (not rest.isdisjoint(vaults)))
+    store = TroubledStore(await memory_store())
+    async with running(store.store, writers=1) as relay, await Device.open(relay.port, ANNA) as anna:
+        loud, other = await two_vaults(anna)
+        rest.add(loud)
+        assert (await anna.push(loud, 1, group(TODOS, record()))).outcome is Outcome.DONE
+        await anna.send(Push(loud, anna.term(loud), 2, 0, (group(TODOS, record()),)))
+        assert (await anna.push(other, 1, group(TODOS, record()))).outcome is Outcome.DONE
+        await turns(100)
+        assert relay.plane._ingest.unanswered == 1, "what it pushed while it rests waits"
+        await relay.plane._ingest.stop()
+        assert (await anna.verdict(loud, 2)).outcome is Outcome.DONE
+        assert relay.plane._ingest.unanswered == 0
 
 
 @asyncio_test
