@@ -309,8 +309,8 @@ class Connection(asyncio.Protocol):
         ping: bytes | None = None
         session, heard, size = self.session, self._heard, 0
         for opcode, payload in self._incoming or ():
-            self._begun = heard
             if opcode is Opcode.BINARY:
+                self._begun = heard  # a ping amid a message does not finish it
                 if session.device is None and self._misused(payload, "data port: a login"):
                     self.handle(Stop(CloseCode.LOGIN_REFUSED, ADMIN_TOKENS))
                     return
@@ -344,10 +344,12 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing() or self._held:
             return  # `go_on` asks for another turn
-        if self._work is not None and not self._closing:
+        if self._closing:
+            self._work = None
+        elif self._work is not None:
             if next(self._work, self) is self:
                 self._work = None
-        elif self._incoming is not None and not (self._closing or self._leaving):
+        elif self._incoming is not None and not self._leaving:
             try:
                 self._take_slice()
             except RemoteFault as fault:

@@ -144,6 +144,21 @@ async def test_a_relay_that_stops_answers_a_push_that_is_being_admitted() -> Non
 
 
 @asyncio_test
+async def test_a_push_that_is_being_admitted_is_given_up_when_the_connection_ends() -> None:
+    async with running() as relay, await Device.open(relay.port, ANNA) as anna:
+        vault, _ = await anna.create_vault()
+        await anna.create_stream(vault, TODOS)
+        term = (await anna.subscribe(vault)).term
+        (connection,) = relay.plane._gateway._connections
+        sealed = group(TODOS, *(record(place + 1, tag=place) for place in range(1_000)))
+        connection.data_received(frame(BINARY, codec.encode(Push(vault, term, 1, 0, (sealed,)))))
+        await turns_until(lambda: connection._work is not None)
+        connection.close(CloseCode.IDLE, "enough")
+        connection.on_turn()
+        assert connection._work is None
+
+
+@asyncio_test
 async def test_what_was_read_is_not_looked_at_once_the_connection_ends() -> None:
     async with running() as relay, await logged_in(relay.port) as stranger:
         (connection,) = relay.plane._gateway._connections
