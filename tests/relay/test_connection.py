@@ -365,19 +365,6 @@ async def test_s18_a_message_that_never_ends_is_not_waited_for() -> None:
 
 
 @asyncio_test
-async def test_s18_pings_amid_a_message_do_not_prolong_it() -> None:
-    async with running() as relay, await logged_in(relay.port) as stranger:
-        (connection,) = relay.plane._gateway._connections
-        connection.data_received(frame(BINARY, bytes(10), fin=False))
-        begun = connection._begun = connection._begun - 60.0
-        connection.data_received(frame(PING))
-        assert connection._begun == begun
-        relay.pass_time(17.0)
-        assert await stranger.receive() == (PONG, b"")
-        assert await stranger.closed() == CloseCode.TOO_SLOW
-
-
-@asyncio_test
 async def test_s18_a_subscriber_that_never_reads_is_soon_sent_nothing_more_and_cut_off(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

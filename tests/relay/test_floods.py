@@ -176,3 +176,16 @@ async def test_s17_what_a_stranger_makes_the_relay_look_at_is_bounded() -> None:
         stranger.send(frame(PING) * (LOGIN_BYTES_MAX // len(frame(PING)) + 1))
         assert await stranger.closed() == CloseCode.TOO_LARGE
         await turns_until(lambda: relay.plane.connections == 0)
+
+
+@asyncio_test
+async def test_s18_pings_amid_a_message_do_not_prolong_it() -> None:
+    async with running() as relay, await logged_in(relay.port) as stranger:
+        (connection,) = relay.plane._gateway._connections
+        connection.data_received(frame(BINARY, bytes(10), fin=False))
+        begun = connection._begun = connection._begun - 60.0
+        connection.data_received(frame(PING))
+        assert connection._begun == begun
+        relay.pass_time(17.0)
+        assert await stranger.receive() == (PONG, b"")
+        assert await stranger.closed() == CloseCode.TOO_SLOW
