@@ -5,6 +5,7 @@ stream a cursor and whether it is live. Beyond its credit, or what its socket ta
 queue: a frame that does not fit is not kept, the stream merely lags and is pumped from storage when there is room.
 """
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum, auto
@@ -196,7 +197,8 @@ class RelaySession:
         self._refused_from: dict[VaultId, int] = {}
         self._pushes_under_way = self._requests = self._turn = 0
         self._subscribing: tuple[tuple[VaultId, frozenset[StreamId]], ...] = ()
-        self._waiting: list[tuple[int, Message]] = []
+        self._waiting: deque[tuple[int, Message]] | None = None
+        """Requests beyond what is carried out at once, and their sizes. Few devices ever have any."""
         self._waiting_bytes = 0
         self._stalled = False
 
@@ -269,7 +271,7 @@ class RelaySession:
         self._deadline = None
         for name in list(self.listeners):
             self._drop(name)
-        self._waiting.clear()
+        self._waiting = None
 
     def _drop(self, name: tuple[VaultId, StreamId]) -> None:
         """Stop listening. Whoever still offers frames to the listener is told that they are not wanted."""
@@ -328,6 +330,8 @@ class RelaySession:
             self._requests += 1
             return [Do(message)]
         size = len(codec.encode(message))
+        if self._waiting is None:
+            self._waiting = deque()
         self._waiting.append((size, message))
         self._waiting_bytes += size
         if self._waiting_bytes > limits.REQUEST_BYTES_WAITING_MAX:
@@ -348,7 +352,7 @@ class RelaySession:
         self._requests = max(0, self._requests - 1)
         if not self._waiting:
             return []
-        size, message = self._waiting.pop(0)
+        size, message = self._waiting.popleft()
         self._waiting_bytes -= size
         self._requests += 1
         return [Do(message)]
