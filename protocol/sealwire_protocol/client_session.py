@@ -78,7 +78,8 @@ class _Listening:
 
     `whole_from` is that of `Beside`, `whole` what it is worth now. `answered`: the greatest seq of each term at which a
     write was answered. `asked`: how many SUBSCRIBEs are unanswered; `to_check` are the writes that were answered when
-    the first of these was sent: a SUBSCRIBED does not say which one it answers, but knows them whichever it is.
+    the first of these was sent: a SUBSCRIBED does not say which one it answers, but knows them whichever it is. `unsure`:
+    others were to be checked, too, so that it is asked once more when all have their answer.
     `voided`: a FAULT has said that it must be subscribed to again, and it is not yet.
     """
 
@@ -92,6 +93,7 @@ class _Listening:
         "served",
         "term",
         "to_check",
+        "unsure",
         "voided",
         "whole",
         "whole_from",
@@ -108,12 +110,15 @@ class _Listening:
         for position in beside.answered:
             self.answer(position)
         self.to_check: tuple[Position, ...] = ()
+        self.unsure = False
 
     def ask(self) -> None:
         """A SUBSCRIBE is sent."""
+        answered = tuple(Position(term, seq) for term, seq in self.answered.items())
         self.awaiting = True
         if not self.asked:
-            self.to_check = tuple(Position(term, seq) for term, seq in self.answered.items())
+            self.to_check = answered
+        self.unsure = answered != self.to_check
         self.asked += 1
 
     def answer(self, position: Position) -> None:
@@ -300,6 +305,7 @@ class ClientSession:
         if self._terms.get(message.vault) != message.term:
             self._terms[message.vault] = message.term
             self._outstanding[message.vault] = set()
+        unsure: list[StreamId] = []
         for state in message.streams:
             listening = self._streams.get((message.vault, state.stream))
             if listening is None:
@@ -320,6 +326,10 @@ class ClientSession:
                 listening.whole_from = Position(listening.term, state.floor)
             listening.whole = whole_from(state, listening.whole_from)
             listening.dropped = max(listening.dropped, state.floor)
+            if listening.unsure and not listening.asked:
+                unsure.append(state.stream)
+        if unsure:
+            return effects + self._resubscribe(message.vault, unsure)
         if not any(x.awaiting or x.voided for (vault, _), x in self._streams.items() if vault == message.vault):
             self._again_at.pop(message.vault, None)
         return effects
