@@ -78,8 +78,8 @@ class _Listening:
 
     `whole_from` is that of `Beside`, `whole` what it is worth now. `answered`: the greatest seq of each term at which a
     write was answered. `asked`: how many SUBSCRIBEs are unanswered; `to_check` are the writes that were answered when
-    the first of these was sent: a SUBSCRIBED does not say which one it answers, but knows them whichever it is. `unsure`:
-    others were to be checked, too, so that it is asked once more when all have their answer.
+    the first of these was sent: a SUBSCRIBED does not say which one it answers, but knows them whichever it is.
+    `unsure`: others were to be checked, too, so that it is asked once more when all have their answer.
     `voided`: a FAULT has said that it must be subscribed to again, and it is not yet.
     """
 

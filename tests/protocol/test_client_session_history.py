@@ -5,7 +5,18 @@ import pytest
 from sealwire_protocol import codec
 from sealwire_protocol.client_session import ClientSession, ClientState
 from sealwire_protocol.errors import Action, CloseCode, FaultCode, LocalMisuse, Outcome
-from sealwire_protocol.events import Apply, Arrived, Beside, ClientEffect, Close, HistoryLost, Listen, Received, Ticked
+from sealwire_protocol.events import (
+    Apply,
+    Arrived,
+    Beside,
+    ClientEffect,
+    Close,
+    HistoryLost,
+    Listen,
+    Received,
+    Send,
+    Ticked,
+)
 from sealwire_protocol.ids import START, Position, Term, TermStart
 from sealwire_protocol.limits import ACK_DELAY_SECONDS, TERMS_TOLD_MAX
 from sealwire_protocol.messages import Ack, Appended, Deliver, Fault, Message, Pushed, Subscribe
@@ -197,7 +208,10 @@ def test_an_earlier_subscribed_may_be_older_than_a_write_that_was_answered_befor
     at = Position(T1, 6)
     session.handle(Listen(VAULT, (wanted(cursor=Position(T1, 5)),), (Beside(answered=(at,)),)))
     assert lost(receive(session, subscribed(stream_state(head=head, terms=WRITTEN)))) is None
-    assert lost(receive(session, subscribed(stream_state(head=11 - head, terms=WRITTEN)))) is None
+    effects = receive(session, subscribed(stream_state(head=11 - head, terms=WRITTEN)))
+    assert lost(effects) is None
+    [asked] = [effect.data for effect in effects if isinstance(effect, Send)]
+    assert codec.decode(asked) == Subscribe(VAULT, (wanted(cursor=Position(T1, 5)),)), "nobody else would ask"
     assert "confirmed at 6" in (resubscribed(session, 5, WRITTEN) or ""), "it is checked as soon as one can tell"
 
 
