@@ -1,6 +1,7 @@
 """`make acceptance`: the long proofs, `--only NAME` for one, `--short` for the form that CI runs.
 
-stdout has one line per proof, a JSON object with `name`, `ok` and its figures; everything else is on stderr.
+stdout has one line per proof, a JSON object with `name`, `ok` and its figures; everything else is on stderr, at its end
+those that are not ok once more.
 Exit code 0 only if all are ok, 1 if one is not, 2 for a proof that does not exist, 130 when interrupted.
 """
 
@@ -26,7 +27,7 @@ def main(arguments: list[str]) -> int:
         if not proofs:
             print(f"There is no proof named {options.only}; there are: {known}.", file=sys.stderr)
             return 2
-    all_ok = True
+    failed = []
     for proof in proofs:
         if options.short and not proof.short:
             print(f"{proof.name}: left out, it has no short form", file=sys.stderr)
@@ -37,8 +38,12 @@ def main(arguments: list[str]) -> int:
             print(f"{proof.name}: interrupted", file=sys.stderr)
             return 130
         print(json.dumps(result), flush=True)
-        all_ok = all_ok and result["ok"] is True
-    return 0 if all_ok else 1
+        if result["ok"] is not True:
+            failed.append(result)
+    for result in failed:
+        # Once more, where it is seen: what came before may be long.
+        print(f"Not proved: {json.dumps(result)}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:

@@ -5,20 +5,24 @@ something else then. When the first one comes home, what it sends and is sent is
 Afterwards hundreds of connections compare their history at once: the relay reads the stream for all of them once.
 """
 
+import sqlite3
 import tempfile
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import trio
 
+from demo.processes import StoryError, until
 from sealwire_client import Device, Vault
 from sealwire_client.collection import Collection
+from sealwire_client.disputing import STATED_RECORDS
 from sealwire_client.link import Link, LinkState
 from sealwire_client.nursery import open_nursery
 from sealwire_client.policies import latest
+from sealwire_client.replica.database import FILE_NAME
 from sealwire_protocol.ids import START
 from sealwire_protocol.messages import NO_REQUEST, Ranges, Reconcile, Summary
 from sealwire_protocol.reconcile import ROOT
@@ -41,6 +45,7 @@ RETURNING_SHORT: Final = 60
 PUT_AT_ONCE: Final = 50_000
 FILLING_S_MAX: Final = 600.0
 HOME_S_MAX: Final = 60.0
+STATED_S_MAX: Final = 60.0
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,20 @@ async def write(vault: Vault, numbers: range) -> None:
         await vault.synced()
 
 
+def states_nothing(folder: Path) -> bool:
+    """Whether a device has nothing to state of the items: it, or another one for it, has just said what it holds."""
+    with closing(sqlite3.connect(f"file:{folder / FILE_NAME}?mode=ro", uri=True)) as replica:
+        (changed,) = replica.execute("SELECT cursor_seq - stated_seq FROM _collection WHERE name = 'items'").fetchone()
+    return abs(int(changed)) < STATED_RECORDS
+
+
+async def stated(*folders: Path) -> None:
+    """Until no device has anything to state: devices choose the moment by chance, and a statement that the relay loses
+    would be given back, or fetched, beside the items."""
+    if not await until(lambda: all(states_nothing(folder) for folder in folders), STATED_S_MAX):
+        raise StoryError(f"Not every device had stated what it holds within {STATED_S_MAX:.0f} s.")
+
+
 async def prove(folder: Path, entries: int, returning: int) -> dict[str, Any]:
     """The whole story; the figures."""
     first, second = folder / "first", folder / "second"
@@ -85,7 +104,11 @@ async def prove(folder: Path, entries: int, returning: int) -> dict[str, Any]:
             vault = await device.create_vault("reconcile")
             await write(vault, range(entries))
             async with Device.open(second, relay=place.origin) as other:
-                await write(await join(vault, other), range(0))
+                joined = await join(vault, other)
+                await write(joined, range(0))
+                await stated(first, second)
+                for each in (vault, joined):
+                    await each.synced()
             await disk.back_up()
             await write(vault, range(entries, entries + SIDE))
         await place.kill(place.relays[0])

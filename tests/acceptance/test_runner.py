@@ -102,6 +102,10 @@ def test_failures_fail_alone(tmp_path: Path) -> None:
     assert "exit code 1" in str(results["broken"]["error"])
     assert "a_module_that_is_not_there" in progress
     assert "not done within its limit" in str(results["slow"]["error"])
+    last = progress.splitlines()[-3:]
+    assert [json.loads(line.removeprefix("Not proved: ")) for line in last] == [
+        results[name] for name in ("bad", "broken", "slow")
+    ]
 
 
 @pytest.mark.parametrize("source", [LEAVES, LEAVES_UNMARKED], ids=["marked", "in its folder"])
