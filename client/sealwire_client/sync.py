@@ -536,6 +536,8 @@ class VaultSync:
         for stream in self._streams.values():
             stream.void()
         why = REMOVED if self._rekeying.is_removed else message.message
+        if message.code is FaultCode.NOT_SUBSCRIBED and not self._rekeying.is_removed:
+            why = self.progress.passing or why  # a push that was on its way when the relay said what is the matter
         if message.code is FaultCode.NO_SUCH_VAULT and not self._rekeying.is_removed:
             late = self._listening.refused()
             if late or await self._agreeing.give_back(self.link, 0):  # it is not refused for as long as that may help

@@ -1,6 +1,7 @@
 """What travels between a replica and the relay: everything arrives, once, whatever breaks on the way."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -477,6 +478,30 @@ async def test_status_says_why_a_write_was_set_aside(open_device: OpenDevice, me
         status = await home.vault.status()
         assert status.stuck == 1
         assert "the vault is full" in (status.last_error or "")
+
+
+@virtual
+async def test_status_says_why_pushes_are_refused_and_not_what_the_others_on_their_way_are_told(
+    open_device: OpenDevice, memory_relay: MemoryRelay
+) -> None:
+    def full(message: Message) -> list[Message]:
+        if not isinstance(message, Pushed):
+            return [message]
+        why = Fault(NO_REQUEST, message.vault, FaultCode.OVERLOADED, Action.RETRY, 60_000, "the relay's disk is full")
+        late = replace(why, code=FaultCode.NOT_SUBSCRIBED, action=Action.RESUBSCRIBE, retry_ms=0, message="subscribe")
+        return [why, late]
+
+    async with open_device("a") as device:
+        home = await founded(device)
+        memory_relay.alter = full
+        await home.notes.put("n", Note("text"))
+        await told(home, "the relay's disk is full")
+        await home.notes.put("m", Note("text"))
+        await trio.sleep(30)
+        assert (await home.vault.status()).last_error == "the relay's disk is full"
+        memory_relay.alter = None
+        await home.vault.synced()
+        assert (await home.vault.status()).last_error is None
 
 
 @virtual
