@@ -8,20 +8,17 @@ back by themselves. In the end the log must hold each acknowledged record once, 
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import trio
 
-from demo import inside
-from demo.processes import StoryError, until
+from demo.processes import StoryError
 from demo.relay import Relay
 from sealwire_client.link import Link, LinkState
 from sealwire_protocol.errors import CloseCode
-from sealwire_protocol.segment import read_segment
 from sealwire_relay.waves import plan
-from tests.acceptance.pushing import Pusher, linked
+from tests.acceptance.pushing import Compared, Pusher, answered, compared, end_of, linked, reached
 
 LIMIT_S = 600
 LIMIT_SHORT_S = 240
@@ -36,9 +33,6 @@ WINDOW: Final = 8
 RECORDS: Final = 4
 VERDICTS: Final = 20
 """Pushes of each device that are answered between two ends."""
-
-STEP_S_MAX: Final = 90.0
-"""For so many verdicts, and for all to be back, on a busy machine."""
 
 DRAIN_S: Final = 40
 """So long that nothing is cut on a busy machine."""
@@ -75,9 +69,9 @@ class Drain:
         self._watched = [Watched(link) for link in (*(pusher.link for pusher in self.pushers), *others)]
         self.spreads: list[float] = []
         self.away: list[float] = []
-        self.not_told = self.unanswered = self.lost = self.doubled = self.stored = 0
+        self.not_told = self.unanswered = 0
 
-    async def tell(self, rounds: int) -> None:
+    async def tell(self, rounds: int) -> Compared:
         """Start, stop and start again, and compare."""
         try:
             await self._relay.start()
@@ -93,69 +87,40 @@ class Drain:
                     await self._relay.start()
                     await self._all_online()
                 await self._work()
-                for pusher in self.pushers:
-                    pusher.eager = False
-                await _reached(lambda: all(pusher.is_idle for pusher in self.pushers), "all pushes answered")
+                await end_of(self.pushers)
                 nursery.cancel_scope.cancel()
-            self.lost, self.doubled, self.stored = await trio.to_thread.run_sync(self._compare)
+            return await trio.to_thread.run_sync(compared, self._relay.folder, self.pushers)
         finally:
             self._relay.abandon()
 
     async def _work(self) -> None:
         """Until each device has so many verdicts more."""
-        before = [len(pusher.seconds) for pusher in self.pushers]
-
-        def is_done() -> bool:
-            return all(len(pusher.seconds) >= had + VERDICTS for pusher, had in zip(self.pushers, before, strict=True))
-
-        await _reached(is_done, "all pushers had verdicts")
+        await reached(answered(self.pushers, VERDICTS), "all pushers had verdicts")
 
     async def _all_online(self) -> None:
-        await _reached(lambda: all(x.link.state is LinkState.ONLINE for x in self._watched), "all devices were back")
+        await reached(lambda: all(x.link.state is LinkState.ONLINE for x in self._watched), "all devices were back")
         self.away += [watched.back_at - watched.gone_at for watched in self._watched]
 
     async def _stop(self) -> None:
-        await _reached(lambda: all(x.link.state is LinkState.ONLINE for x in self._watched), "all devices were there")
+        await reached(lambda: all(x.link.state is LinkState.ONLINE for x in self._watched), "all devices were there")
         asked = time.monotonic()
         if (status := await self._relay.end()) != 0:
             raise StoryError(f"The relay ended with {status}.")
-        await _reached(lambda: all(x.gone_at >= asked for x in self._watched), "all devices noticed the end")
+        await reached(lambda: all(x.gone_at >= asked for x in self._watched), "all devices noticed the end")
         self.not_told += sum(f"({CloseCode.RESTARTING:d})" not in watched.why for watched in self._watched)
         gone = [watched.gone_at for watched in self._watched]
         self.spreads.append(max(gone) - min(gone))
         self.unanswered += sum(not pusher.is_idle for pusher in self.pushers)
 
-    def _compare(self) -> tuple[int, int, int]:
-        """Acknowledged records that are not where they should be, records that stand twice, and all that stand."""
-        held: dict[bytes, dict[bytes, int]] = {}
-        doubled = stored = 0
-        for vault, _, prev, _, body in inside.segments(self._relay.folder):
-            seqs = held.setdefault(vault.bytes, {})
-            for seq, one in read_segment(body, prev):
-                doubled += one.salt in seqs
-                seqs[one.salt] = seq
-                stored += 1
-        lost = sum(
-            held.get(pusher.vault, {}).get(salt) != seq for pusher in self.pushers for salt, seq in pusher.acked.items()
-        )
-        return lost, doubled, stored
-
-    def figures(self) -> dict[str, object]:
+    def figures(self, found: Compared) -> dict[str, object]:
         """What came of it."""
         span = plan(DEVICES, DRAIN_S).span
-        wrong = [why for pusher in self.pushers for why in pusher.wrong]
-        acked = sum(len(pusher.acked) for pusher in self.pushers)
         # A busy machine may notice late that some have gone, but not each time all at one moment.
-        ok = not (self.lost or self.doubled or self.not_told or wrong) and max(self.spreads) >= span / 2
         return {
-            "ok": ok and acked == self.stored,
+            "ok": found.is_right and not self.not_told and max(self.spreads) >= span / 2,
             "rounds": len(self.spreads),
             "devices": DEVICES,
-            "acked": acked,
-            "stored": self.stored,
-            "lost": self.lost,
-            "doubled": self.doubled,
-            "wrong": wrong[:5],
+            **found.figures(),
             "not_told": self.not_told,
             "pushers_with_something_to_send_again": self.unanswered,
             "waves_span_s": round(span, 2),
@@ -165,14 +130,8 @@ class Drain:
         }
 
 
-async def _reached(holds: Callable[[], bool], what: str) -> None:
-    if not await until(holds, STEP_S_MAX):
-        raise StoryError(f"Not reached within {STEP_S_MAX:.0f} s: {what}.")
-
-
 def run(short: bool) -> dict[str, object]:
     """The proof: ok if nothing is lost, nothing stands twice, and all were told to come back, in waves."""
     with tempfile.TemporaryDirectory(prefix="drain-", ignore_cleanup_errors=True) as name:
         drain = Drain(Path(name))
-        trio.run(drain.tell, ROUNDS_SHORT if short else ROUNDS)
-        return drain.figures()
+        return drain.figures(trio.run(drain.tell, ROUNDS_SHORT if short else ROUNDS))

@@ -6,8 +6,6 @@ memory must stay bounded, all connections stay, and nobody be refused. Afterward
 at its place, and was heard by who listens.
 """
 
-import os
-import signal
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -16,8 +14,7 @@ from typing import Final, cast
 
 import trio
 
-from demo import inside
-from demo.processes import StoryError, until
+from demo.processes import StoryError
 from demo.relay import Relay
 from sealwire_client.identity import DeviceIdentity
 from sealwire_client.link import Link, LinkState
@@ -26,8 +23,9 @@ from sealwire_protocol.ids import START, Position, StreamId
 from sealwire_protocol.messages import Deliver, Fault, Pushed, Subscribed, Wanted
 from sealwire_protocol.segment import read_segment
 from sealwire_relay.embedded.datafolder import DataFolder
-from tests.acceptance.pushing import STREAM, Pusher
+from tests.acceptance.pushing import STEP_S_MAX, STREAM, Compared, Pusher, answered, compared, end_of, reached
 from tests.faults.site import metrics
+from tests.support.postgres import kill_all, stopped
 
 LIMIT_S = 600
 LIMIT_SHORT_S = 240
@@ -51,9 +49,6 @@ HANGS_S: Final = (3.0, 35.0)
 """How long Postgres is stopped: as a disk may be, and for longer than the relay waits for a commit's outcome."""
 
 HANGS_SHORT_S: Final = (3.0,)
-
-STEP_S_MAX: Final = 150.0
-"""For so many verdicts on a busy machine."""
 
 LOOK_S: Final = 0.1
 MIB: Final = 1_048_576
@@ -117,12 +112,11 @@ class Outage:
         self.growth_mib: list[float] = []
         self.held_back: list[int] = []
         self.away_s: list[float] = []
-        self.refused = self.lost = self.unheard = self.doubled = self.stored = 0
-        self.unknown_outcomes = 0
+        self.refused = self.unknown_outcomes = 0
         self.cut: list[str] = []
         """Why connections ended."""
 
-    async def tell(self, hangs_s: Sequence[float]) -> None:
+    async def tell(self, hangs_s: Sequence[float]) -> Compared:
         """Start, hurt Postgres in both ways in turn, and compare."""
         try:
             await self._relay.start()
@@ -135,7 +129,7 @@ class Outage:
                     await pusher.found()
                     listener.begin()
                 for pusher in self.pushers:
-                    pusher.begin_again(eager=True)
+                    pusher.begin()
                 nursery.start_soon(self._notice_cuts)
                 for hang_s in hangs_s:
                     await self._work()
@@ -145,36 +139,27 @@ class Outage:
                     self.refused += sum(pusher.faults for pusher in self.pushers) - faults
                     await self._kill()
                 await self._work()
-                for pusher in self.pushers:
-                    pusher.eager = False
-                await _reached(lambda: all(pusher.is_idle for pusher in self.pushers), "all pushes answered")
-                await _reached(self._all_heard, "all that was acknowledged was heard")
+                await end_of(self.pushers)
+                await reached(self._all_heard, "all that was acknowledged was heard")
                 self.unknown_outcomes = int((await self._metrics())["sealwire_unknown_outcomes_total"])
                 nursery.cancel_scope.cancel()
-            self.lost, self.doubled, self.stored = await trio.to_thread.run_sync(self._compare)
+            return await trio.to_thread.run_sync(compared, self._relay.folder, self.pushers)
         finally:
             self._relay.abandon()
 
     async def _hang(self, seconds: float) -> None:
         """Stop Postgres until pushers are held back, and for so long."""
         before = await self._metrics()
-        stopped = self._postgres_processes()
-        for pid in stopped:
-            os.kill(pid, signal.SIGSTOP)
-        try:
+        with stopped(self._postgres):
             began = time.monotonic()
             await self._watch(before, lambda held: held > 0 and time.monotonic() - began >= seconds)
-        finally:
-            for pid in stopped:
-                os.kill(pid, signal.SIGCONT)
 
     async def _kill(self) -> None:
         """Kill Postgres, and wait until the relay has started it again."""
         before, began = await self._metrics(), time.monotonic()
-        for pid in self._postgres_processes():
-            os.kill(pid, signal.SIGKILL)
+        kill_all(self._postgres)
         # One verdict more than were under way: of a push that was made since.
-        is_over = self._answered(WINDOW + 1)
+        is_over = answered(self.pushers, WINDOW + 1)
         await self._watch(before, lambda _: is_over())
         self.away_s.append(round(time.monotonic() - began, 1))
 
@@ -209,12 +194,7 @@ class Outage:
 
     async def _work(self) -> None:
         """Until each device has so many verdicts more."""
-        await _reached(self._answered(VERDICTS), "all pushers had verdicts")
-
-    def _answered(self, more: int) -> Callable[[], bool]:
-        """Whether each device has had so many verdicts more than now."""
-        then = [len(pusher.seconds) + more for pusher in self.pushers]
-        return lambda: all(len(pusher.seconds) >= count for pusher, count in zip(self.pushers, then, strict=True))
+        await reached(answered(self.pushers, VERDICTS), "all pushers had verdicts")
 
     def _all_heard(self) -> bool:
         return all(
@@ -225,51 +205,30 @@ class Outage:
     async def _metrics(self) -> dict[str, float]:
         return await trio.to_thread.run_sync(metrics, self._relay.control)
 
-    def _postgres_processes(self) -> list[int]:
-        main = int((DataFolder(self._relay.folder).cluster / "postmaster.pid").read_text().split()[0])
-        children = Path(f"/proc/{main}/task/{main}/children").read_text().split()
-        return [main, *map(int, children)]
+    @property
+    def _postgres(self) -> Path:
+        return DataFolder(self._relay.folder).cluster
 
-    def _compare(self) -> tuple[int, int, int]:
-        """Acknowledged records that are not where they should be, records that stand twice, and all that stand."""
-        held: dict[bytes, dict[bytes, int]] = {}
-        doubled = stored = 0
-        for vault, _, prev, _, body in inside.segments(self._relay.folder):
-            seqs = held.setdefault(vault.bytes, {})
-            for seq, one in read_segment(body, prev):
-                doubled += one.salt in seqs
-                seqs[one.salt] = seq
-                stored += 1
-        lost = sum(
-            held.get(pusher.vault, {}).get(salt) != seq for pusher in self.pushers for salt, seq in pusher.acked.items()
-        )
-        return lost, doubled, stored
-
-    def figures(self) -> dict[str, object]:
+    def figures(self, found: Compared) -> dict[str, object]:
         """What came of it."""
-        wrong = [why for pusher in self.pushers for why in pusher.wrong]
-        wrong += [why for listener in self.listeners for why in listener.wrong]
-        acked = sum(len(pusher.acked) for pusher in self.pushers)
+        misheard = [why for listener in self.listeners for why in listener.wrong]
         unheard = sum(
             listener.heard.get(salt) != seq
             for pusher, listener in zip(self.pushers, self.listeners, strict=True)
             for salt, seq in pusher.acked.items()
         )
-        bad = self.lost or self.doubled or unheard or self.cut or self.refused or wrong
+        bad = unheard or self.cut or self.refused or misheard
         return {
-            "ok": not bad and acked == self.stored and max(self.growth_mib) <= GROWTH_MIB_MAX,
+            "ok": found.is_right and not bad and max(self.growth_mib) <= GROWTH_MIB_MAX,
             "outages": len(self.growth_mib),
             "offered_mib": round(PUSHERS * WINDOW * RECORDS * UNITS * 16 / MIB),
             "growth_mib": self.growth_mib,
             "growth_mib_max": GROWTH_MIB_MAX,
             "held_back_connections": self.held_back,
             "away_s_after_kill": self.away_s,
-            "acked": acked,
-            "stored": self.stored,
-            "lost": self.lost,
-            "doubled": self.doubled,
+            **found.figures(),
             "unheard": unheard,
-            "wrong": wrong[:5],
+            "misheard": misheard[:5],
             "connections_cut": len(self.cut),
             "why_cut": sorted(set(self.cut))[:5],
             "refused_while_it_hung": self.refused,
@@ -277,14 +236,8 @@ class Outage:
         }
 
 
-async def _reached(holds: Callable[[], bool], what: str) -> None:
-    if not await until(holds, STEP_S_MAX):
-        raise StoryError(f"Not reached within {STEP_S_MAX:.0f} s: {what}.")
-
-
 def run(short: bool) -> dict[str, object]:
     """The proof: ok if nothing is lost or doubled, nobody is cut or refused, and the relay's memory stays bounded."""
     with tempfile.TemporaryDirectory(prefix="outage-", ignore_cleanup_errors=True) as name:
         outage = Outage(Path(name))
-        trio.run(outage.tell, HANGS_SHORT_S if short else HANGS_S)
-        return outage.figures()
+        return outage.figures(trio.run(outage.tell, HANGS_SHORT_S if short else HANGS_S))

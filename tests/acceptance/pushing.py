@@ -1,12 +1,15 @@
 """Devices that push without pause, each to a vault of its own, by the real link and session but without a replica.
 
-So there can be many of them in one process. What they push is noise; what was acknowledged is remembered.
+So there can be many of them in one process. What they push is noise; what was acknowledged is remembered, and held
+against the log in the end.
 """
 
-import time
-from collections.abc import Sequence
-from typing import Final, cast
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple, cast
 
+from demo import inside
+from demo.processes import StoryError, until
 from sealwire_client.identity import DeviceIdentity
 from sealwire_client.link import Link
 from sealwire_protocol.errors import Outcome
@@ -25,9 +28,13 @@ from sealwire_protocol.messages import (
     StreamKind,
     Subscribed,
 )
+from sealwire_protocol.segment import read_segment
 from tests.support.device import Identity, genesis, group, record, stream_id
 
 STREAM: Final = stream_id(1)
+
+STEP_S_MAX: Final = 150.0
+"""For what many of them do together, on a busy machine."""
 
 
 class Keys(Identity):
@@ -46,24 +53,21 @@ def linked(origin: str, number: int) -> tuple[Keys, Link]:
 
 
 class Pusher:
-    """One device. `window` pushes of `records` records of `units` each are under way at all times while it is `eager`.
-    `same`: its pushes differ in their number alone, which costs nothing to make; `acked` has no more than one then."""
+    """One device. `window` pushes of `records` records of `units` each are under way at all times while it is
+    `eager`."""
 
-    def __init__(
-        self, origin: str, number: int, *, window: int, records: int, units: int = 1, same: bool = False
-    ) -> None:
+    def __init__(self, origin: str, number: int, *, window: int, records: int, units: int = 1) -> None:
         self.keys, self.link = linked(origin, number)
         self._window, self._records, self._units = window, records, units
         link = genesis(self.keys, number)
         self._genesis, self.vault = link, vault_id_of(link)
-        self._batch = self._verdicts = 0
+        self._batch = 0
         self._unanswered: dict[int, tuple[Group, list[bytes]]] = {}
-        self._began: dict[int, float] = {}
         self.eager = True
+        self.verdicts = 0
+        """Pushes that were answered."""
         self.acked: dict[bytes, int] = {}
         """By the salt of each acknowledged record its seq."""
-        self.seconds: list[float] = []
-        """From each push to its verdict."""
         self.faults = 0
         self.wrong: list[str] = []
         """What no honest device should be told."""
@@ -83,17 +87,12 @@ class Pusher:
         """One more batch, now if the connection takes it, else as soon as it does."""
         self._batch += 1
         self._unanswered[self._batch] = self._make(self._batch)
-        self._began[self._batch] = time.perf_counter()
         self._submit()
 
-    def begin_again(self, eager: bool) -> int:
-        """Push without pause from now on, or no more; returns how many records were acknowledged, and forgets them."""
-        told, self._verdicts = self._verdicts, 0
-        self.acked.clear()
-        self.seconds.clear()
-        self.eager = eager
+    def begin(self) -> None:
+        """Push without pause from now on."""
+        self.eager = True
         self._fill()
-        return told * self._records
 
     def _make(self, version: int) -> tuple[Group, list[bytes]]:
         made = [record(version, tag=place, units=self._units) for place in range(self._records)]
@@ -139,8 +138,7 @@ class Pusher:
         if message.outcome is not Outcome.DONE or message.refused:
             self.wrong.append(f"batch {message.batch}: {message.outcome.name}")
             return
-        self.seconds.append(time.perf_counter() - self._began.pop(message.batch))
-        self._verdicts += 1
+        self.verdicts += 1
         first = message.appended[0].first
         self.acked.update((salt, first + place) for place, salt in enumerate(salts))
         self._submit()
@@ -153,3 +151,60 @@ class Pusher:
     def history_lost(self, stream: StreamId, reason: str) -> None:
         """It listens to nothing."""
         self.wrong.append(reason)
+
+
+def answered(pushers: Sequence[Pusher], more: int) -> Callable[[], bool]:
+    """Whether each of them has had so many verdicts more than now."""
+    then = [pusher.verdicts + more for pusher in pushers]
+    return lambda: all(pusher.verdicts >= count for pusher, count in zip(pushers, then, strict=True))
+
+
+async def reached(holds: Callable[[], bool], what: str) -> None:
+    """Wait until something holds. Raises StoryError if it does not within STEP_S_MAX."""
+    if not await until(holds, STEP_S_MAX):
+        raise StoryError(f"Not reached within {STEP_S_MAX:.0f} s: {what}.")
+
+
+async def end_of(pushers: Sequence[Pusher]) -> None:
+    """Push no more, and wait until everything is answered."""
+    for pusher in pushers:
+        pusher.eager = False
+    await reached(lambda: all(pusher.is_idle for pusher in pushers), "all pushes answered")
+
+
+class Compared(NamedTuple):
+    """What became of all that was pushed."""
+
+    acked: int
+    stored: int
+    """Records that were acknowledged, and records that stand in the log."""
+    lost: int
+    """Acknowledged ones that are not where they should be."""
+    doubled: int
+    """Ones that stand there twice."""
+    wrong: list[str]
+    """What no honest device should be told."""
+
+    @property
+    def is_right(self) -> bool:
+        """True if everything that was acknowledged stands once, at its place, and nothing else."""
+        return not (self.lost or self.doubled or self.wrong) and self.acked == self.stored
+
+    def figures(self) -> dict[str, object]:
+        """For the result of a proof: all of them, but few of what is wrong."""
+        return {**self._asdict(), "wrong": self.wrong[:5]}
+
+
+def compared(folder: Path, pushers: Sequence[Pusher]) -> Compared:
+    """Hold what was acknowledged against the log of the relay in this folder, which runs. Blocks."""
+    held: dict[bytes, dict[bytes, int]] = {}
+    doubled = stored = 0
+    for vault, _, prev, _, body in inside.segments(folder):
+        seqs = held.setdefault(vault.bytes, {})
+        for seq, one in read_segment(body, prev):
+            doubled += one.salt in seqs
+            seqs[one.salt] = seq
+            stored += 1
+    lost = sum(held.get(pusher.vault, {}).get(salt) != seq for pusher in pushers for salt, seq in pusher.acked.items())
+    acked = sum(len(pusher.acked) for pusher in pushers)
+    return Compared(acked, stored, lost, doubled, [why for pusher in pushers for why in pusher.wrong])

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from abc import ABC, abstractmethod
@@ -13,7 +12,7 @@ import trio
 
 from demo.processes import ROOT
 from tests.faults.site import Site
-from tests.support.postgres import embedded_binaries
+from tests.support.postgres import embedded_binaries, stopped
 
 COMMAND_S_MAX: Final = 120.0
 
@@ -84,14 +83,8 @@ class Snapshot(Way):
     name = "file snapshot"
 
     async def back_up(self) -> None:
-        stopped = self._postgres_processes()
-        for pid in stopped:
-            os.kill(pid, signal.SIGSTOP)
-        try:
+        with stopped(self._data):
             await run("cp", "--archive", str(self._data), str(self._copy))
-        finally:
-            for pid in stopped:
-                os.kill(pid, signal.SIGCONT)
 
     async def restore(self) -> None:
         self.site.postgres.kill()
@@ -106,11 +99,6 @@ class Snapshot(Way):
     @property
     def _copy(self) -> Path:
         return self.folder / "snapshot"
-
-    def _postgres_processes(self) -> list[int]:
-        main = int((self._data / "postmaster.pid").read_text().split()[0])
-        children = Path(f"/proc/{main}/task/{main}/children").read_text().split()
-        return [main, *map(int, children)]
 
 
 WAYS: Final[tuple[type[Way], ...]] = (OwnCommands, Dump, Snapshot)

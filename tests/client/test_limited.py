@@ -14,27 +14,18 @@ from sealwire_client.vault import Vault
 from sealwire_protocol.errors import FaultCode
 from sealwire_protocol.messages import Fault
 from sealwire_relay.buckets import BURST_SECONDS, RETURN_SECONDS
-from tests.acceptance.pushing import Pusher, linked
+from tests.acceptance.pushing import Pusher, linked, reached
 from tests.client.party import Note, notes_of
-from tests.client.realrelay import real_relay
+from tests.client.realrelay import WAIT_S_MAX, real_relay
 from tests.support.polling import POLL_S
 
 pytestmark = pytest.mark.trio
-
-WAIT_S_MAX = 120.0
-
-
-async def reached(holds: Callable[[], bool]) -> None:
-    """Wait for what another process brings about."""
-    with trio.fail_after(WAIT_S_MAX):
-        while not holds():  # noqa: ASYNC110 - nobody announces it
-            await trio.sleep(POLL_S)
 
 
 async def stands(vault: Vault, suits: Callable[[Status], bool]) -> Status:
     """The status of a vault, once it suits."""
     with trio.fail_after(WAIT_S_MAX):
-        while not suits(status := await vault.status()):  # noqa: ASYNC110 - as above
+        while not suits(status := await vault.status()):  # noqa: ASYNC110 - nobody announces it
             await trio.sleep(POLL_S)
     return status
 
@@ -60,9 +51,9 @@ async def test_who_pushed_too_much_returns_when_it_was_told_and_everything_is_st
         async with trio.open_nursery() as nursery:
             nursery.start_soon(pusher.link.run)
             await pusher.found()
-            for _ in range(pushes):
+            for _ in range(pushes):  # they leave at once, so that the relay reads them at one moment
                 pusher.push()
-            await reached(lambda: pusher.is_idle)
+            await reached(lambda: pusher.is_idle, "all pushes answered")
             nursery.cancel_scope.cancel()
     assert sorted(pusher.acked.values()) == list(range(1, pushes + 1))
     assert list(pusher.acked.values()) == sorted(pusher.acked.values())
@@ -77,12 +68,12 @@ async def test_who_finds_no_place_comes_in_when_there_is_one() -> None:
         first, second = (linked(relay.origin, number)[1] for number in (1, 2))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(first.run)
-            await reached(lambda: first.state is LinkState.ONLINE)
+            await reached(lambda: first.state is LinkState.ONLINE, "the first is there")
             nursery.start_soon(second.run)
-            await reached(lambda: second.last_error is not None)
+            await reached(lambda: second.last_error is not None, "the second is refused")
             assert second.state is not LinkState.REFUSED
             first.stop()
-            await reached(lambda: second.state is LinkState.ONLINE)
+            await reached(lambda: second.state is LinkState.ONLINE, "the second is there")
             nursery.cancel_scope.cancel()
 
 

@@ -122,10 +122,7 @@ class Server:
     def kill(self) -> None:
         """SIGKILL to the server and all its processes at once, as if the power failed (but for the disk's cache)."""
         if self._process is not None:
-            children = _children(self._process.pid)
-            for pid in (self._process.pid, *children):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            _signal([self._process.pid, *_children(self._process.pid)], signal.SIGKILL)
             self._process.wait()
             self._process = None
 
@@ -176,6 +173,34 @@ def _reachable(binaries: Path, folder: Path, user: pwd.struct_passwd | None) -> 
         if part.exists():
             shutil.copytree(part, copy / part.relative_to(binaries.parents[2]), symlinks=True)
     return copy / binaries.relative_to(binaries.parents[2])
+
+
+@contextlib.contextmanager
+def stopped(data: Path) -> Iterator[None]:
+    """Within it the Postgres of this data folder does nothing (SIGSTOP), then it goes on."""
+    pids = _processes(data)
+    _signal(pids, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        _signal(pids, signal.SIGCONT)
+
+
+def kill_all(data: Path) -> None:
+    """SIGKILL to all processes of the Postgres of this data folder."""
+    _signal(_processes(data), signal.SIGKILL)
+
+
+def _processes(data: Path) -> list[int]:
+    main = int((data / "postmaster.pid").read_text().split()[0])
+    return [main, *_children(main)]
+
+
+def _signal(pids: list[int], number: signal.Signals) -> None:
+    """To those of them that have not ended."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def _children(pid: int) -> list[int]:
