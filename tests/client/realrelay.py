@@ -2,7 +2,6 @@
 
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
@@ -11,6 +10,10 @@ import trio
 
 from sealwire_client import transport
 from sealwire_client.link import Dialler
+from tests.support import memory_relay
+
+WAIT_S_MAX = 120.0
+"""For what it does: only a test that fails waits so long."""
 
 
 class RealRelay:
@@ -37,9 +40,7 @@ class RealRelay:
 @contextmanager
 def real_relay(**settings: str) -> Iterator[RealRelay]:
     """A fresh one, with these settings."""
-    options = [f"{name}={value}" for name, value in settings.items()]
-    command = [sys.executable, "-m", "tests.support.memory_relay", "0", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(memory_relay.command(0, settings), stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
             yield RealRelay(process, process.stdout)

@@ -44,10 +44,8 @@ from sealwire_protocol.messages import (
 from sealwire_protocol.reconcile import ROOT
 from sealwire_protocol.segment import Record, encode_segment
 from tests.client.party import Note, founded, joined
+from tests.client.realrelay import WAIT_S_MAX
 from tests.client.test_conformance import OPEN, Pusher, agree, refused
-
-WAIT_S_MAX = 100.0
-"""For an answer, of a real relay too: only a test that fails waits so long."""
 
 pytestmark = pytest.mark.trio
 
@@ -332,7 +330,7 @@ async def test_devices_go_to_and_fro_without_waiting(places: Places, tmp_path: P
         await a.notes.put("x", Note("before"))
         await agree(a, b, entries=1)
         entries = 1
-        with trio.fail_after(60):
+        with trio.fail_after(WAIT_S_MAX):
             for _ in range(2):
                 for origin in (places.new, places.old):
                     for host in hosts:

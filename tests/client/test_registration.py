@@ -19,12 +19,9 @@ from sealwire_protocol.messages import CreateVault
 from sealwire_protocol.registration import token_bytes
 from sealwire_relay.minting import generate_key, mint
 from tests.client.party import Note, founded, in_step, joined, notes_of, returned
-from tests.client.realrelay import RealRelay, real_relay
+from tests.client.realrelay import WAIT_S_MAX, RealRelay, real_relay
 
 pytestmark = pytest.mark.trio
-
-SECONDS_MAX = 120.0
-"""Only a test that fails takes so long."""
 
 Open = Callable[[str], AbstractAsyncContextManager[Device]]
 
@@ -96,7 +93,7 @@ def in_time(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[Non
 
     @functools.wraps(test)
     async def limited(*args: object, **kwargs: object) -> None:
-        with trio.fail_after(SECONDS_MAX):
+        with trio.fail_after(WAIT_S_MAX):
             await test(*args, **kwargs)
 
     return limited

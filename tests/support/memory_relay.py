@@ -9,6 +9,7 @@ prints a line when it is done. It ends by SIGTERM, and with it everything that i
 import asyncio
 import signal
 import sys
+from collections.abc import Mapping
 from typing import Final
 
 from sealwire_relay.dataplane import DataPlane
@@ -20,6 +21,12 @@ from sealwire_relay.store.kept import MemoryDatabase
 from sealwire_relay.store.memory import MemoryStore
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def command(port: int, settings: Mapping[str, str]) -> list[str]:
+    """What starts one, with these settings."""
+    options = [f"{name}={value}" for name, value in settings.items()]
+    return [sys.executable, "-m", "tests.support.memory_relay", str(port), *options]
 
 
 async def _started(settings: Settings, database: MemoryDatabase) -> tuple[DataPlane, int]:

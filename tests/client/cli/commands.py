@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import click
 
 from sealwire_client.cli import main
+from tests.support import memory_relay
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -48,12 +49,10 @@ class Done(NamedTuple):
 
 
 class Relay:
-    """A relay in memory, which can be ended and started again, empty, on the same port. With a key it takes in vaults
-    by registration tokens that this has signed."""
+    """A relay in memory, which can be ended and started again, empty, on the same port."""
 
-    def __init__(self, environment: dict[str, str], *key: str) -> None:
-        self._environment = environment
-        self._settings = [f"registration_keys={each}" for each in key] + ["registration=token"] * bool(key)
+    def __init__(self, environment: dict[str, str], **settings: str) -> None:
+        self._environment, self._settings = environment, settings
         self.port = 0
         self.start()
 
@@ -65,7 +64,7 @@ class Relay:
     def start(self) -> None:
         """Start it; returns when devices are served."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.memory_relay", str(self.port), *self._settings],
+            memory_relay.command(self.port, self._settings),
             cwd=ROOT,
             env=self._environment,
             stdin=subprocess.DEVNULL,

@@ -33,7 +33,7 @@ def test_what_a_full_vault_does_not_take_is_said_to_be_refused_and_what_to_do(
     machine: Callable[[str], Machine], environment: dict[str, str], tmp_path: Path
 ) -> None:
     a, key = machine("a"), tmp_path / "minting.key"
-    relay = Relay(environment, generate_key(key))
+    relay = Relay(environment, registration="token", registration_keys=generate_key(key))
     try:
         a.succeed("init", "--relay", relay.address, "--token", mint(key, quota=1_000).text)
         done = a.run("put", "notes", "k", "v" * 2_000)

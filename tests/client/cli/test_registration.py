@@ -18,7 +18,7 @@ def key(tmp_path: Path) -> Path:
 @pytest.fixture
 def doorkeeper(environment: dict[str, str], key: Path) -> Iterator[Relay]:
     """A relay that takes in vaults by tokens of the key."""
-    relay = Relay(environment, generate_key(key))
+    relay = Relay(environment, registration="token", registration_keys=generate_key(key))
     yield relay
     relay.end()
 
