@@ -1,4 +1,5 @@
-"""How much devices and vaults may push: token buckets, of pushes and of bytes. Pure: the time is passed in.
+"""How much devices and vaults may push, and sites connect: token buckets, of pushes and of bytes. Pure: the time is
+passed in.
 
 A bucket is kept as the moment at which it will be full again, so one that is full need not be kept at all.
 """
@@ -9,7 +10,8 @@ from typing import Final, Generic, NamedTuple, TypeVar
 from sealwire_protocol.ids import DeviceKey, VaultId
 
 BURST_SECONDS: Final = 4.0
-"""What a full bucket holds, in seconds of its rate: who comes back with the work of a day is not stopped at once."""
+"""What a full bucket holds, in seconds of its rate: who comes back with the work of a day is not stopped at once, nor
+are all who share an address and come back at one moment."""
 
 RETURN_SECONDS: Final = BURST_SECONDS / 2
 """Who is limited returns when its bucket is half full: to a run of pushes, not to the next refusal. So it is refused,
@@ -39,7 +41,8 @@ class Limited(NamedTuple):
 
 
 class Buckets(Generic[K]):
-    """One bucket of pushes and one of bytes for everybody who has pushed lately. `name` is theirs in `Limited.by`."""
+    """One bucket of pushes and one of bytes for everybody who has pushed lately. `name` is theirs in `Limited.by`. What
+    has no bytes, as the beginning of a connection, is a push of none."""
 
     def __init__(self, name: str, rate: Rate) -> None:
         self._name = name

@@ -7,7 +7,7 @@ import pytest
 
 from sealwire_protocol.errors import CloseCode
 from sealwire_relay.admintokens import make
-from sealwire_relay.sites import BURST_SECONDS
+from sealwire_relay.buckets import BURST_SECONDS
 from sealwire_relay.store.memory import MemoryStore
 from tests.support.aio import asyncio_test
 from tests.support.device import Device, Identity

@@ -1,6 +1,7 @@
 import pytest
 
-from sealwire_relay.sites import BURST_SECONDS, SWEEP_SIZE_MIN, Sites, site_of
+from sealwire_relay.buckets import BURST_SECONDS, SWEEP_SIZE_MIN
+from sealwire_relay.sites import Sites, site_of
 
 
 @pytest.mark.parametrize(
@@ -68,5 +69,5 @@ def test_sites_that_began_none_of_late_are_forgotten() -> None:
     for number in range(20 * SWEEP_SIZE_MIN):
         assert sites.enter(str(number), number / 1_000)
         sites.leave(str(number))
-    assert len(sites._rested_at) <= SWEEP_SIZE_MIN
+    assert len(sites._begun) <= SWEEP_SIZE_MIN
     assert not sites._counts

@@ -17,8 +17,8 @@ from sealwire_protocol import codec
 from sealwire_protocol.errors import CloseCode, RemoteFault
 from sealwire_protocol.ids import NONCE_BYTES
 from sealwire_protocol.messages import Challenge, Hello
+from sealwire_relay.buckets import BURST_SECONDS
 from sealwire_relay.settings import SettingsError
-from sealwire_relay.sites import BURST_SECONDS
 from sealwire_relay.tls import Certificate, TlsTransport, load
 from tests.support.aio import asyncio_test
 from tests.support.certificate import Pair, make_pair
