@@ -35,6 +35,7 @@ from sealwire_protocol.events import (
     TermChanged,
     Ticked,
 )
+from sealwire_protocol.faults import term_changed
 from sealwire_protocol.ids import MEMBERSHIP, DeviceKey, StreamId, Term, VaultId
 from sealwire_protocol.login import login_payload
 from sealwire_protocol.membership import Verify
@@ -112,25 +113,6 @@ class Listener:
         if last > self.cursor:
             self.live, self.exists = False, True
         return False
-
-
-def term_changed(vault: VaultId, batch: int | None = None) -> Refuse:
-    """The refusal that tells a device to subscribe again, since the relay's history has a new term."""
-    why = "the relay's history has begun a new term; subscribe again"
-    return Refuse(FaultCode.TERM_CHANGED, Action.RESUBSCRIBE, why, vault=vault, batch=batch)
-
-
-def moved_away(vault: VaultId, relay: str | None, request: int) -> Refuse:
-    """The refusal of a request about a vault that is at another relay now."""
-    why = f"the vault is at another relay now, {relay}" if relay else "the vault is at another relay now"
-    return Refuse(FaultCode.MOVED, Action.STOP, f"{why}; nothing was done here", request, vault)
-
-
-def another_member(vault: VaultId, batch: int) -> Refuse:
-    """The refusal of what was sealed as another member of the vault: the device's number has changed with the end of
-    the membership log (R15), which it learns when it subscribes again."""
-    why = "this was sealed as another member of the vault than this device is now; subscribe again"
-    return Refuse(FaultCode.TERM_CHANGED, Action.RESUBSCRIBE, why, vault=vault, batch=batch)
 
 
 def _is_behind(listener: Listener) -> bool:

@@ -10,6 +10,7 @@ from typing import Final
 
 from sealwire_protocol.errors import Action, FaultCode
 from sealwire_protocol.events import Answer, Refuse
+from sealwire_protocol.faults import no_such_vault
 from sealwire_protocol.ids import MEMBERSHIP, Author, DeviceKey, VaultId
 from sealwire_protocol.links import (
     End,
@@ -46,7 +47,6 @@ from sealwire_relay.store.interface import (
     VaultState,
 )
 from sealwire_relay.terms import Terms
-from sealwire_relay.view import no_such_vault
 
 ATTEMPTS_MAX: Final = 5
 """Times that links, or a vault's creation, are tried again because log or term changed meanwhile."""

@@ -7,6 +7,7 @@ from typing import Final
 
 from sealwire_protocol.errors import Action, DecodeError, FaultCode
 from sealwire_protocol.events import Answer, Refuse
+from sealwire_protocol.faults import no_such_vault, vault_deleted
 from sealwire_protocol.history import newest_term
 from sealwire_protocol.ids import START, DeviceKey, StreamId, VaultId
 from sealwire_protocol.limits import SEGMENT_BYTES_MAX
@@ -16,7 +17,6 @@ from sealwire_relay.metrics import Metrics
 from sealwire_relay.store.interface import Page, Store
 from sealwire_relay.store.segments import StoredSegment
 from sealwire_relay.trees import BusyError, Kept, StalePinError, Trees, UnreadableError, off_loop, unreadable
-from sealwire_relay.view import no_such_vault, vault_deleted
 
 READS_MAX: Final = 16
 """Pages read for one FETCH: its records may lie far apart. Some 30 ms of the database, and 4 MiB held."""

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from sealwire_protocol.errors import CloseCode
+from sealwire_protocol.faults import no_such_vault
 from sealwire_protocol.ids import Position, VaultId
 from sealwire_relay.fanout import Fanout
 from sealwire_relay.peer import Peer
 from sealwire_relay.store.interface import Store, StoreError
-from sealwire_relay.view import no_such_vault
 
 VAULTS_AT_ONCE: Final = 100
 """Vaults whose members are asked for in one query: a thousand devices in each are some 5 MB."""

@@ -10,6 +10,7 @@ from typing import Final
 
 from sealwire_protocol.errors import Action, CloseCode, FaultCode
 from sealwire_protocol.events import Answer, Refuse
+from sealwire_protocol.faults import moved_away, no_such_vault, vault_deleted
 from sealwire_protocol.ids import MEMBERSHIP, DeviceKey, MailboxId, Position
 from sealwire_protocol.limits import MAILBOX_SECONDS_MAX
 from sealwire_protocol.links import LinkError, Role
@@ -32,7 +33,7 @@ from sealwire_protocol.messages import (
     Subscribe,
     Subscribed,
 )
-from sealwire_protocol.relay_session import RelayState, moved_away
+from sealwire_protocol.relay_session import RelayState
 from sealwire_relay.acks import Acks
 from sealwire_relay.fanout import Fanout
 from sealwire_relay.ingest import Ingest
@@ -45,7 +46,6 @@ from sealwire_relay.registration import receipt_of
 from sealwire_relay.store.interface import Store, StoreError, Subscription
 from sealwire_relay.store.mailboxes import MAILBOXES_PER_VAULT_MAX, MailboxVerdict
 from sealwire_relay.terms import Terms
-from sealwire_relay.view import no_such_vault, vault_deleted
 
 MAILBOXES_PER_PEER_MAX: Final = 64
 """Mailboxes at which one connection is told what comes: more invites at once are no one's use."""

@@ -12,6 +12,7 @@ from sealwire_protocol import codec
 from sealwire_protocol.conditions import Current, Judged, Write, judge, read_writes, refusals
 from sealwire_protocol.errors import Action, CloseCode, DecodeError, FaultCode, Outcome, RemoteFault
 from sealwire_protocol.events import Answer, Refuse
+from sealwire_protocol.faults import another_member, no_such_vault, term_changed, vault_deleted
 from sealwire_protocol.history import newest_term
 from sealwire_protocol.ids import NO_TERM, Author, DeviceKey, Position, StreamId, Tag, Term, VaultId
 from sealwire_protocol.limits import PUSH_RECORDS_MAX, SEGMENT_BYTES_MAX, VERSION_STEP_MAX
@@ -30,7 +31,6 @@ from sealwire_protocol.messages import (
     StreamState,
 )
 from sealwire_protocol.refills import Returned, is_outdated, judge_returned, read_returned
-from sealwire_protocol.relay_session import another_member, term_changed
 from sealwire_protocol.reseals import Resealed, decode_applied, judge_resealed, read_resealed, surveying_of
 from sealwire_protocol.segment import TOMBSTONE, Survey, survey_single
 from sealwire_relay.quota import Allowance
@@ -526,15 +526,3 @@ class Draft:
             view.heavy = view.heavy or len(outcome.answer) > LIGHT_BYTES_MAX
             while (oldest := next(iter(outcomes))) <= batch - OUTCOMES_KEPT:
                 del outcomes[oldest]
-
-
-def vault_deleted(vault: VaultId, batch: int | None = None, request: int = 0) -> Refuse:
-    """The answer to members of a vault that was deleted, whatever they ask for but its membership log."""
-    why = "the vault was deleted by an admin of it; what this device holds stays on it"
-    return Refuse(FaultCode.VAULT_DELETED, Action.STOP, why, request=request, vault=vault, batch=batch)
-
-
-def no_such_vault(vault: VaultId, batch: int | None = None, request: int = 0) -> Refuse:
-    """The one answer for vaults that do not exist and vaults of which the device is no member."""
-    why = "there is no such vault here for this device"
-    return Refuse(FaultCode.NO_SUCH_VAULT, Action.STOP, why, request=request, vault=vault, batch=batch)

@@ -15,6 +15,7 @@ from typing import Final
 
 from sealwire_protocol.errors import Action, CloseCode, FaultCode, Outcome
 from sealwire_protocol.events import Answer, Refuse
+from sealwire_protocol.faults import no_such_vault
 from sealwire_protocol.ids import DeviceKey, StreamId, VaultId
 from sealwire_protocol.messages import Deliver, Pushed, StreamKind, StreamState
 from sealwire_relay.fanout import Fanout
@@ -33,7 +34,7 @@ from sealwire_relay.store.interface import (
     VaultWrite,
 )
 from sealwire_relay.terms import Terms
-from sealwire_relay.view import Admitted, Draft, Head, VaultView, no_such_vault
+from sealwire_relay.view import Admitted, Draft, Head, VaultView
 from sealwire_relay.winners import Winners
 
 VIEWS_MAX: Final = 10_000

@@ -11,6 +11,7 @@ from sealwire_protocol.events import (
     Refuse,
     TermChanged,
 )
+from sealwire_protocol.faults import term_changed
 from sealwire_protocol.ids import VaultId
 from sealwire_protocol.limits import (
     PUSHES_PER_SESSION_MAX,
@@ -22,7 +23,6 @@ from sealwire_protocol.messages import (
 )
 from sealwire_protocol.relay_session import (
     RelayState,
-    term_changed,
 )
 from tests.protocol.examples import (
     T2,

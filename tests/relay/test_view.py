@@ -9,11 +9,11 @@ from sealwire_protocol import codec
 from sealwire_protocol.conditions import NOTHING, Current
 from sealwire_protocol.errors import FaultCode, Outcome, Refusal, RemoteFault
 from sealwire_protocol.events import Answer, Refuse
+from sealwire_protocol.faults import another_member
 from sealwire_protocol.ids import MEMBERSHIP, Author, KeyId, Position, StreamId, Term, TermStart, VaultId
 from sealwire_protocol.limits import PUSH_RECORDS_MAX, SEGMENT_BYTES_MAX, VERSION_STEP_MAX
 from sealwire_protocol.links import Role
 from sealwire_protocol.messages import ATOMIC, REFILL, Group, Push, Pushed, Refused, StreamKind, StreamState
-from sealwire_protocol.relay_session import another_member
 from sealwire_protocol.segment import encode_segment, read_segment
 from sealwire_relay.quota import Allowance
 from sealwire_relay.store.interface import OUTCOMES_KEPT, GuardName, StreamWrite, VaultState

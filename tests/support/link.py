@@ -41,6 +41,7 @@ from sealwire_protocol.events import (
     TermChanged,
     Ticked,
 )
+from sealwire_protocol.faults import term_changed
 from sealwire_protocol.ids import NO_TERM, START, DeviceKey, KeyId, Position, StreamId, Term, TermStart, VaultId
 from sealwire_protocol.limits import Limits
 from sealwire_protocol.messages import (
@@ -57,7 +58,7 @@ from sealwire_protocol.messages import (
     Subscribed,
     Wanted,
 )
-from sealwire_protocol.relay_session import RelaySession, RelayState, term_changed
+from sealwire_protocol.relay_session import RelaySession, RelayState
 from sealwire_protocol.segment import read_segment, survey
 
 ORIGIN = "wss://relay.example.org"

@@ -15,6 +15,7 @@ from sealwire_protocol import codec
 from sealwire_protocol.conditions import Judged, judge, read_writes, refusals, with_winners
 from sealwire_protocol.errors import Action, DecodeError, FaultCode, Outcome
 from sealwire_protocol.events import Answer, Refuse
+from sealwire_protocol.faults import another_member, moved_away, no_such_vault, term_changed, vault_deleted
 from sealwire_protocol.ids import (
     MEMBERSHIP,
     NO_TERM,
@@ -56,7 +57,6 @@ from sealwire_protocol.messages import (
     Subscribed,
 )
 from sealwire_protocol.refills import is_outdated, judge_returned, read_returned
-from sealwire_protocol.relay_session import another_member, moved_away, term_changed
 from sealwire_protocol.reseals import decode_applied, judge_resealed, read_resealed, survey_of
 from sealwire_protocol.segment import Survey, read_segment
 from sealwire_protocol.suffixes import common_links, suffix_of
@@ -158,7 +158,7 @@ class MemoryLog:
         """SUBSCRIBE: the state of each stream asked for."""
         kept = self._of_member(message.vault, device)
         if kept is None:
-            return Verdict(_no_such_vault(message.vault))
+            return Verdict(no_such_vault(message.vault))
         absent = Stream(StreamKind.ABSENT)
         states = [kept.streams.get(wanted.stream, absent).state(wanted.stream) for wanted in message.streams]
         pusher = self._pusher(kept, device)
@@ -202,9 +202,9 @@ class MemoryLog:
         """CREATE_STREAM."""
         kept = self._of_member(message.vault, device)
         if kept is None:
-            return Verdict(_no_such_vault(message.vault, message.request))
+            return Verdict(no_such_vault(message.vault, request=message.request))
         if kept.membership.ended:
-            return Verdict(_vault_deleted(message.vault, message.request))
+            return Verdict(vault_deleted(message.vault, request=message.request))
         member = kept.membership.by_device(device)
         if member is None or member.role < Role.WRITER:
             why = "a reader of this vault may not create collections in it"
@@ -222,7 +222,7 @@ class MemoryLog:
 
     def append_link(self, device: DeviceKey, message: AppendLink) -> Verdict:
         """LINK, by whoever has one that follows (R15). Raises LinkError."""
-        strange = Verdict(_no_such_vault(message.vault, message.request))
+        strange = Verdict(no_such_vault(message.vault, request=message.request))
         kept = self.vaults.get(message.vault)
         if kept is None:
             return strange
@@ -274,7 +274,7 @@ class MemoryLog:
         if verdict is not None:
             return verdict
         if not is_member:
-            return Verdict(_no_such_vault(message.vault, message.request))
+            return Verdict(no_such_vault(message.vault, request=message.request))
         why = "the links that stand there outrank these; read the membership log"
         return Verdict(Refuse(FaultCode.LINK_CONFLICT, Action.RETRY, why, message.request, message.vault))
 
@@ -325,13 +325,13 @@ class MemoryLog:
     def _compared(self, device: DeviceKey, message: Reconcile | Fetch) -> Stream | Refuse | None:
         kept = self._of_member(message.vault, device)
         if kept is None:
-            return _no_such_vault(message.vault, message.request)
+            return no_such_vault(message.vault, request=message.request)
         ended = kept.membership.ended
-        return _vault_deleted(message.vault, message.request) if ended else kept.streams.get(message.stream)
+        return vault_deleted(message.vault, request=message.request) if ended else kept.streams.get(message.stream)
 
     def dismissal(self, vault: VaultId, device: DeviceKey) -> Refuse | None:
         """What one is told that listens to a vault and is no member of it any more; None: it is one."""
-        return _no_such_vault(vault) if self._of_member(vault, device) is None else None
+        return no_such_vault(vault) if self._of_member(vault, device) is None else None
 
     def _of_member(self, vault: VaultId, device: DeviceKey) -> Vault | None:
         kept = self.vaults.get(vault)
@@ -355,9 +355,9 @@ class MemoryLog:
         surveys = [survey_of(push.flags, group.records) for group in push.groups]
         kept = self._of_member(push.vault, device)
         if kept is None:
-            return Verdict(_no_such_vault(push.vault, batch=push.batch))
+            return Verdict(no_such_vault(push.vault, batch=push.batch))
         if kept.membership.ended:
-            return Verdict(_vault_deleted(push.vault, batch=push.batch))
+            return Verdict(vault_deleted(push.vault, batch=push.batch))
         pusher = self._pusher(kept, device)
         member = kept.membership.by_device(device)
         own = not push.flags & (REFILL | RESEAL)
@@ -531,16 +531,6 @@ def _with_winners(kept: Vault, push: Push, answer: Pushed) -> Pushed:
         prev, _, body = kept.streams[push.groups[group].stream].after(seq - 1)[0]
         [found[group, seq]] = [record for at, record in read_segment(body, prev) if at == seq]
     return with_winners(answer, found)
-
-
-def _no_such_vault(vault: VaultId, request: int = 0, batch: int | None = None) -> Refuse:
-    why = "there is no such vault here for this device"
-    return Refuse(FaultCode.NO_SUCH_VAULT, Action.STOP, why, request=request, vault=vault, batch=batch)
-
-
-def _vault_deleted(vault: VaultId, request: int = 0, batch: int | None = None) -> Refuse:
-    why = "the vault was deleted by an admin of it; what this device holds stays on it"
-    return Refuse(FaultCode.VAULT_DELETED, Action.STOP, why, request=request, vault=vault, batch=batch)
 
 
 def _no_such_mailbox(request: int) -> Refuse:
