@@ -5,14 +5,12 @@ No task, no timer and no compressor of its own. What is written in one turn of t
 
 import asyncio
 import os
-import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from http import HTTPStatus
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from websockets.frames import Opcode
-from websockets.http11 import Request, Response
-from websockets.server import ServerProtocol
+from websockets.http11 import Request
 
 from sealwire_protocol.errors import Action, CloseCode, FaultCode, RemoteFault
 from sealwire_protocol.events import (
@@ -38,27 +36,27 @@ from sealwire_protocol.relay_session import RelaySession, RelayState
 from sealwire_relay.admintokens import found_in
 from sealwire_relay.forwarded import proxy_header
 from sealwire_relay.frames import PING_FRAME, FrameReader, binary_frame, binary_header, close_frame, pong_frame
+from sealwire_relay.opening import Opening, end_of_request, refusal
 from sealwire_relay.peer import Host
 from sealwire_relay.tls import TlsTransport
 
 CLOSE_SECONDS: Final = 2.0
 """After a close frame: how long the peer has to take it and to hang up, before the socket is aborted."""
 
-REQUEST_BYTES_MAX: Final = 16_384
-"""The HTTP request that opens a WebSocket: more is not one of our clients."""
-
 LOGIN_BYTES_MAX: Final = 4_096
 """All that a peer may send from opening a WebSocket until it is known: HELLO and PROVE have some 1,200 bytes each. So
 strangers make the relay hold no more, nor look at a flood of tiny frames, which cost it half a microsecond a byte."""
 
 SLICE_BYTES: Final = 16_384
-"""What is carried out of one socket before the others have their turn: a quarter of a millisecond of work. What comes
-in more at once waits, and nothing more is read of that socket meanwhile. Of all sockets on which something waits so one
-has its slice in each turn of the event loop, in which whoever says little is heard at once."""
+"""What is carried out of one socket before the others have their turn: a quarter of a millisecond of work. What came
+in beyond it waits, and nothing more is read of that socket meanwhile. Of all sockets on which something waits, one has
+its slice in each turn of the event loop, so that whoever says little waits for one slice at most."""
+
+FRAME_BYTES: Final = 128
+"""What any frame counts for in a slice beside its bytes: the work that it makes even if it says nothing."""
 
 MESSAGE_BYTES: Final = 2_048
-CONTROL_BYTES: Final = 128
-"""What a message, or a ping, counts for beside its bytes: the work that it makes even if it says nothing."""
+"""What a message counts for beside that."""
 
 JOINED_BYTES_MAX: Final = 16_384
 """Messages up to here are copied to leave in one piece with others, which costs less than to send more pieces. Larger
@@ -71,13 +69,8 @@ until three quarters of them have gone. Thousands of small frames, each kept for
 ADMIN_TOKENS: Final = "an admin token is for the control port, and worth nothing here: revoke it, since it was shown"
 """What is said to whoever shows one."""
 
-RETRY_SECONDS: Final = 5
-"""When a device may come back whose address has too many connections, as HTTP tells it: some will be gone by then."""
-
 STOPPING: Final = "the relay is stopping; come back"
 """What devices are told that are sent away then."""
-
-_END_OF_REQUEST: Final = b"\r\n\r\n"
 
 
 class Connection(asyncio.Protocol):
@@ -115,8 +108,9 @@ class Connection(asyncio.Protocol):
         self._reader: FrameReader | None = None
         self._out: bytes | list[bytes] | None = None
         self._fd = -1
-        self._queued = True
-        """False: nothing waits in the transport, so that the socket `_fd` may be written to past it."""
+        """The socket that may be written to past the transport while nothing waits there; -1: there is none."""
+        self._queued = False
+        """Something was left to the transport, and may still wait there."""
         self._heard = self._begun = 0.0
         self._login_by: float | None = None
         self._closing = self._held = self._stalled = self._leaving = False
@@ -153,7 +147,7 @@ class Connection(asyncio.Protocol):
         self._transport = opened = cast(asyncio.Transport, transport)
         opened.set_write_buffer_limits(STALLED_BYTES)
         if (sock := opened.get_extra_info("socket")) is not None:
-            self._fd, self._queued = sock.fileno(), False
+            self._fd = sock.fileno()
         self._heard = self._begun = asyncio.get_running_loop().time()
         self._login_by = self._heard + self._host.settings.login_seconds
         self._host.accepted(self)
@@ -198,7 +192,7 @@ class Connection(asyncio.Protocol):
         """The socket is gone."""
         # The event loop closes the socket after this: until here the descriptor is nobody else's.
         self._transport = None
-        self._fd, self._queued = -1, True
+        self._fd = -1
         self._closing = True
         self._out = None
         self._request = b""
@@ -236,40 +230,31 @@ class Connection(asyncio.Protocol):
         certificate, transport = self._host.certificate, self._transport
         if certificate is not None and transport is not None and not self._closing:
             self._transport = self._tls = TlsTransport(transport, certificate.context)
-            self._fd, self._queued = -1, True
+            self._fd = -1
 
     def _shake_hands(self, data: bytes) -> None:
-        searched = max(0, len(self._request) - len(_END_OF_REQUEST))
+        searched = len(self._request)
         self._request += data
-        request = self._request
-        end = request.find(_END_OF_REQUEST, searched, REQUEST_BYTES_MAX)
-        if end >= 0:
-            end += len(_END_OF_REQUEST)
-            self._request = b""
-            self._answer_request(request[:end], request[end:])
-        elif len(request) >= REQUEST_BYTES_MAX or not request[:1].isupper():
-            self._end(_refusal(HTTPStatus.BAD_REQUEST))
+        try:
+            end = end_of_request(self._request, searched)
+        except ValueError:
+            self._end(refusal(HTTPStatus.BAD_REQUEST))
+            return
+        if end is not None:
+            head, rest, self._request = self._request[:end], self._request[end:], b""
+            self._answer_request(head, rest)
 
     def _answer_request(self, head: bytes, rest: bytes) -> None:
-        handshake = ServerProtocol()
-        handshake.receive_data(head)
-        request = next(iter(handshake.events_received()), None)
-        if not isinstance(request, Request):
-            self._end(b"".join(handshake.data_to_send()) or _refusal(HTTPStatus.BAD_REQUEST))
-            return
-        if (why := self._forwarded(request)) is not None:
-            self._end(_refusal(HTTPStatus.SERVICE_UNAVAILABLE, why))
-            return
-        if self._misused(head, "data port: a request"):
-            self._end(_refusal(HTTPStatus.FORBIDDEN, ADMIN_TOKENS))
-            return
-        if request.path == "/livez":
-            response = handshake.reject(HTTPStatus.OK, "alive\n")
-        else:
-            response = handshake.accept(request)
-        handshake.send_response(response)
-        answer = b"".join(handshake.data_to_send())
-        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+        opening = Opening(head)
+        if opening.request is not None:
+            if (why := self._forwarded(opening.request)) is not None:
+                self._end(refusal(HTTPStatus.SERVICE_UNAVAILABLE, why))
+                return
+            if self._misused(head, "data port: a request"):
+                self._end(refusal(HTTPStatus.FORBIDDEN, ADMIN_TOKENS))
+                return
+        answer, opens = opening.answer()
+        if not opens:
             self._end(answer)
             return
         self._reader = FrameReader(LOGIN_BYTES_MAX)
@@ -322,7 +307,7 @@ class Connection(asyncio.Protocol):
                 self._end(close_frame(CloseCode.NORMAL, ""))
             if self._closing:
                 return
-            size += CONTROL_BYTES + len(payload)
+            size += FRAME_BYTES + len(payload)
             if size >= SLICE_BYTES or self._held or self._work is not None:
                 break
         else:
@@ -383,8 +368,7 @@ class Connection(asyncio.Protocol):
         effects = self.session.handle(event)
         if isinstance(event, Refuse):
             self._host.metrics.faults.labels(event.code.name.lower()).inc()
-            listens = any(vault == event.vault for vault, _ in self.session.listeners)
-            if event.code is FaultCode.NO_SUCH_VAULT and not listens:
+            if event.code is FaultCode.NO_SUCH_VAULT and event.vault not in {of for of, _ in self.session.listeners}:
                 self._host.left(self, event.vault)
         self.carry_out(effects)
         if self._leaving and self.session.has_answered:
@@ -449,17 +433,17 @@ class Connection(asyncio.Protocol):
                 self._give_up_if_unread(transport)
                 return
             out = b"".join(out)
-        if self._queued and self._fd >= 0 and not transport.get_write_buffer_size():
-            self._queued = False
-        if not self._queued:
+        if self._fd >= 0 and not (self._queued and transport.get_write_buffer_size()):
             # The transport would do the same, and touch much memory for it: a tenth of what a delivery costs.
             try:
                 sent = os.write(self._fd, out)
             except OSError:
                 sent = 0  # the socket is full; or broken, which the transport is to find out
             if sent == len(out):
+                self._queued = False
                 return
-            self._queued, out = True, out[sent:]
+            out = out[sent:]
+        self._queued = True
         transport.write(out)
         self._give_up_if_unread(transport)
 
@@ -537,20 +521,3 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._closing = True
             self._transport.abort()
-
-
-def _refusal(status: HTTPStatus, why: str = "a WebSocket is opened here") -> bytes:
-    handshake = ServerProtocol()
-    response: Response = handshake.reject(status, f"{status.phrase}: {why}.\n")
-    if status is HTTPStatus.SERVICE_UNAVAILABLE:
-        response.headers["Retry-After"] = str(RETRY_SECONDS)
-    return response.serialize()
-
-
-def tune(listening: Iterable[Any], user_timeout_ms: int) -> None:
-    """Have the kernel give up every socket accepted here whose peer takes no bytes for so long. It is set on those that
-    listen, of which the others have it, at no cost for each. That there is no Nagle delay is the event loop's doing.
-    """
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        for sock in listening:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, user_timeout_ms)

@@ -6,9 +6,6 @@ import socket
 
 import pytest
 from websockets.exceptions import ConnectionClosed
-from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
-from websockets.http11 import Request
-from websockets.server import ServerProtocol
 
 from sealwire_protocol import codec
 from sealwire_protocol.errors import CloseCode
@@ -30,12 +27,12 @@ from sealwire_protocol.messages import (
 )
 from sealwire_protocol.segment import encode_segment
 from sealwire_relay.catchup import PAGE_BYTES_MAX
-from sealwire_relay.connection import LOGIN_BYTES_MAX, REQUEST_BYTES_MAX, STALLED_BYTES, Connection
+from sealwire_relay.connection import LOGIN_BYTES_MAX, STALLED_BYTES, Connection
 from sealwire_relay.frames import binary_frame
 from tests.support.aio import asyncio_test
 from tests.support.device import Device, Identity, group, record, stream_id
 from tests.support.relay import Mishap, TroubledStore, memory_store, running, turns, turns_until
-from tests.support.stranger import BINARY, CLOSE, CONT, PING, PONG, REQUEST, TEXT, Stranger, frame
+from tests.support.stranger import BINARY, CLOSE, CONT, PING, PONG, TEXT, Stranger, frame
 
 ANNA, BERT = Identity(1), Identity(2)
 TODOS = stream_id(1)
@@ -55,86 +52,6 @@ async def logged_in(port: int, identity: Identity = ANNA) -> Stranger:
     _, data = await stranger.receive()
     assert isinstance(codec.decode(data), Welcome)
     return stranger
-
-
-# --- HTTP
-
-
-@asyncio_test
-async def test_livez_answers_without_a_websocket() -> None:
-    async with running() as relay, await Stranger.dial(relay.port) as stranger:
-        stranger.send(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
-        answer = await stranger.rest()
-        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
-        assert answer.endswith(b"\r\n\r\nalive\n")
-
-
-@pytest.mark.parametrize(
-    ("request_", "status"),
-    [
-        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"426"),
-        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello", b"400"),
-        (b"GET / HTTP/3.0\r\n\r\n", b"400"),
-        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"400"),
-        (b"get lost", b"400"),
-        (REQUEST.replace(b"13", b"8") + b"\r\n", b"400"),
-        (REQUEST + b"A: " + b"a" * REQUEST_BYTES_MAX, b"400"),
-        (REQUEST + b"A: b\r\n" * 200 + b"\r\n", b"431"),
-        (REQUEST + b"A: " + b"a" * 9_000 + b"\r\n\r\n", b"431"),
-        (b"GET /" + b"a" * 9_000 + b" HTTP/1.1\r\n\r\n", b"414"),
-    ],
-    ids=["plain", "post", "version", "tls", "rubbish", "draft", "endless", "many", "long", "path"],
-)
-def test_what_is_not_a_websocket_is_told_so_and_hung_up_on(request_: bytes, status: bytes) -> None:
-    @asyncio_test
-    async def run() -> None:
-        async with running() as relay, await Stranger.dial(relay.port) as stranger:
-            stranger.send(request_)
-            assert (await stranger.rest()).startswith(b"HTTP/1.1 " + status)
-            await turns_until(lambda: relay.plane.connections == 0)
-
-    run()
-
-
-@asyncio_test
-async def test_a_request_that_comes_byte_by_byte_is_understood() -> None:
-    async with running() as relay, await Stranger.dial(relay.port) as stranger:
-        for byte in REQUEST + b"\r\n":
-            stranger.send(bytes((byte,)))
-            await turns(1)
-        assert (await stranger.response()).startswith(b"HTTP/1.1 101")
-
-
-@asyncio_test
-async def test_a_greeting_in_the_packet_of_the_request_is_heard() -> None:
-    async with running() as relay, await Stranger.dial(relay.port) as stranger:
-        stranger.send(REQUEST + b"\r\n" + frame(BINARY, HELLO))
-        await stranger.response()
-        _, data = await stranger.receive()
-        assert isinstance(codec.decode(data), Challenge)
-
-
-def answer_of_one_that_compresses(request: bytes) -> bytes:
-    """What a server that likes to compress answers a request."""
-    server = ServerProtocol(extensions=[ServerPerMessageDeflateFactory()])
-    server.receive_data(request)
-    [event] = server.events_received()
-    assert isinstance(event, Request)
-    server.send_response(server.accept(event))
-    return b"".join(server.data_to_send())
-
-
-@asyncio_test
-async def test_s20_permessage_deflate_is_not_negotiated() -> None:
-    offer = REQUEST + b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n"
-    assert b"permessage-deflate" in answer_of_one_that_compresses(offer)
-    async with running() as relay, await Stranger.dial(relay.port) as stranger:
-        stranger.send(offer)
-        response = await stranger.response()
-        assert response.startswith(b"HTTP/1.1 101")
-        assert b"extensions" not in response.lower()
-        stranger.send(frame(BINARY, HELLO, rsv=4))
-        assert await stranger.closed() == CloseCode.PROTOCOL_ERROR
 
 
 # --- frames
@@ -444,7 +361,7 @@ class OpenTransport(asyncio.Transport):
 
 def replace_transport(connection: Connection, transport: asyncio.Transport) -> None:
     """All that is sent goes to this transport, and nothing to the socket."""
-    connection._transport, connection._fd, connection._queued = transport, -1, True
+    connection._transport, connection._fd = transport, -1
 
 
 @asyncio_test

@@ -11,7 +11,7 @@ from sealwire_protocol import codec
 from sealwire_protocol.errors import CloseCode
 from sealwire_protocol.messages import Push
 from sealwire_protocol.segment import WALK_RECORDS
-from sealwire_relay.connection import CONTROL_BYTES, LOGIN_BYTES_MAX, MESSAGE_BYTES, SLICE_BYTES, Connection
+from sealwire_relay.connection import FRAME_BYTES, LOGIN_BYTES_MAX, MESSAGE_BYTES, SLICE_BYTES, Connection
 from sealwire_relay.frames import FrameReader
 from tests.relay.test_connection import logged_in
 from tests.support.aio import asyncio_test
@@ -47,7 +47,7 @@ async def test_a_flood_of_tiny_messages_lets_the_others_have_their_turn(monkeypa
 
     async with running() as relay, await logged_in(relay.port) as stranger:
         monkeypatch.setattr(Connection, "data_received", watched)
-        tiny, slice_of = frame(BINARY, b"\x01"), SLICE_BYTES // (MESSAGE_BYTES + CONTROL_BYTES)
+        tiny, slice_of = frame(BINARY, b"\x01"), SLICE_BYTES // (MESSAGE_BYTES + FRAME_BYTES)
         stranger.send(tiny * slice_of)
         await turns_until(lambda: len(paused) == 1)
         stranger.send(tiny * 2 * slice_of)
@@ -80,7 +80,7 @@ async def test_what_was_read_at_once_is_looked_at_in_turns(monkeypatch: pytest.M
         last: tuple[int, bytes] | None = None
         while last != (PONG, (19_999).to_bytes(2, "big")):
             last = await stranger.receive()
-        assert sum(looked) == 20_000 and max(looked) <= SLICE_BYTES // CONTROL_BYTES + 1
+        assert sum(looked) == 20_000 and max(looked) <= SLICE_BYTES // FRAME_BYTES + 1
         stranger.send(frame(PING, b"heard"))
         assert await stranger.receive() == (PONG, b"heard")
 
