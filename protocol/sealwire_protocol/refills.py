@@ -16,7 +16,7 @@ from sealwire_protocol.history import is_lost, loss_before
 from sealwire_protocol.ids import Tag
 from sealwire_protocol.lines import Line, compared_at, decode_held, is_of_one_line
 from sealwire_protocol.messages import StreamKind, StreamState
-from sealwire_protocol.segment import FLAGS_KNOWN, TOMBSTONE, WALK_RECORDS, Survey, finished, read_record
+from sealwire_protocol.segment import FLAGS_KNOWN, TOMBSTONE, WALK_RECORDS, Survey, read_record
 
 
 class Returned(NamedTuple):
@@ -30,11 +30,6 @@ class Returned(NamedTuple):
     line: Line
     begin: int
     end: int
-
-
-def survey_refill(data: bytes) -> Survey:
-    """What `surveying_refill` finds. Raises DecodeError."""
-    return finished(surveying_refill(data))
 
 
 def surveying_refill(data: bytes) -> Generator[None, None, Survey]:

@@ -251,11 +251,6 @@ def survey_single(data: bytes) -> Survey | None:
     return Survey(1, version, version, author, epoch, key_id, kind & FLAGS_KNOWN)
 
 
-def survey(data: bytes, any_author: bool = False) -> Survey:
-    """What `surveying` finds. Raises DecodeError."""
-    return finished(surveying(data, any_author))
-
-
 def surveying(data: bytes, any_author: bool = False) -> Generator[None, None, Survey]:
     """Walk a pushed group: all records fresh (no skips), of one author (unless any will do) and one key. Raises
     DecodeError.

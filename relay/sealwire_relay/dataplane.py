@@ -148,17 +148,16 @@ class DataPlane:
         task, hurry = asyncio.create_task(work), asyncio.create_task(self._patience.wait())
         try:
             timeout = 0 if self._hurried else max(0, seconds)
-            await asyncio.wait({task, hurry}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait({task, hurry}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._patience = None
             hurry.cancel()
             if not task.done():
                 task.cancel()
                 self._left.append(task)
-        if task in self._left:
-            return False
-        await task
-        return True
+        if task in done:
+            await task
+        return task in done
 
     def server_changed(self) -> None:
         """The database shows another start, timeline or identity: the next term must be opened (R7)."""

@@ -234,7 +234,7 @@ class Gateway:
             self._ingest.push(peer, admitted)
             return None
         work = self._admit(peer, device, push, size)
-        for _ in work:
+        for _ in work:  # one step at once, which is all of most
             return work
         return None
 

@@ -17,10 +17,9 @@ from sealwire_relay.view import Admitted
 TURN_BYTES: Final = 65_536
 TURN_RECORDS: Final = 1_024
 TURN_PUSHES: Final = 128
-"""Most that a vault gives to one commit: all that most have, some pushes of one that is busy, which is one of which
-more waits. It is a millisecond of work or two, for the relay and for Postgres each: so long others wait for either, and
-one vault alone still commits some hundred thousand records a second so."""
-
+"""Most that a vault gives to one commit, its turn: all that most vaults ever have waiting. One of which more waits is
+busy. A turn is a millisecond of work or two, for the relay and for Postgres each, which others wait for; and in such
+turns one vault alone still commits some hundred thousand records a second."""
 
 PAUSE_SHARE: Final = 6.0
 """For how long a busy vault rests, as a share of the time that its commit took: it has a seventh of all time, in which
@@ -77,8 +76,10 @@ class PushQueue:
         self._busy: OrderedDict[VaultId, _Line] = OrderedDict()
         self._taken: dict[VaultId, _Line] = {}
         self._busy_next = False
-        self._resting: set[VaultId] = set()
+        self._busy_taken: set[VaultId] = set()
+        """Those of `_taken` that were busy: they are being committed, or rest."""
         self._others_at = 0.0
+        """When something was last pushed to another vault than these and those in `_busy`."""
         self._count = 0
         self.size = 0
 
@@ -105,7 +106,7 @@ class PushQueue:
         if line is not None:
             line.add(waiting)
             return False
-        if self._busy or self._resting:
+        if self._busy or self._busy_taken:
             self._others_at = waiting.since
         known = self._calm.get(vault)
         line = known or _Line()
@@ -147,7 +148,7 @@ class PushQueue:
                 records += item.admitted.records
                 size += item.admitted.size
         if busy:
-            self._resting.update(taken)
+            self._busy_taken.update(taken)
         self._count -= sum(map(len, taken.values()))
         self.size -= size
         return taken
@@ -155,13 +156,13 @@ class PushQueue:
     def rest(self, vaults: Iterable[VaultId], seconds: float, now: float) -> float:
         """For how many seconds these vaults, whose commit took so many, are not to be given back yet. `now` is of the
         clock of what waits."""
-        if self._resting.isdisjoint(vaults) or now - self._others_at > OTHERS_SECONDS:
+        if self._busy_taken.isdisjoint(vaults) or now - self._others_at > OTHERS_SECONDS:
             return 0.0
         return min(PAUSE_SHARE * seconds, PAUSE_SECONDS_MAX)
 
     def give_back(self, vaults: Iterable[VaultId]) -> None:
         """What was taken of these vaults has its verdict: the next may be taken, after all others' turn."""
-        self._resting.difference_update(vaults)
+        self._busy_taken.difference_update(vaults)
         for vault in vaults:
             line = self._taken.pop(vault)
             if line.items:

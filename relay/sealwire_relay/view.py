@@ -188,16 +188,16 @@ class Standing:
 
 
 class Growth:
-    """What a draft adds to one stream. `counts`: something was decided on its head, which is a condition of the write
-    from then on. `term`: what it is written under, the stream's own id of the present number if the vault has come back
-    (R18)."""
+    """What a draft adds to one stream. `is_condition`: something was decided on its head, which is a condition of the
+    write from then on. `term`: what it is written under, the stream's own id of the present number if the vault has
+    come back (R18)."""
 
-    __slots__ = ("_room", "counts", "guards", "head", "known", "segments", "term", "top")
+    __slots__ = ("_room", "guards", "head", "is_condition", "known", "segments", "term", "top")
 
     def __init__(self, known: Head, term: Term) -> None:
         self.known, self.head, self.top = known, known.head, known.top
         self.term = known.term if known.term.number == term.number else term
-        self.counts = False
+        self.is_condition = False
         self.guards: dict[Tag, Current] = {}
         self.segments: list[tuple[int, list[bytes]]] = []
         """Where each begins, and its parts."""
@@ -213,7 +213,7 @@ class Growth:
         self._room -= size
         self.head = before + records
         self.top = max(self.top, top)
-        self.counts = True
+        self.is_condition = True
         return before + 1
 
     def stored(self) -> tuple[StoredSegment, ...]:
@@ -367,7 +367,7 @@ class Draft:
             head, above = growth.known, found.top - growth.top
             if above > (0 if flags & RESEAL else VERSION_STEP_MAX):
                 # Another process may have raised the top: this is so only as long as the head is the one known here.
-                growth.counts = True
+                growth.is_condition = True
             if flags & RESEAL:
                 outcome = self._of_reseal(walked, index, found, head)
                 outcome = Outcome.SEAL_AGAIN if outcome is Outcome.DONE and above > 0 else outcome
@@ -461,7 +461,7 @@ class Draft:
         for index in (*walked.guarded, *walked.returned, *walked.resealed):
             stream, body = groups[index].stream, groups[index].records
             growth = self._growths[stream]
-            growth.counts = True
+            growth.is_condition = True
             head, held = growth.head, self._held_in(stream, growth.guards)
             if index in walked.returned:
                 judged[index] = judge_returned(walked.returned[index], body, head, self._states[stream], held)
@@ -482,7 +482,7 @@ class Draft:
             return None
         streams = []
         for stream, growth in self._growths.items():
-            if growth.counts:
+            if growth.is_condition:
                 known, term = growth.known, None if growth.term == self.term else growth.term
                 stored, guards = growth.stored(), tuple(growth.guards.items())
                 write = StreamWrite(stream, known.head, growth.head, growth.top, stored, guards, known.floor, term)

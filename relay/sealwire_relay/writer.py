@@ -82,8 +82,8 @@ class Writer:
         """Set while it waits for something to take."""
         self.idle.set()
         self._hurried = False
-        self._resting: dict[asyncio.TimerHandle, Callable[[], None]] = {}
-        """By its timer, what is to be done when what was taken last has rested."""
+        self._resting: dict[tuple[VaultId, ...], asyncio.TimerHandle] = {}
+        """The vaults of commits that have ended, which rest before more of them may be taken."""
         self._trouble = Lasting(_log, time.monotonic)
         self._task: asyncio.Task[None] | None = None
 
@@ -112,7 +112,7 @@ class Writer:
                 self._wake.clear()
                 await self._wake.wait()
             taken = self._queue.take(self._settings.commit_records_max, self._settings.commit_bytes_max)
-            vaults = list(taken)
+            vaults = tuple(taken)
             if self._queue.is_ready:
                 self._more()
             began = time.perf_counter()
@@ -121,28 +121,25 @@ class Writer:
             finally:
                 self._give_back(vaults, began)
 
-    def _give_back(self, vaults: list[VaultId], began: float) -> None:
+    def _give_back(self, vaults: tuple[VaultId, ...], began: float) -> None:
         """Let more of these vaults be taken, at once or when they have rested."""
         now = time.perf_counter()
         seconds = 0.0 if self._hurried else self._queue.rest(vaults, now - began, now)
-        if not seconds:
+        if seconds:
+            self._resting[vaults] = asyncio.get_running_loop().call_later(seconds, self._rested, vaults)
+        else:
             self._queue.give_back(vaults)
-            return
 
-        def rested() -> None:
-            del self._resting[handle]
-            self._queue.give_back(vaults)
-            self._more()
-
-        handle = asyncio.get_running_loop().call_later(seconds, rested)
-        self._resting[handle] = rested
+    def _rested(self, vaults: tuple[VaultId, ...]) -> None:
+        self._resting.pop(vaults).cancel()
+        self._queue.give_back(vaults)
+        self._more()
 
     def hurry(self) -> None:
         """The relay stops: no vault rests any more."""
         self._hurried = True
-        for handle, rested in list(self._resting.items()):
-            handle.cancel()
-            rested()
+        for vaults in list(self._resting):
+            self._rested(vaults)
 
     async def _commit(self, waiting: Batch) -> None:
         """Answer every push in `waiting`, which is emptied as they are: committed, refused, or to be tried again."""

@@ -15,7 +15,7 @@ from sealwire_protocol.ids import Term
 from sealwire_protocol.limits import FRAME_BYTES_MAX, LINK_BYTES_MAX, SUBSCRIBE_STREAMS_MAX
 from sealwire_protocol.links import decode_link, decode_links
 from sealwire_protocol.messages import BY_TYPE, CRITICAL, NO_VAULT, Ack, Done, Fault, Hello, Message, Prove, Push
-from sealwire_protocol.segment import read_segment, survey
+from sealwire_protocol.segment import finished, read_segment, surveying
 from tests.protocol.examples import T1
 from tests.protocol.strategies import any_message, messages_of
 from tests.protocol.vectors import FULL, full_message
@@ -28,7 +28,7 @@ DECODERS: dict[str, Callable[[bytes], Any]] = {
     "link": decode_link,
     "links": decode_links,
     "segment": lambda data: list(read_segment(data, 0)),
-    "survey": survey,
+    "survey": lambda data: finished(surveying(data)),
 }
 
 

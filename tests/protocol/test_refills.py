@@ -12,8 +12,8 @@ from sealwire_protocol.ids import NO_TERM, START, Author, KeyId, Position, Tag, 
 from sealwire_protocol.limits import LOST_TERMS_MAX
 from sealwire_protocol.lines import LostTerm, decode_held, encode_held, is_of_one_line, line_of
 from sealwire_protocol.messages import StreamKind, StreamState
-from sealwire_protocol.refills import judge_returned, read_returned, survey_refill
-from sealwire_protocol.segment import TOMBSTONE, Record, Survey, encode_record, encode_segment
+from sealwire_protocol.refills import judge_returned, read_returned, surveying_refill
+from sealwire_protocol.segment import TOMBSTONE, Record, Survey, encode_record, encode_segment, finished
 from tests.protocol.examples import T1, T2, stream_state
 
 T3, UNKNOWN, LATER = Term(3, b"\3" * 8), Term(2, b"\7" * 8), Term(9, b"\7" * 8)
@@ -248,7 +248,7 @@ def test_a_refill_may_mix_authors_and_epochs() -> None:
         record(2, 4, author=Author(300), epoch=2, key_id=KeyId(b"key2")),
         record(3, 6, author=Author(2)),
     ]
-    assert survey_refill(encode_segment(mixed)) == Survey(3, 9, 4, 300, 2, b"key2", 0)
+    assert finished(surveying_refill(encode_segment(mixed))) == Survey(3, 9, 4, 300, 2, b"key2", 0)
 
 
 @pytest.mark.parametrize(("last", "epoch", "key"), [(2, 2, b""), (3, 3, b"key3")])
@@ -260,7 +260,7 @@ def test_a_refill_may_mix_keys_of_one_epoch(last: int, epoch: int, key: bytes) -
         record(3, 6, epoch=last, key_id=KeyId(b"key%d" % last)),
         record(4, 6, epoch=2, key_id=KeyId(b"key1")),
     ]
-    found = survey_refill(encode_segment(mixed))
+    found = finished(surveying_refill(encode_segment(mixed)))
     assert (found.records, found.epoch, found.key_id) == (4, epoch, key)
 
 
@@ -276,7 +276,7 @@ def test_a_refill_may_mix_keys_of_one_epoch(last: int, epoch: int, key: bytes) -
 )
 def test_bytes_that_are_no_refill_are_refused(data: bytes) -> None:
     with pytest.raises(DecodeError):
-        survey_refill(data)
+        finished(surveying_refill(data))
 
 
 def test_a_replica_has_one_record_of_a_tag() -> None:

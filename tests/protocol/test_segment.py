@@ -19,11 +19,12 @@ from sealwire_protocol.segment import (
     encode_record,
     encode_segment,
     encode_varint,
+    finished,
     padded_bytes,
     read_record,
     read_segment,
-    survey,
     survey_single,
+    surveying,
 )
 from tests.protocol.examples import record
 from tests.protocol.strategies import any_record, exactly, sized
@@ -151,11 +152,11 @@ def test_a_segment_that_holds_a_record_past_its_end_is_refused(skip: int) -> Non
 
 
 def test_a_survey_tells_what_the_relay_must_know() -> None:
-    found = survey(encode_segment([record(5), record(9), record(7)]))
+    found = finished(surveying(encode_segment([record(5), record(9), record(7)])))
     assert found == Survey(3, 9, 5, 1, 1, b"kkkk", 0)
     gone = [record(version)._replace(flags=TOMBSTONE) for version in (1, 2)]
-    assert survey(encode_segment(gone)).flags == TOMBSTONE
-    assert survey(encode_segment([*gone, record(3)])).flags == 0
+    assert finished(surveying(encode_segment(gone))).flags == TOMBSTONE
+    assert finished(surveying(encode_segment([*gone, record(3)]))).flags == 0
 
 
 @pytest.mark.parametrize(
@@ -171,7 +172,7 @@ def test_a_survey_tells_what_the_relay_must_know() -> None:
 )
 def test_a_push_that_is_not_of_one_author_and_key_or_not_fresh_is_refused(data: bytes) -> None:
     with pytest.raises(DecodeError):
-        survey(data)
+        finished(surveying(data))
 
 
 @often
@@ -181,7 +182,7 @@ def test_a_single_record_is_surveyed_at_once_as_it_would_be_walked(one: Record, 
     for _ in range(data.draw(st.integers(0, 2)) if raw else 0):
         raw[data.draw(st.integers(0, min(len(raw) - 1, 60)))] = data.draw(st.integers(0, 255))
     found = survey_single(bytes(raw))
-    assert found is None or found == survey(bytes(raw))
+    assert found is None or found == finished(surveying(bytes(raw)))
 
 
 def test_what_nearly_all_push_is_surveyed_at_once() -> None:

@@ -59,7 +59,7 @@ from sealwire_protocol.messages import (
     Wanted,
 )
 from sealwire_protocol.relay_session import RelaySession, RelayState
-from sealwire_protocol.segment import read_segment, survey
+from sealwire_protocol.segment import finished, read_segment, surveying
 
 ORIGIN = "wss://relay.example.org"
 KEY_ID = KeyId(b"kkkk")
@@ -108,7 +108,7 @@ class Store:
         log = self.logs.setdefault(name, Log())
         if log.term() != self.term:
             log.terms.append(TermStart(self.term, log.head))
-        records = survey(body).records
+        records = finished(surveying(body)).records
         prev, log.head = log.head, log.head + records
         log.segments.append((prev, log.head, body))
         frame = self.deliver(name, prev, log.head, body)
