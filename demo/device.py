@@ -20,6 +20,7 @@ import trio
 from demo.characters import COLLECTION, VAULT, Character, characters, fields
 from sealwire_client.collection import Collection
 from sealwire_client.device import Device
+from sealwire_client.link import LinkState
 from sealwire_client.nursery import open_nursery
 from sealwire_client.policies import latest
 from sealwire_client.vault import Vault
@@ -28,7 +29,6 @@ TELL_EVERY_S: Final = 0.25
 """How often progress is told: often enough for a bar, seldom enough to cost nothing."""
 
 TELL_EVERY_ENTRIES: Final = 2_000
-STATE_POLL_S: Final = 0.02
 
 Tell = Callable[[Any], None]
 
@@ -133,12 +133,9 @@ class Program:
             tell({"key": key, "at": at})
             await trio.sleep(pause_s)
 
-    async def do_reach(self, tell: Tell, state: str) -> None:
-        """Wait until the vault's state is this one."""
-        while True:
-            if (await self.vault.status()).state == state:
-                return
-            await trio.sleep(STATE_POLL_S)
+    async def do_miss_relay(self, tell: Tell) -> None:
+        """Wait until the connection to the relay is lost."""
+        await self._device.link(self.vault.origin).until(lambda link: link.state is not LinkState.ONLINE)
 
     async def do_wake(self, tell: Tell) -> None:
         """What an app does when the network is back: do not wait for the next attempt."""

@@ -1,13 +1,15 @@
-"""Child processes of the demo: started, watched, and killed without mercy or remainder (Linux: reads /proc)."""
+"""Child processes of the demo: started, watched, and killed without mercy or remainder (Linux: reads /proc, and is told
+by the kernel of the end of a process)."""
 
 import contextlib
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +25,8 @@ DYING_S_MAX: Final = 60.0
 """For what was sent SIGKILL: only the kernel can be slow."""
 
 POLL_S: Final = 0.01
+"""Between two looks at what nobody tells of."""
+
 LAST_LINES: Final = 12
 """Lines of a log that are shown when its process died: enough for the cause, few enough to read."""
 
@@ -61,25 +65,26 @@ def kill_tree(process: "subprocess.Popen[bytes]") -> list[int]:
             stopped += fresh
             for pid in fresh:
                 _send(pid, signal.SIGSTOP)
-        for pid in stopped:
-            _send(pid, signal.SIGKILL)
+        with contextlib.ExitStack() as stack:
+            ends = {pid: stack.enter_context(_end_of(pid)) for pid in stopped}
+            for pid in stopped:
+                _send(pid, signal.SIGKILL)
+            _await_ends(ends)
     process.wait(DYING_S_MAX)
-    deadline = time.monotonic() + DYING_S_MAX
-    while living := [pid for pid in stopped if alive(pid)]:
-        if time.monotonic() > deadline:
-            raise StoryError(f"Processes {living} did not die of SIGKILL within {DYING_S_MAX:.0f} s.")
-        time.sleep(POLL_S)
     return stopped
 
 
-def alive(pid: int) -> bool:
-    """Whether a process runs, or could; one that only waits to be reaped does not."""
-    state = _states().get(pid)
-    return state is not None and state[1] not in "ZX"
+async def ended(process: "subprocess.Popen[bytes]") -> None:
+    """Wait until a child has ended. Its status is known then. May be cancelled."""
+    if process.poll() is None:
+        with _end_of(process.pid) as end:
+            assert end is not None, "it is our child, and nobody has asked for its status"
+            await trio.lowlevel.wait_readable(end)
+        process.wait(DYING_S_MAX)
 
 
 async def until(reached: Callable[[], bool], limit_s: float) -> bool:
-    """Wait until something is so that nobody tells of: another process' end, say. False: not within the limit."""
+    """Wait until something is so that another process brings about and does not tell. False: not within the limit."""
     with trio.move_on_after(limit_s):
         while True:
             if reached():
@@ -97,6 +102,35 @@ def last_words(log: Path) -> str:
     return "".join(f"\n    {line}" for line in lines) or " It wrote nothing."
 
 
+@contextlib.contextmanager
+def _end_of(pid: int) -> Iterator[int | None]:
+    """What can be read once a process has ended, be it reaped or not; None: it is not there any more."""
+    try:
+        end = os.pidfd_open(pid)
+    except ProcessLookupError:
+        yield None
+        return
+    try:
+        yield end
+    finally:
+        os.close(end)
+
+
+def _await_ends(ends: Mapping[int, int | None]) -> None:
+    """Wait until all these processes, each with its end, have ended. Raises StoryError."""
+    deadline = time.monotonic() + DYING_S_MAX
+    poll, living = select.poll(), {end: pid for pid, end in ends.items() if end is not None}
+    for end in living:
+        poll.register(end, select.POLLIN)
+    while living:
+        told = poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+        if not told:
+            raise StoryError(f"Processes {[*living.values()]} did not die of SIGKILL within {DYING_S_MAX:.0f} s.")
+        for end, _ in told:
+            poll.unregister(end)
+            del living[end]
+
+
 def _send(pid: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
@@ -104,19 +138,19 @@ def _send(pid: int, number: signal.Signals) -> None:
 
 def _tree(root: int) -> Sequence[int]:
     """A process and its descendants, parents first."""
-    states, found = _states(), [root]
+    parents, found = _parents(), [root]
     for pid in found:
-        found += [child for child, (parent, _) in states.items() if parent == pid]
+        found += [child for child, parent in parents.items() if parent == pid]
     return found
 
 
-def _states() -> dict[int, tuple[int, str]]:
-    """Parent and state of every process."""
+def _parents() -> dict[int, int]:
+    """The parent of every process."""
     found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 # The name stands in parentheses and may hold anything, so fields count from the last one.
-                state, parent, *_ = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
-                found[int(entry.name)] = (int(parent), state)
+                _, parent, *_ = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
+                found[int(entry.name)] = int(parent)
     return found

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import trio
 
-from demo.processes import StoryError, kill_tree, last_words, spawn, until
+from demo.processes import StoryError, ended, kill_tree, last_words, spawn
 from sealwire_relay.embedded.datafolder import DataFolder
 
 READY_S_MAX: Final = 90.0
@@ -37,6 +37,7 @@ class Relay:
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
         self._expected_end = False
+        self._started = trio.Event()
 
     @property
     def origin(self) -> str:
@@ -49,7 +50,7 @@ class Relay:
         options = ["--port", str(self.port), "--control-port", "0", *self._options]
         process = spawn("sealwire_relay", "up", "--folder", str(self.folder), *options, "--json", log=self.log)
         assert process.stdout is not None
-        self._process, self._expected_end = process, False
+        self._begun(process)
         ready: dict[str, Any] = {}
         with trio.move_on_after(READY_S_MAX):
             await trio.lowlevel.wait_readable(process.stdout.fileno())
@@ -63,15 +64,22 @@ class Relay:
         self.control = ready["control"]
         return time.perf_counter() - began
 
+    def _begun(self, process: "subprocess.Popen[bytes]") -> None:
+        self._process, self._expected_end = process, False
+        self._started.set()
+        self._started = trio.Event()
+
     async def watch(self) -> None:
         """Raise StoryError if the relay ends by itself; runs until cancelled."""
         while True:
-            process = self._process
-            if process is not None and process.poll() is not None and not self._expected_end:
-                raise StoryError(
-                    f"The relay ended by itself (status {process.returncode}); its log ends:{last_words(self.log)}"
-                )
-            await trio.sleep(0.1)
+            started, process = self._started, self._process
+            if process is not None:
+                await ended(process)
+                if process is self._process and not self._expected_end:
+                    raise StoryError(
+                        f"The relay ended by itself (status {process.returncode}); its log ends:{last_words(self.log)}"
+                    )
+            await started.wait()
 
     def kill(self) -> list[int]:
         """Kill -9 the relay, its Postgres and every process of that, at one moment; their ids, all dead."""
@@ -95,9 +103,11 @@ class Relay:
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
         process = self._process
-        if not await until(lambda: process.poll() is not None, END_S_MAX):
+        with trio.move_on_after(END_S_MAX):
+            await ended(process)
+        if process.returncode is None:
             raise StoryError(f"The relay did not end within {END_S_MAX:.0f} s; its log ends:{last_words(self.log)}")
-        return process.wait()
+        return process.returncode
 
     def recovery(self) -> list[str]:
         """What Postgres' log says of recovering from the last crash, a line each."""

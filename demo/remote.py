@@ -11,7 +11,7 @@ import trio
 
 from demo.characters import DEVICES
 from demo.device import read_lines
-from demo.processes import StoryError, kill_tree, last_words, spawn, until
+from demo.processes import StoryError, ended, kill_tree, last_words, spawn
 
 START_S_MAX: Final = 90.0
 """For a Python that imports the library on a busy machine, and opens a replica of any size."""
@@ -141,6 +141,8 @@ class RemoteDevice:
         process = self._process
         assert process is not None and process.stdin is not None
         process.stdin.close()
-        if not await until(lambda: process.poll() is not None, END_S_MAX):
+        with trio.move_on_after(END_S_MAX):
+            await ended(process)
+        if process.returncode is None:
             kill_tree(process)
         return process.wait(END_S_MAX)

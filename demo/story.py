@@ -13,8 +13,9 @@ from demo import inside
 from demo.characters import COLLECTION, DEVICES, VAULT, Character, characters
 from demo.leaks import NAME_CHARS_MIN, Needles
 from demo.ledger import Edit, Ledger, as_value, read_dump
+from demo.news import News
 from demo.plan import Plan
-from demo.processes import StoryError, until
+from demo.processes import StoryError
 from demo.relay import Relay
 from demo.remote import KilledError, RemoteDevice
 from demo.report import Figures, Teller
@@ -55,6 +56,7 @@ class Story:
         self._initial = characters(entries)
         self.plan = Plan(self._initial)
         self.ledger = Ledger(self._initial)
+        self._confirmations = News()
         self._words_of_postgres: set[str] = set()
         self.bulk_s = STEP_S_MAX + entries / BULK_PER_S_MIN
 
@@ -196,7 +198,7 @@ class Story:
             killed = self.relay.kill()
         tell.fact(f"kill -9 in the middle of their edits: the relay and Postgres, {len(killed)} processes, all dead")
         for device in (self.a, self.b):
-            await device.ask("reach", STEP_S_MAX, state="offline")
+            await device.ask("miss_relay", STEP_S_MAX)
         await self._kill_device_a()
         self.figures.offline_edits = self.ledger.confirmed - confirmed
         tell.fact(
@@ -209,7 +211,7 @@ class Story:
         await self._converge()
 
     async def _confirmed(self, count: int) -> None:
-        if not await until(lambda: self.ledger.confirmed >= count, STEP_S_MAX):
+        if not await self._confirmations.until(lambda: self.ledger.confirmed >= count, STEP_S_MAX):
             raise StoryError(f"Only {self.ledger.confirmed} of {count} edits were made within {STEP_S_MAX:.0f} s.")
 
     async def _kill_device_a(self) -> None:
@@ -390,6 +392,7 @@ class Story:
         def told(made: dict[str, Any]) -> None:
             begun[made["key"]] = made["at"]
             self.ledger.confirm(device.letter, made["key"])
+            self._confirmations.tell()
 
         self.ledger.begin(device.letter, edits)
         await device.ask("edit", STEP_S_MAX + len(edits) * pause_s, told, edits=edits, pause_s=pause_s)

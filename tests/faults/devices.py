@@ -6,7 +6,7 @@ from typing import Final
 
 import trio
 
-from demo.processes import StoryError, kill_tree, last_words, spawn
+from demo.processes import StoryError, ended, kill_tree, last_words, spawn
 from sealwire_client import Device, Vault
 from sealwire_client.link import LinkState
 from sealwire_client.nursery import open_nursery
@@ -49,6 +49,13 @@ class DeviceProcess:
         if status:
             raise StoryError(f"Device {self.number} ended by itself (status {status}):{last_words(self.log)}")
         return status == 0
+
+    async def finished(self) -> None:
+        """Wait until it has ended well, however often it is killed before, and started again at once. Raises StoryError
+        if it has ended otherwise."""
+        while not self.done():
+            assert self._process is not None, "it was started"
+            await ended(self._process)
 
 
 async def join(vault: Vault, other: Device) -> Vault:
