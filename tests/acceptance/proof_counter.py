@@ -12,13 +12,13 @@ from typing import Final
 
 import trio
 
-from demo.processes import until
 from sealwire_client import Counters, Device
 from sealwire_client.nursery import open_nursery
 from tests.acceptance.counting import COUNTER, KEY, VAULT
 from tests.faults.devices import DeviceProcess, join
 from tests.faults.site import Site, site
 from tests.faults.trouble import Plan, trouble
+from tests.support.vaults import all_have_read
 
 LIMIT_S = 400
 LIMIT_SHORT_S = 300
@@ -71,9 +71,11 @@ async def counted(place: Site, devices: list[DeviceProcess], faults: Counter[str
     """Wait until all devices are done. False: they are not in time."""
     async with open_nursery() as troubled:
         troubled.start_soon(trouble, place, devices, TROUBLE, faults)
-        finished = await until(lambda: {process.done() for process in devices} == {True}, COUNTING_S_MAX)
+        with trio.move_on_after(COUNTING_S_MAX) as limit:
+            for process in devices:
+                await process.finished()
         troubled.cancel_scope.cancel()
-    return finished
+    return not limit.cancelled_caught
 
 
 async def read(folders: list[Path], count: int) -> dict[str, object]:
@@ -84,7 +86,7 @@ async def read(folders: list[Path], count: int) -> dict[str, object]:
         with trio.move_on_after(IN_STEP_S_MAX):
             for device in devices:
                 await device.vaults[0].synced()
-        await until(lambda: {said(counters) for counters in opened} == {DEVICES * count}, IN_STEP_S_MAX)
+            await all_have_read([device.vaults[0] for device in devices])
         sides = {sum(value for key, value in counters.items() if key != KEY) for counters in opened}
         return {
             "counter": sorted({said(counters) for counters in opened}),

@@ -8,11 +8,13 @@ back by themselves. In the end the log must hold each acknowledged record once, 
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import trio
 
+from demo.news import News
 from demo.processes import StoryError
 from demo.relay import Relay
 from sealwire_client.link import Link, LinkState
@@ -42,20 +44,27 @@ RETURN_S: Final = 4
 
 
 class Watched:
-    """When a device went, how, and when it was back."""
+    """When a device went, how, and when it was back. The news are told of both."""
 
-    def __init__(self, link: Link) -> None:
-        self.link = link
+    def __init__(self, link: Link, news: News) -> None:
+        self.link, self._news = link, news
         self.gone_at = self.back_at = 0.0
         self.why = ""
+
+    @property
+    def is_there(self) -> bool:
+        """True from its return until it goes, both as noted."""
+        return self.back_at > self.gone_at
 
     async def watch(self) -> None:
         """Until cancelled."""
         while True:
             await self.link.until(lambda link: link.state is LinkState.ONLINE)
             self.back_at = time.monotonic()
+            self._news.tell()
             await self.link.until(lambda link: link.state is not LinkState.ONLINE)
             self.gone_at, self.why = time.monotonic(), self.link.last_error or ""
+            self._news.tell()
 
 
 class Drain:
@@ -64,9 +73,13 @@ class Drain:
     def __init__(self, folder: Path) -> None:
         self._relay = Relay(folder, "--drain-seconds", str(DRAIN_S), "--drain-return-seconds", str(RETURN_S))
         origin = self._relay.origin
-        self.pushers = [Pusher(origin, number + 1, window=WINDOW, records=RECORDS) for number in range(PUSHERS)]
+        self._news = News()
+        self.pushers = [
+            Pusher(origin, number + 1, window=WINDOW, records=RECORDS, news=self._news) for number in range(PUSHERS)
+        ]
         others = [linked(origin, number + 1)[1] for number in range(PUSHERS, DEVICES)]
-        self._watched = [Watched(link) for link in (*(pusher.link for pusher in self.pushers), *others)]
+        links = [*(pusher.link for pusher in self.pushers), *others]
+        self._watched = [Watched(link, self._news) for link in links]
         self.spreads: list[float] = []
         self.away: list[float] = []
         self.not_told = self.unanswered = 0
@@ -95,18 +108,21 @@ class Drain:
 
     async def _work(self) -> None:
         """Until each device has so many verdicts more."""
-        await reached(answered(self.pushers, VERDICTS), "all pushers had verdicts")
+        await reached(self._news, answered(self.pushers, VERDICTS), "all pushers had verdicts")
+
+    async def _reached(self, holds: Callable[[Watched], bool], what: str) -> None:
+        await reached(self._news, lambda: all(map(holds, self._watched)), what)
 
     async def _all_online(self) -> None:
-        await reached(lambda: all(x.link.state is LinkState.ONLINE for x in self._watched), "all devices were back")
+        await self._reached(lambda watched: watched.is_there, "all devices were back")
         self.away += [watched.back_at - watched.gone_at for watched in self._watched]
 
     async def _stop(self) -> None:
-        await reached(lambda: all(x.link.state is LinkState.ONLINE for x in self._watched), "all devices were there")
+        await self._reached(lambda watched: watched.is_there, "all devices were there")
         asked = time.monotonic()
         if (status := await self._relay.end()) != 0:
             raise StoryError(f"The relay ended with {status}.")
-        await reached(lambda: all(x.gone_at >= asked for x in self._watched), "all devices noticed the end")
+        await self._reached(lambda watched: watched.gone_at >= asked, "all devices noticed the end")
         self.not_told += sum(f"({CloseCode.RESTARTING:d})" not in watched.why for watched in self._watched)
         gone = [watched.gone_at for watched in self._watched]
         self.spreads.append(max(gone) - min(gone))

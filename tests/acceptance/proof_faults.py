@@ -24,6 +24,7 @@ from tests.faults.devices import DeviceProcess, join
 from tests.faults.editor import DEVICES, VAULT, Collections, rounds_durable
 from tests.faults.site import Site, site
 from tests.faults.verdict import Verdict, judge
+from tests.support.vaults import all_have_read
 
 LIMIT_S = 600
 LIMIT_SHORT_S = 360
@@ -188,7 +189,8 @@ class Faults:
                 for device in devices:
                     await device.vaults[0].synced()
             # What the last one had to send comes to the others a moment later; if it does not, they differ.
-            await until(lambda: len({tuple(each.summary()) for each in opened}) == 1, STEP_S_MAX)
+            with trio.move_on_after(STEP_S_MAX):
+                await all_have_read([device.vaults[0] for device in devices])
             replicas = [collections.everything() for collections in opened]
             stuck = sum([len(await device.vaults[0].stuck()) for device in devices])
         durable = [rounds_durable(editor.folder) for editor in self.editors]

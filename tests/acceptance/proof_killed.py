@@ -10,14 +10,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 import trio
 
 from demo import inside
-from demo.processes import until
 from demo.relay import Relay
 from sealwire_client import Device, latest
 from tests.acceptance.writer import COLLECTION, Number
@@ -43,6 +41,7 @@ class Writer:
         self.last = 0
         self.begun: set[int] = set()
         self._listener: threading.Thread | None = None
+        self._heard = threading.Condition()
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
@@ -58,16 +57,19 @@ class Writer:
         self._listener = threading.Thread(target=self._listen, args=(self._process,), daemon=True)
         self._listener.start()
 
-    def reached(self, value: int) -> bool:
-        """True once an edit of that value, or a later one, is durable."""
-        return self.last >= value
+    def reaches(self, value: int) -> bool:
+        """Wait until an edit of that value, or a later one, is durable; blocks. False: not within SYNC_S_MAX."""
+        with self._heard:
+            return self._heard.wait_for(lambda: self.last >= value, SYNC_S_MAX)
 
     def _listen(self, process: "subprocess.Popen[str]") -> None:
         assert process.stdout is not None
         for line in process.stdout:
             key, _, value = line.strip().partition(" ")
             if line.endswith("\n") and value:
-                self.durable[key] = self.last = int(value)
+                with self._heard:
+                    self.durable[key] = self.last = int(value)
+                    self._heard.notify()
 
     def kill(self) -> None:
         """Kill -9."""
@@ -88,7 +90,7 @@ async def prove(folder: Path, rounds: int) -> dict[str, object]:
         writer.start()
         for _ in range(rounds):
             target = writer.last + EDITS_MIN
-            if not await until(partial(writer.reached, target), SYNC_S_MAX):
+            if not await trio.to_thread.run_sync(writer.reaches, target):
                 break
             await trio.sleep(chance.random() * 0.5)
             victims = chance.choice((("device",), ("relay",), ("device", "relay")))

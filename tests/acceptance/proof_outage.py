@@ -14,6 +14,7 @@ from typing import Final, cast
 
 import trio
 
+from demo.news import News
 from demo.processes import StoryError
 from demo.relay import Relay
 from sealwire_client.identity import DeviceIdentity
@@ -55,7 +56,7 @@ MIB: Final = 1_048_576
 
 
 class Listener:
-    """The same device once more: it hears all that is pushed."""
+    """The same device once more: it hears all that is pushed. The pusher's news are told of that too."""
 
     def __init__(self, origin: str, pusher: Pusher) -> None:
         self.link = Link(origin, cast(DeviceIdentity, pusher.keys))
@@ -85,6 +86,7 @@ class Listener:
                 if one.salt in self.heard or seq <= len(self.heard):
                     self.wrong.append(f"seq {seq} was heard twice")
                 self.heard[one.salt] = seq
+        self._pusher.news.tell()
         return [(deliver.stream, Position(deliver.term, deliver.last)) for deliver in delivers]
 
     def pushed(self, message: Pushed) -> None:
@@ -104,8 +106,10 @@ class Outage:
     def __init__(self, folder: Path) -> None:
         self._relay = Relay(folder, "--waiting-bytes-max", str(WAITING_BYTES), "--clean-seconds", "0")
         origin = self._relay.origin
+        self._news = News()
         self.pushers = [
-            Pusher(origin, number + 1, window=WINDOW, records=RECORDS, units=UNITS) for number in range(PUSHERS)
+            Pusher(origin, number + 1, window=WINDOW, records=RECORDS, units=UNITS, news=self._news)
+            for number in range(PUSHERS)
         ]
         self.listeners = [Listener(origin, pusher) for pusher in self.pushers]
         self._links = [pusher.link for pusher in self.pushers] + [listener.link for listener in self.listeners]
@@ -140,7 +144,7 @@ class Outage:
                     await self._kill()
                 await self._work()
                 await end_of(self.pushers)
-                await reached(self._all_heard, "all that was acknowledged was heard")
+                await reached(self._news, self._all_heard, "all that was acknowledged was heard")
                 self.unknown_outcomes = int((await self._metrics())["sealwire_unknown_outcomes_total"])
                 nursery.cancel_scope.cancel()
             return await trio.to_thread.run_sync(compared, self._relay.folder, self.pushers)
@@ -194,7 +198,7 @@ class Outage:
 
     async def _work(self) -> None:
         """Until each device has so many verdicts more."""
-        await reached(answered(self.pushers, VERDICTS), "all pushers had verdicts")
+        await reached(self._news, answered(self.pushers, VERDICTS), "all pushers had verdicts")
 
     def _all_heard(self) -> bool:
         return all(

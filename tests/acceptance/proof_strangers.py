@@ -74,6 +74,8 @@ class Seen:
     edits: list[float] = field(default_factory=list)
     """Seconds from an edit until the other device had it."""
     joined_s: float | None = None
+    crowded: trio.Event = field(default_factory=trio.Event)
+    """Set when strangers take the places of those without a login."""
 
 
 async def sample(relay: Relay, seen: Seen) -> None:
@@ -84,6 +86,8 @@ async def sample(relay: Relay, seen: Seen) -> None:
         seen.connections = max(seen.connections, told["sealwire_connections"])
         seen.bytes = max(seen.bytes, told["process_resident_memory_bytes"])
         seen.samples += 1
+        if seen.handshakes >= HANDSHAKES_MAX / 2:
+            seen.crowded.set()
         await trio.sleep(SAMPLE_S)
 
 
@@ -92,9 +96,9 @@ async def edit(first: Collection[Number], second: Collection[Number], seen: Seen
     for value in range(1, count + 1):
         began = time.perf_counter()
         await first.put("edited", Number(value))
-        with trio.fail_after(SYNC_S_MAX):
-            while (held := second.get("edited")) is None or held.value < value:  # noqa: ASYNC110 - as a person looks
-                await trio.sleep(0.01)
+        with trio.fail_after(SYNC_S_MAX), second.changes() as changes:
+            while (held := second.get("edited")) is None or held.value < value:
+                await anext(changes)
         seen.edits.append(time.perf_counter() - began)
         await trio.sleep(EDIT_S)
 
@@ -102,8 +106,7 @@ async def edit(first: Collection[Number], second: Collection[Number], seen: Seen
 async def another(folder: Path, vault: Vault, origin: str, seen: Seen, third_in: trio.Event) -> None:
     """Once strangers take the places of those without a login, one more device joins, as its person would: it tries
     again until it is in."""
-    while seen.handshakes < HANDSHAKES_MAX / 2:  # noqa: ASYNC110 - what is waited for is another process' doing
-        await trio.sleep(SAMPLE_S)
+    await seen.crowded.wait()
     began = time.perf_counter()
     async with Device.open(folder / "third") as device, open_nursery() as nursery:
         nursery.start_soon(stay_online, device, origin)

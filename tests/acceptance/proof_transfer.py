@@ -14,7 +14,6 @@ from typing import Final
 
 import trio
 
-from demo.processes import until
 from sealwire_client import Device
 from sealwire_client.nursery import open_nursery
 from tests.acceptance.transferring import ACCOUNTS, BALANCE, VAULT, Account, Bank
@@ -111,7 +110,9 @@ async def transfers(
             process.start(place.origin)
         async with open_nursery() as troubled:
             troubled.start_soon(trouble, place, devices, TROUBLE, faults)
-            await until(lambda: {process.done() for process in devices} == {True}, TRANSFERS_S_MAX)
+            with trio.move_on_after(TRANSFERS_S_MAX):
+                for process in devices:
+                    await process.finished()
             troubled.cancel_scope.cancel()
         seconds = time.monotonic() - began
         await place.look()

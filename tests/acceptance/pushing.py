@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Final, NamedTuple, cast
 
 from demo import inside
-from demo.processes import StoryError, until
+from demo.news import News
+from demo.processes import StoryError
 from sealwire_client.identity import DeviceIdentity
 from sealwire_client.link import Link
 from sealwire_protocol.errors import Outcome
@@ -54,10 +55,13 @@ def linked(origin: str, number: int) -> tuple[Keys, Link]:
 
 class Pusher:
     """One device. `window` pushes of `records` records of `units` each are under way at all times while it is
-    `eager`."""
+    `eager`. `news` are told of each answer to a push; several may share them."""
 
-    def __init__(self, origin: str, number: int, *, window: int, records: int, units: int = 1) -> None:
+    def __init__(
+        self, origin: str, number: int, *, window: int, records: int, units: int = 1, news: News | None = None
+    ) -> None:
         self.keys, self.link = linked(origin, number)
+        self.news = news or News()
         self._window, self._records, self._units = window, records, units
         link = genesis(self.keys, number)
         self._genesis, self.vault = link, vault_id_of(link)
@@ -82,6 +86,10 @@ class Pusher:
     def is_idle(self) -> bool:
         """True if every push has its verdict."""
         return not self._unanswered
+
+    async def idle(self) -> None:
+        """Wait until every push has its verdict. Raises StoryError if they do not get it within STEP_S_MAX."""
+        await reached(self.news, lambda: self.is_idle, "all pushes answered")
 
     def push(self) -> None:
         """One more batch, now if the connection takes it, else as soon as it does."""
@@ -135,6 +143,7 @@ class Pusher:
         _, salts = self._unanswered.pop(message.batch, (None, None))
         if salts is None:
             return  # it was told twice
+        self.news.tell()
         if message.outcome is not Outcome.DONE or message.refused:
             self.wrong.append(f"batch {message.batch}: {message.outcome.name}")
             return
@@ -159,9 +168,9 @@ def answered(pushers: Sequence[Pusher], more: int) -> Callable[[], bool]:
     return lambda: all(pusher.verdicts >= count for pusher, count in zip(pushers, then, strict=True))
 
 
-async def reached(holds: Callable[[], bool], what: str) -> None:
-    """Wait until something holds. Raises StoryError if it does not within STEP_S_MAX."""
-    if not await until(holds, STEP_S_MAX):
+async def reached(news: News, holds: Callable[[], bool], what: str) -> None:
+    """Wait until something holds of which the news are told. Raises StoryError if it does not within STEP_S_MAX."""
+    if not await news.until(holds, STEP_S_MAX):
         raise StoryError(f"Not reached within {STEP_S_MAX:.0f} s: {what}.")
 
 
@@ -169,7 +178,8 @@ async def end_of(pushers: Sequence[Pusher]) -> None:
     """Push no more, and wait until everything is answered."""
     for pusher in pushers:
         pusher.eager = False
-    await reached(lambda: all(pusher.is_idle for pusher in pushers), "all pushes answered")
+    for pusher in pushers:
+        await pusher.idle()
 
 
 class Compared(NamedTuple):

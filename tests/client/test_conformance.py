@@ -71,6 +71,7 @@ from sealwire_protocol.reseals import encode_applied
 from sealwire_protocol.segment import Record, encode_segment
 from tests.client.party import Guest, Note, founded, joined, notes_of, returned
 from tests.client.realrelay import real_relay
+from tests.support.vaults import all_have_read
 
 pytestmark = pytest.mark.trio
 
@@ -126,11 +127,7 @@ async def agree(*guests: Guest, entries: int) -> None:
                 await anext(changes)
     for guest in guests:
         await guest.vault.synced()
-    # What one sent may still be on its way to those that were in step before.
-    stream = guests[0].notes.held.stream
-    head = max(guest.vault._sync._streams[stream].cursor for guest in guests)
-    for guest in guests:
-        await guest.vault._sync.until(lambda sync: sync.reached(stream, head))
+    await all_have_read([guest.vault for guest in guests])
     assert all(guest.dump() == guests[0].dump() for guest in guests)
     assert len(guests[0].dump()) == entries
 

@@ -14,20 +14,21 @@ from sealwire_client.vault import Vault
 from sealwire_protocol.errors import FaultCode
 from sealwire_protocol.messages import Fault
 from sealwire_relay.buckets import BURST_SECONDS, RETURN_SECONDS
-from tests.acceptance.pushing import Pusher, linked, reached
+from tests.acceptance.pushing import Pusher, linked
 from tests.client.party import Note, notes_of
 from tests.client.realrelay import WAIT_S_MAX, real_relay
-from tests.support.polling import POLL_S
 
 pytestmark = pytest.mark.trio
 
 
 async def stands(vault: Vault, suits: Callable[[Status], bool]) -> Status:
-    """The status of a vault, once it suits."""
+    """The status of a vault, once it suits. It is looked at after everything that happens."""
     with trio.fail_after(WAIT_S_MAX):
-        while not suits(status := await vault.status()):  # noqa: ASYNC110 - nobody announces it
-            await trio.sleep(POLL_S)
-    return status
+        while True:
+            moved = vault._sync.moved  # before the look: what happens during it must not be missed
+            if suits(status := await vault.status()):
+                return status
+            await moved.wait()
 
 
 class Limited(Pusher):
@@ -53,7 +54,7 @@ async def test_who_pushed_too_much_returns_when_it_was_told_and_everything_is_st
             await pusher.found()
             for _ in range(pushes):  # they leave at once, so that the relay reads them at one moment
                 pusher.push()
-            await reached(lambda: pusher.is_idle, "all pushes answered")
+            await pusher.idle()
             nursery.cancel_scope.cancel()
     assert sorted(pusher.acked.values()) == list(range(1, pushes + 1))
     assert list(pusher.acked.values()) == sorted(pusher.acked.values())
@@ -66,15 +67,16 @@ async def test_who_pushed_too_much_returns_when_it_was_told_and_everything_is_st
 async def test_who_finds_no_place_comes_in_when_there_is_one() -> None:
     with real_relay(connections_max="1") as relay:
         first, second = (linked(relay.origin, number)[1] for number in (1, 2))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(first.run)
-            await reached(lambda: first.state is LinkState.ONLINE, "the first is there")
-            nursery.start_soon(second.run)
-            await reached(lambda: second.last_error is not None, "the second is refused")
-            assert second.state is not LinkState.REFUSED
-            first.stop()
-            await reached(lambda: second.state is LinkState.ONLINE, "the second is there")
-            nursery.cancel_scope.cancel()
+        with trio.fail_after(WAIT_S_MAX):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(first.run)
+                await first.until(lambda link: link.state is LinkState.ONLINE)
+                nursery.start_soon(second.run)
+                await second.until(lambda link: link.last_error is not None)
+                assert second.state is not LinkState.REFUSED
+                first.stop()
+                await second.until(lambda link: link.state is LinkState.ONLINE)
+                nursery.cancel_scope.cancel()
 
 
 async def test_a_collection_too_many_is_told_and_all_others_go_on(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
-import trio
 
 from sealwire_client.collection import Collection
 from sealwire_client.counters import Counters
@@ -14,7 +13,7 @@ from sealwire_client.policies import merge, strict
 from tests.client.guarded import Account, Card
 from tests.client.party import Guest, Note, all_synced, founded, joined, returned
 from tests.client.realrelay import RealRelay, real_relay
-from tests.support.polling import POLL_S
+from tests.support.vaults import all_have_read
 
 pytestmark = pytest.mark.trio
 
@@ -71,12 +70,10 @@ async def _opened(open_device: Open, names: str) -> AsyncIterator[list[Device]]:
 
 
 async def agree(*found: House) -> None:
-    """Wait until all show the same, with all sent. What one has sent is at the relay before the others hear of it."""
-    while True:
-        await all_synced([house.vault for house in found])
-        if all(house.shown() == found[0].shown() for house in found):
-            return
-        await trio.sleep(POLL_S)
+    """Wait until everything was sent, and all show the same."""
+    await all_synced([house.vault for house in found])
+    await all_have_read([house.vault for house in found])
+    assert all(house.shown() == found[0].shown() for house in found)
 
 
 async def test_the_real_relay_is_filled_up_again_in_collections_of_every_kind(

@@ -87,12 +87,6 @@ class Collections:
         """What the relay calls them."""
         return {each.name: each.held.stream for each in (self.notes, self.tasks, self.cells)}
 
-    def summary(self) -> list[Any]:
-        """Equal in two replicas if, very likely, all is: cheaper than to compare all of it."""
-        cells = ", ".join(f"sum({name})" for name in FIELDS)
-        parts = ("sum(round) FROM notes", "sum(round) FROM tasks", f"{cells} FROM cells")
-        return [value for part in parts for value in self.vault.select(f"SELECT count(*), {part}").rows[0]]
-
     def everything(self) -> dict[str, dict[str, Any]]:
         """All that is in them."""
         found: dict[str, dict[str, Any]] = {"notes": {}, "tasks": {}, "cells": {}}
