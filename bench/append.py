@@ -3,11 +3,15 @@
 A device may have eight pushes of a vault unanswered, so that each of the 16 pushes to two vaults. Others hold the same
 number of unanswered writes over as many connections. The bare yardstick takes the very pushes of a relay, and writes
 what it writes to the same tables of the same Postgres, but knows no devices, no limits and no repeats.
+
+Pushes of many records, which are told beside, come when all else is done: what they leave for Postgres to write out and
+to clear away would burden whoever is measured next.
 """
 
 import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -39,6 +43,9 @@ BULK_WINDOW: Final = 2
 STREAMS_SWEPT: Final = tuple(range(1, VAULTS + 1))
 """Streams that a peer's writes are spread over, as those of devices are over vaults; the best number counts."""
 
+WRITERS_SWEPT: Final = tuple(range(1, VAULTS + 1))
+"""Writers of the bare yardstick, each with vaults of its own; the best number counts."""
+
 STREAMS_MANY: Final = 16
 """Told beside: some servers write each stream to disk by itself, several at once."""
 
@@ -47,14 +54,14 @@ class Ours:
     """A relay with two vaults of the same 16 members."""
 
     def __init__(self, running: BenchRelay) -> None:
-        self._running = running
-        self._vaults = [self.vault(nonce) for nonce in range(VAULTS)]
+        self._running, self._nonces = running, count()
+        self._vaults = self.more_vaults()
         self.cpu_us: list[float] = []
         self.postgres_cpu_us: list[float] = []
 
-    def vault(self, nonce: int) -> BenchVault:
-        """Another vault of the members."""
-        return uvloop.run(found(self._running.port, 1, CONNECTIONS, nonce=nonce))
+    def more_vaults(self) -> list[BenchVault]:
+        """As many other vaults of the members."""
+        return [uvloop.run(found(self._running.port, 1, CONNECTIONS, nonce=next(self._nonces))) for _ in range(VAULTS)]
 
     def push(self, span: Span) -> Traffic:
         """Pushes of one record."""
@@ -97,12 +104,11 @@ class BareContender:
 
 
 @contextlib.contextmanager
-def bare(ours: Ours, rows: Literal["all", "segments"], folder: Path) -> Iterator[BareContender]:
+def bare(ours: Ours, rows: Literal["all", "segments"], writers: int, folder: Path) -> Iterator[BareContender]:
     """The bare yardstick on the Postgres of a relay, with all rows or segments alone."""
-    first = VAULTS * (1 if rows == "all" else 2)
-    vaults = [ours.vault(nonce) for nonce in range(first, first + VAULTS)]
-    dsn, log = uvloop.run(address(folder)), folder / f"bare-{rows}.log"
-    with serving(dsn, rows, [vault.id for vault in vaults], places().server, log) as port:
+    vaults = ours.more_vaults()
+    dsn, log = uvloop.run(address(folder)), folder / f"bare-{rows}-{writers}.log"
+    with serving(dsn, rows, writers, [vault.id for vault in vaults], places().server, log) as port:
         yield BareContender(port, vaults)
 
 
@@ -120,21 +126,22 @@ def run(short: bool) -> Result:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         ours = Ours(stack.enter_context(relay(folder, WITHOUT_PAUSE)))
         peers, missing = stack.enter_context(streams(folder))
-        everything = stack.enter_context(bare(ours, "all", folder))
-        segments = stack.enter_context(bare(ours, "segments", folder))
-        spreads = {peer.name: best_streams(peer, span) for peer in peers}
+        brief = Span(span.warm_s / 2, span.measure_s / 2)
+        everything = {writers: stack.enter_context(bare(ours, "all", writers, folder)) for writers in WRITERS_SWEPT}
+        writers = swept(lambda number: everything[number].push(brief), WRITERS_SWEPT, per_s)
+        segments = stack.enter_context(bare(ours, "segments", writers, folder))
+        spreads = {peer.name: best_streams(peer, brief) for peer in peers}
         contenders: dict[str, Run] = {
             "sealwire": lambda: ours.push(span),
-            "sealwire_bulk": lambda: ours.push_bulk(span),
-            "bare_asyncpg": lambda: everything.push(span),
+            "bare_asyncpg": lambda: everything[writers].push(span),
             "bare_asyncpg_segments": lambda: segments.push(span),
         }
         contenders |= {peer.name: written(peer, spreads[peer.name], span) for peer in peers}
         contenders |= {many(peer): written(peer, STREAMS_MANY, span) for peer in peers}
-        done = contest(contenders, rounds)
+        done = contest(contenders, rounds) | contest({"sealwire_bulk": lambda: ours.push_bulk(span)}, rounds)
     for peer in peers:
         peer.settings["streams"] = spreads[peer.name]
-    return told(ours, peers, done, missing)
+    return told(ours, peers, writers, done, missing)
 
 
 def many(peer: Streams) -> str:
@@ -154,8 +161,7 @@ def written(peer: Streams, streams: int, span: Span) -> Run:
 
 def best_streams(peer: Streams, span: Span) -> int:
     """The number of streams over which a peer writes most."""
-    brief = Span(span.warm_s / 2, span.measure_s / 2)
-    return swept(lambda number: written(peer, number, brief)(), STREAMS_SWEPT, per_s)
+    return swept(lambda number: written(peer, number, span)(), STREAMS_SWEPT, per_s)
 
 
 def per_s(one: Traffic) -> float:
@@ -163,7 +169,9 @@ def per_s(one: Traffic) -> float:
     return one.answered_per_s
 
 
-def told(ours: Ours, peers: Sequence[Streams], done: Mapping[str, Sequence[Traffic]], missing: list[str]) -> Result:
+def told(
+    ours: Ours, peers: Sequence[Streams], writers: int, done: Mapping[str, Sequence[Traffic]], missing: list[str]
+) -> Result:
     """The result."""
     rates = {name: spread(found, per_s) for name, found in done.items()}
     figures = {
@@ -183,8 +191,11 @@ def told(ours: Ours, peers: Sequence[Streams], done: Mapping[str, Sequence[Traff
             "members": CONNECTIONS,
             "record_wire_bytes": RECORD_BYTES,
         },
-        "bare_asyncpg": "the same Postgres; segments, heads, members and outcomes in one statement a commit",
-        "bare_asyncpg_segments": "the same Postgres; segments alone",
+        "bare_asyncpg": {
+            "database": "the same Postgres; segments, heads, members and outcomes in one statement a commit",
+            "writers": writers,
+        },
+        "bare_asyncpg_segments": {"database": "the same Postgres; segments alone", "writers": writers},
         "load": {"connections": CONNECTIONS, "unanswered": UNANSWERED, "payload_bytes": PAYLOAD_BYTES},
     }
     return Result(

@@ -1,15 +1,17 @@
-"""Group commit by asyncpg and nothing beside: `python -m bench.peers.bare DSN all|segments VAULT…`; prints its port.
+"""Group commit by asyncpg and nothing beside: `python -m bench.peers.bare DSN all|segments WRITERS VAULT…`; prints its
+port.
 
-It takes the same pushes, over the same connections, and writes the same rows of the same tables as a relay: segments,
-heads of streams, where members stand, outcomes (`segments`: the first alone). Nobody logs in, nothing is looked up,
-checked, kept or told to others; the path of the WebSocket says which member connects. Vaults are
-named by their ids in hexadecimal; their streams are empty.
+It takes the same pushes, over the same connections, and writes the same rows of the same tables as a relay, in sessions
+that are set as a relay's are: segments, heads of streams, where members stand, outcomes (`segments`: the first alone).
+Nobody logs in, nothing is looked up, checked, kept or told to others; the path of the WebSocket says which member
+connects. Vaults are named by their ids in hexadecimal; their streams are empty. They are shared out to so many writers,
+each of which has one commit under way.
 """
 
 import asyncio
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, cast
 from uuid import UUID
@@ -19,15 +21,22 @@ import uvloop
 
 from bench.harness.devices import STREAM
 from bench.harness.processes import Cores, line_of, started
-from sealwire_protocol.ids import TERM_ID_BYTES, VaultId
-from sealwire_protocol.messages import Pushed
+from sealwire_protocol import codec
+from sealwire_protocol.errors import Outcome
+from sealwire_protocol.ids import START, TERM_ID_BYTES, VaultId
+from sealwire_protocol.messages import Appended, Pushed
 from sealwire_protocol.segment import decode_varint, encode_varint
 from sealwire_relay.frames import binary_frame
+from sealwire_relay.store.connections import SESSION
 from sealwire_relay.store.interface import OUTCOMES_KEPT
 from sealwire_relay.store.rows import signed
+from sealwire_relay.view import DIGEST_BYTES
 
-DIGEST, ANSWER = bytes(32), bytes(60)
-"""Of the size of a relay's."""
+DIGEST: Final = bytes(DIGEST_BYTES)
+ANSWER: Final = codec.encode(
+    Pushed(VaultId(bytes(16)), 100_000, Outcome.DONE, (Appended(STREAM, START.term, 100_000, 1),), ())
+)
+"""Of the size of a relay's, as it is in the midst of a measurement."""
 
 SEGMENTS: Final = """
     INSERT INTO sealwire.segment (vault_id, stream, last, prev, body)
@@ -58,7 +67,7 @@ Waiting = tuple["Pusher", bytes, int, bytes]
 
 
 class Bare:
-    """The one writer."""
+    """One writer."""
 
     def __init__(self, dsn: str, everything: bool, vaults: Sequence[bytes]) -> None:
         self._dsn, self._everything = dsn, everything
@@ -69,7 +78,7 @@ class Bare:
 
     async def run(self) -> None:
         """Commit what waits, answer, and again."""
-        connection = await asyncpg.connect(self._dsn)
+        connection = await asyncpg.connect(self._dsn, server_settings=SESSION)
         while True:
             while not self.waiting:
                 self.wake.clear()
@@ -118,8 +127,8 @@ class Pusher(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, bare: Bare) -> None:
-        self._bare, self._held, self.author = bare, b"", 0
+    def __init__(self, writers: Mapping[bytes, Bare]) -> None:
+        self._writers, self._held, self.author = writers, b"", 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the handshake."""
@@ -148,24 +157,29 @@ class Pusher(asyncio.Protocol):
     def _take(self, push: bytes) -> None:
         _, after_term = decode_varint(push, 17)
         batch, after_batch = decode_varint(push, after_term + TERM_ID_BYTES)
-        self._bare.waiting.append((self, push[1:17], batch, push[after_batch + _GROUP_AT :]))
-        self._bare.wake.set()
+        vault = push[1:17]
+        writer = self._writers[vault]
+        writer.waiting.append((self, vault, batch, push[after_batch + _GROUP_AT :]))
+        writer.wake.set()
 
 
 @contextlib.contextmanager
-def serving(dsn: str, rows: str, vaults: Sequence[VaultId], cores: Cores, log: Path) -> Iterator[int]:
-    """One in a process of its own, for these vaults, whose streams are empty; its port."""
-    words = [vault.hex() for vault in vaults]
-    with started([sys.executable, "-m", "bench.peers.bare", dsn, rows, *words], cores, log=log) as process:
+def serving(dsn: str, rows: str, writers: int, vaults: Sequence[VaultId], cores: Cores, log: Path) -> Iterator[int]:
+    """So many writers in a process of their own, for these vaults, whose streams are empty; its port."""
+    words = [dsn, rows, str(writers), *[vault.hex() for vault in vaults]]
+    with started([sys.executable, "-m", "bench.peers.bare", *words], cores, log=log) as process:
         yield int(line_of(process, log))
 
 
-async def main(dsn: str, rows: str, *vaults: str) -> None:
+async def main(dsn: str, rows: str, writers: str, *vaults: str) -> None:
     """Serve until it is killed."""
-    bare = Bare(dsn, rows == "all", [bytes.fromhex(vault) for vault in vaults])
-    server = await asyncio.get_running_loop().create_server(lambda: Pusher(bare), "127.0.0.1", 0)
+    ids = [bytes.fromhex(vault) for vault in vaults]
+    parts = [ids[first :: int(writers)] for first in range(int(writers))]
+    bares = [Bare(dsn, rows == "all", part) for part in parts]
+    by_vault = {vault: bare for bare, part in zip(bares, parts, strict=True) for vault in part}
+    server = await asyncio.get_running_loop().create_server(lambda: Pusher(by_vault), "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
-    await bare.run()
+    await asyncio.gather(*(bare.run() for bare in bares))
 
 
 if __name__ == "__main__":
