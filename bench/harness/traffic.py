@@ -8,6 +8,7 @@ from typing import Final, Literal, NamedTuple
 
 from bench.harness.load import built
 from bench.harness.processes import Cores, pinned
+from sealwire_protocol.limits import ACK_DELAY_SECONDS
 
 LIMIT_S: Final = 240.0
 """For one run: far more than any takes, so that one that hangs is found."""
@@ -61,12 +62,13 @@ class Span(NamedTuple):
 
 class Shape(NamedTuple):
     """A record: its bytes on the wire, how far from its end its time stands (0: nowhere), a peer's payload bytes, and
-    after how many bytes a device gives credit back."""
+    after how many bytes, or how long after the first of them, a device gives credit back."""
 
     bytes: int = 0
     stamp_at: int = 0
     payload: int = 0
     credit: int = 0
+    credit_s: float = ACK_DELAY_SECONDS
 
 
 UNSTAMPED: Final = Shape()
@@ -135,7 +137,7 @@ def _lines(protocol: Protocol, connections: Sequence[Connection], span: Span, sh
     yield f"rate {span.rate}"
     yield f"until {span.until_records}"
     yield f"writes {span.writes}"
-    yield f"credit {shape.credit}"
+    yield f"credit {shape.credit} {shape.credit_s}"
     yield f"record {shape.bytes} {shape.stamp_at} {shape.payload}"
     for connection in connections:
         yield f"connection {connection.socket.fileno()}"

@@ -7,7 +7,7 @@
  *   rate WRITES_PER_S           in all, its time being when each was due; 0: as fast as answers come
  *   until RECORDS               end when so many are read, in place of by the clock
  *   writes WRITES               end when so many are answered, in place of by the clock
- *   credit BYTES                Sealwire: give credit back after so many
+ *   credit BYTES SECONDS        Sealwire: give credit back after so many, or so long after the first of them
  *   record BYTES STAMP PAYLOAD  of a record, of its end from its time's place (0: it has none), of a peer's payload
  *   connection FD               what follows is about it
  *   lane WINDOW RECORDS NUMBER KEY BEFORE AFTER
@@ -35,12 +35,14 @@
 
 enum { CONNECTIONS_MAX = 4096, EVENTS_MAX = 256, READ_BYTES = 262144, SAMPLES_MAX = 4000000 };
 static const double DRAIN_S_MAX = 60;
+static const double ACK_LATE_S = .05; /* how late an ACK by time may be */
 
 Plan plan;
 static Connection *connections[CONNECTIONS_MAX];
 static int connection_count, poller, writing, measuring;
 static Parse parse;
-static double now, began, measured_from;
+double now;
+static double began, measured_from;
 static uint64_t answered_records, delivered_records, delivered_bytes, under_way, written;
 
 /* Waits in milliseconds, kept while measuring. */
@@ -225,6 +227,7 @@ static void read_line(char *line) {
         plan.writes = (uint64_t)number();
     } else if (!strcmp(word, "credit")) {
         plan.credit_bytes = (uint32_t)number();
+        plan.credit_s = number();
     } else if (!strcmp(word, "record")) {
         plan.record_bytes = (uint32_t)number();
         plan.stamp_at = (uint32_t)number();
@@ -298,6 +301,19 @@ static void write_due(void) {
     }
 }
 
+/* Of who is sent little, as a device does. */
+static void give_late_credit(void) {
+    static double looked;
+    if (now - looked < ACK_LATE_S) return;
+    looked = now;
+    for (int place = 0; place < connection_count; place++) {
+        Connection *at = connections[place];
+        if (!at->bytes_due || now - at->due_since < plan.credit_s) continue;
+        give_credit(at);
+        flush(at);
+    }
+}
+
 static void turn_loop(int ticker) {
     struct epoll_event events[EVENTS_MAX];
     int found = epoll_wait(poller, events, EVENTS_MAX, 20);
@@ -313,6 +329,7 @@ static void turn_loop(int ticker) {
     }
     now = clock_s();
     if (plan.rate) write_due();
+    give_late_credit();
 }
 
 static int by_size(const void *one, const void *other) {

@@ -32,7 +32,11 @@ typedef struct {
     Bytes again;           /* a reader's next request, without the place that it goes on from */
     uint64_t again_every;  /* NATS: records after which to ask again; 0: never */
     uint64_t since_asked;
-    uint64_t delivered, bytes_due;
+    uint64_t delivered;
+    uint64_t bytes_due;          /* Sealwire: received, and no credit given back for it yet */
+    double due_since;            /* since when there are such bytes */
+    unsigned char position[64];  /* what they lead to, as an ACK names it: vault, stream, term, seq */
+    size_t position_size;
     int reads, depth, place_next; /* Redis: values that the reply still lacks */
     char place[64];               /* Redis: the last entry's id */
     size_t place_size;
@@ -42,12 +46,14 @@ typedef struct {
     double warm_s, measure_s, rate;  /* rate: writes a second in all; 0: as fast as answers come */
     uint64_t until;                  /* records read in all after which to end; 0: by the clock */
     uint64_t writes;                 /* writes answered after which to end; 0: by the clock */
-    uint32_t credit_bytes;           /* Sealwire: bytes received after which to give credit back */
+    uint32_t credit_bytes;           /* Sealwire: bytes received after which to give credit back, */
+    double credit_s;                 /* or time after the first of them */
     uint32_t payload_bytes;          /* peers: a record's size, by which it is told from other values */
     uint32_t record_bytes, stamp_at; /* where a record's time stands: from the record's end; 0: nowhere */
 } Plan;
 
 extern Plan plan;
+extern double now; /* when what is looked at was received */
 
 void append(Bytes *to, const void *data, size_t size);
 void fail(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
@@ -61,6 +67,9 @@ typedef size_t (*Parse)(Connection *at, const unsigned char *from, size_t size);
 size_t parse_sealwire(Connection *at, const unsigned char *from, size_t size);
 size_t parse_redis(Connection *at, const unsigned char *from, size_t size);
 size_t parse_nats(Connection *at, const unsigned char *from, size_t size);
+
+/* Sealwire: give back all credit that is due. */
+void give_credit(Connection *at);
 
 void append_frame(Bytes *to, const void *before, size_t before_size, const void *number, size_t number_size,
                   const void *after, size_t after_size);

@@ -44,14 +44,21 @@ void append_frame(Bytes *to, const void *before, size_t before_size, const void 
     append(to, after, after_size);
 }
 
-/* Credit for what was received, with the position that it leads to: vault and stream, term, seq. */
-static void give_credit(Connection *at, const unsigned char *message, size_t size, size_t term_size, uint64_t last) {
-    unsigned char head[7] = {ACK, 0, 0, 0, 0, 0, 1}, seq[10];
-    at->bytes_due += size;
-    if (at->bytes_due < plan.credit_bytes) return;
+void give_credit(Connection *at) {
+    unsigned char head[7] = {ACK, 0, 0, 0, 0, 0, 1};
     for (int place = 0; place < 4; place++) head[1 + place] = (unsigned char)(at->bytes_due >> 8 * (3 - place));
-    append_frame(&at->out, head, sizeof head, message + 1, 24 + term_size, seq, varint(seq, last));
+    append_frame(&at->out, head, sizeof head, at->position, at->position_size, "", 0);
     at->bytes_due = 0;
+}
+
+/* A DELIVER's bytes are due as credit; its vault and stream, its term and its last seq are where they lead to. */
+static void note_due(Connection *at, const unsigned char *message, size_t size, size_t term_size, uint64_t last) {
+    size_t named = 24 + term_size;
+    if (!at->bytes_due) at->due_since = now;
+    at->bytes_due += size;
+    memcpy(at->position, message + 1, named);
+    at->position_size = named + varint(at->position + named, last);
+    if (at->bytes_due >= plan.credit_bytes) give_credit(at);
 }
 
 static void take_message(Connection *at, const unsigned char *message, size_t size) {
@@ -71,7 +78,7 @@ static void take_message(Connection *at, const unsigned char *message, size_t si
         uint64_t prev = read_varint(&field), last = read_varint(&field);
         if (memcmp(message + 17, "\0\0\0\0\0\0\0", 8) == 0) return; /* links, which are no records */
         delivered(at, message + size, last - prev);
-        give_credit(at, message, size, term_size, last);
+        note_due(at, message, size, term_size, last);
     } else if (message[0] == FAULT) {
         fail("the relay says: %.*s", (int)size - FAULT_TEXT_AT, message + FAULT_TEXT_AT);
     }

@@ -39,7 +39,7 @@ class Redis:
         }
 
     def clear(self, streams: int = 1) -> None:
-        """FLUSHALL, which begins a new append-only file; streams are made by their first XADD."""
+        """FLUSHALL; streams are made by their first XADD."""
         self._ask(b"FLUSHALL")
 
     def fill(self, records: int) -> None:

@@ -136,6 +136,25 @@ def test_a_device_counts_records_and_gives_credit_back_with_its_position(server:
     assert unframed(heard) == [Ack(size, (Acked(VAULT, STREAM, Position(TERM, 300)),))]
 
 
+def test_a_device_that_is_sent_little_gives_credit_back_after_a_time() -> None:
+    ours, relay = socket.socketpair()
+    heard: list[bytes] = []
+
+    def serve() -> None:
+        with relay:
+            relay.sendall(framed(deliver(0, 1)))
+            heard.append(relay.recv(65_536))
+            relay.sendall(framed(deliver(1, 2)))
+
+    serving = threading.Thread(target=serve)
+    serving.start()
+    shape = SHAPE._replace(credit_s=0.0)
+    assert run("sealwire", [Connection(ours, (), Reader())], Span(until_records=2), shape).delivered == 2
+    serving.join()
+    due = len(codec.encode(deliver(0, 1)))
+    assert unframed(heard[0]) == [Ack(due, (Acked(VAULT, STREAM, Position(TERM, 1)),))]
+
+
 def test_what_was_read_before_the_socket_was_handed_over_counts(server: Server) -> None:
     data = framed(deliver(0, 2), deliver(2, 3))
     connection = Connection(server.says(data[40:]), (), Reader(), b"", data[:40])
