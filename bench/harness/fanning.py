@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
-from bench.harness.devices import BenchVault, DeviceWire, Wire, at_once, fleet, masked, push_frame
+from bench.harness import pushing
+from bench.harness.devices import STREAM, BenchVault, Wire, at_once, fleet, masked
 from bench.harness.load import Opened, Receiver, Speech, receiving
 from bench.harness.processes import cpu_seconds, line_of, places, started
 from bench.harness.relay import BenchRelay
-from sealwire_protocol.messages import Pushed, Subscribed
 
 PAYLOAD_BYTES: Final = 200
 UNITS: Final = 10
@@ -39,28 +39,24 @@ class Pusher(Protocol):
 
 
 class RelayPusher:
-    """A device that pushes so many records at a time. Its batches go on from where those of the same device ended."""
+    """A device that pushes so many records at a time."""
 
-    def __init__(self, wire: DeviceWire, vault: BenchVault, told: Subscribed, records: int) -> None:
-        self._wire, self._vault, self._records = wire, vault, records
-        self._term, self._batch = told.term, told.last_batch
+    def __init__(self, device: pushing.Pusher, records: int) -> None:
+        self._device, self._records = device, records
 
     @classmethod
     async def open(cls, port: int, vault: BenchVault, records: int) -> "RelayPusher":
-        """The vault's admin, logged in once more; it listens to nothing."""
-        wire = await DeviceWire.login(port, vault.admin.identity)
-        return cls(wire, vault, await wire.subscribe(vault.id), records)
+        """The vault's admin, logged in once more."""
+        return cls(await pushing.Pusher.open(port, vault, vault.admin), records)
 
     async def push(self) -> None:
-        self._batch += 1
-        author = self._vault.admin.author
-        await self._wire.send(push_frame(self._vault.id, self._term, self._batch, author, UNITS, self._records))
+        await self._device.send(STREAM, UNITS, self._records)
 
     async def answered(self) -> None:
-        await self._wire.expect(Pushed)
+        await self._device.verdict()
 
     def close(self) -> None:
-        self._wire.close()
+        self._device.close()
 
 
 class PlainPusher:
