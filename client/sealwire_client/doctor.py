@@ -128,7 +128,7 @@ class _Examination:
         known = set(await self._vault.collections())
         there = await self._writer.run(lambda replica: replica.census.collections(self._sync.held.number))
         return [
-            _Bed(synced.get(each.number) or self._sync.stream_of(each), each.number in synced)
+            _Bed(synced.get(each.number) or self._sync.maker.make(each), each.number in synced)
             for each in there
             if each.number in synced or each.name in known
         ]

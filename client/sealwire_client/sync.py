@@ -14,7 +14,7 @@ from typing import Final
 
 import trio
 
-from sealwire_client import keyring, sealing
+from sealwire_client import keyring
 from sealwire_client.agreeing import Agreeing
 from sealwire_client.batching import Batcher, StrictWrite
 from sealwire_client.creating import Creating
@@ -47,8 +47,8 @@ from sealwire_client.replica import (
 from sealwire_client.resealing import Resealing
 from sealwire_client.sending import WHY_REFUSED, OfflineError, Sending, StrictRequest
 from sealwire_client.setaside import SetAside
-from sealwire_client.signing import Judge, Signer
 from sealwire_client.stream import StreamSync
+from sealwire_client.streammaking import StreamMaker
 from sealwire_client.transport import TransportError
 from sealwire_protocol.errors import Action, FaultCode, Outcome, RemoteFault, may_come_back
 from sealwire_protocol.events import Doubt
@@ -90,6 +90,7 @@ class VaultSync:
         self.identity, self.link, self._writer = identity, link, writer
         self._tell = changed
         self._streams: dict[StreamId, StreamSync] = {}
+        self.maker = StreamMaker(held, identity, self.keys, self.members)
         self._online, self._wake, self._moved = trio.Event(), trio.Event(), trio.Event()
         self._scope: trio.CancelScope | None = None
         self._inbox: deque[Subscribed | Pushed | Fault] = deque()
@@ -102,7 +103,7 @@ class VaultSync:
             held, identity, self.members, self.keys, self._sending, writer, self.progress, self._listen_again, move
         )
         self._rekeying = Rekeying(
-            held, identity, self.members, self.keys, self._streams, writer, self.progress, self.stream_of, self._opened
+            held, identity, self.members, self.keys, self._streams, writer, self.progress, self.maker.make, self._opened
         )
         self.relocating = Relocating(held, identity, self.members, self._streams, writer, self.progress, move)
         self.another_relay = another_relay
@@ -129,27 +130,9 @@ class VaultSync:
         if known is not None:
             known.collection, known.resolve = collection, resolve
             return
-        stream = self._streams[collection.stream] = self.stream_of(collection, resolve)
+        stream = self._streams[collection.stream] = self.maker.make(collection, resolve)
         stream.waits_for_links = waits_for_links
         self._ask_again([collection.stream])
-
-    def stream_of(self, collection: Collection, resolve: Resolve | None = None) -> StreamSync:
-        """What opens and seals a collection's records. It is not synced by this."""
-        judge = Judge(self.keys.stream(collection.stream), lambda: self.membership) if collection.signed else None
-        return StreamSync(
-            collection,
-            self.keys.opener(collection.stream, judge),
-            self._sealer(collection.stream),
-            self._signer(collection),
-            resolve,
-        )
-
-    def _signer(self, collection: Collection) -> Signer | None:
-        stream = self.keys.stream(collection.stream)
-        return Signer(stream, self.held.author, self.identity.sign) if collection.signed else None
-
-    def _sealer(self, stream: StreamId) -> sealing.Sealer:
-        return self.keys.sealer(stream, self.held.author, self.identity.hedge_key)
 
     def enrol(self, identity: DeviceIdentity) -> None:
         """Go over to these keys, if they are not the ones in use. They are durable already."""
@@ -173,8 +156,7 @@ class VaultSync:
         self._resealing.become(held)
         self._disputing.become(held, identity)
         self._sending.move(link)
-        for name, stream in self._streams.items():
-            stream.sealer, stream.signer = self._sealer(name), self._signer(stream.collection)
+        self.maker.become(held, identity, self._streams.values())
 
     def edited(self) -> None:
         """There are new edits in the outbox."""
