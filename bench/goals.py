@@ -142,6 +142,13 @@ GOALS: Final = (
     ),
     Goal("growth", "deliver_cpu_5000_vs_50", "at most", 1.2, "CPU per delivery with 5,000 subscribers, by 50"),
     Goal(
+        "growth",
+        "deliver_cpu_5000_vs_50_without_commit",
+        "at most",
+        1.2,
+        "… without what the commit itself takes, of which few subscribers bear more each",
+    ),
+    Goal(
         "bootstrap",
         "vs_raw_sqlite",
         "at least",
