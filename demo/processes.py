@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -56,22 +56,39 @@ def spawn(module: str, *arguments: str, log: Path) -> "subprocess.Popen[bytes]":
 def kill_tree(process: "subprocess.Popen[bytes]") -> list[int]:
     """Kill -9 a process and all that descend from it, at one moment; returns their ids, all dead.
 
-    They are stopped first, parents before children: nobody can start another one or shut down in order. Raises
-    StoryError if one does not die.
+    Raises StoryError if one does not die.
     """
-    stopped: list[int] = []
-    if process.poll() is None:
-        while fresh := [pid for pid in _tree(process.pid) if pid not in stopped]:
-            stopped += fresh
-            for pid in fresh:
-                _send(pid, signal.SIGSTOP)
-        with contextlib.ExitStack() as stack:
-            ends = {pid: stack.enter_context(_end_of(pid)) for pid in stopped}
-            for pid in stopped:
-                _send(pid, signal.SIGKILL)
-            _await_ends(ends)
+    dead = kill_all(process.pid) if process.poll() is None else []
     process.wait(DYING_S_MAX)
+    return dead
+
+
+def kill_all(root: int) -> list[int]:
+    """`kill_tree` for what is not this process' own child."""
+    stopped = stop_all(root)
+    with contextlib.ExitStack() as stack:
+        ends = {pid: stack.enter_context(_end_of(pid)) for pid in stopped}
+        for pid in stopped:
+            _send(pid, signal.SIGKILL)
+        _await_ends(ends)
     return stopped
+
+
+def stop_all(root: int) -> list[int]:
+    """SIGSTOP to a process and all that descend from it, parents before children: nobody can start another one or shut
+    down in order. Returns their ids, for `go_on`."""
+    stopped: list[int] = []
+    while fresh := [pid for pid in _tree(root) if pid not in stopped]:
+        stopped += fresh
+        for pid in fresh:
+            _send(pid, signal.SIGSTOP)
+    return stopped
+
+
+def go_on(stopped: Iterable[int]) -> None:
+    """SIGCONT to what was stopped, as far as it lives."""
+    for pid in stopped:
+        _send(pid, signal.SIGCONT)
 
 
 async def ended(process: "subprocess.Popen[bytes]") -> None:

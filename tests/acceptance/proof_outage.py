@@ -161,7 +161,7 @@ class Outage:
     async def _kill(self) -> None:
         """Kill Postgres, and wait until the relay has started it again."""
         before, began = await self._metrics(), time.monotonic()
-        kill_all(self._postgres)
+        await trio.to_thread.run_sync(kill_all, self._postgres)
         # One verdict more than were under way: of a push that was made since.
         is_over = answered(self.pushers, WINDOW + 1)
         await self._watch(before, lambda _: is_over())

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from demo.processes import StoryError, ended, kill_tree
+from demo.processes import StoryError, ended, go_on, kill_all, kill_tree, stop_all
 from demo.relay import Relay
 
 WAIT_S_MAX = 60.0
@@ -40,6 +40,28 @@ def test_a_tree_is_dead_when_it_was_killed() -> None:
         assert kill_tree(process) == [process.pid, child]
         assert not runs(child)
         assert kill_tree(process) == []
+
+
+def test_who_has_ended_before_is_no_error() -> None:
+    with waiting(FAMILY) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        kill_all(child)
+        process.wait(WAIT_S_MAX)
+        assert kill_all(child) == [child]
+        go_on([child])
+
+
+def test_what_was_stopped_goes_on() -> None:
+    with waiting(FAMILY.replace("child.wait()", "print(input(), flush=True); child.kill()")) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        child = int(process.stdout.readline())
+        assert stop_all(process.pid) == [process.pid, child]
+        go_on([process.pid, child])
+        process.stdin.write(b"still there\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"still there\n"
 
 
 @pytest.mark.trio

@@ -19,6 +19,7 @@ from pathlib import Path
 import asyncpg  # type: ignore[import-untyped]
 import pytest
 
+from demo import processes
 from tests.support.polling import asked_until
 
 START_SECONDS_MAX = 120.0
@@ -120,10 +121,12 @@ class Server:
         return name
 
     def kill(self) -> None:
-        """SIGKILL to the server and all its processes at once, as if the power failed (but for the disk's cache)."""
+        """SIGKILL to the server and all its processes at once, as if the power failed (but for the disk's cache).
+
+        On return all are dead: one that still waits for a slow disk would keep the next server from its shared memory.
+        """
         if self._process is not None:
-            _signal([self._process.pid, *_children(self._process.pid)], signal.SIGKILL)
-            self._process.wait()
+            processes.kill_tree(self._process)
             self._process = None
 
     def stop(self) -> None:
@@ -178,32 +181,18 @@ def _reachable(binaries: Path, folder: Path, user: pwd.struct_passwd | None) -> 
 @contextlib.contextmanager
 def stopped(data: Path) -> Iterator[None]:
     """Within it the Postgres of this data folder does nothing (SIGSTOP), then it goes on."""
-    pids = _processes(data)
-    _signal(pids, signal.SIGSTOP)
+    pids = processes.stop_all(_main(data))
     try:
         yield
     finally:
-        _signal(pids, signal.SIGCONT)
+        processes.go_on(pids)
 
 
 def kill_all(data: Path) -> None:
-    """SIGKILL to all processes of the Postgres of this data folder."""
-    _signal(_processes(data), signal.SIGKILL)
+    """SIGKILL to all processes of the Postgres of this data folder; on return all are dead."""
+    processes.kill_all(_main(data))
 
 
-def _processes(data: Path) -> list[int]:
-    main = int((data / "postmaster.pid").read_text().split()[0])
-    return [main, *_children(main)]
-
-
-def _signal(pids: list[int], number: signal.Signals) -> None:
-    """To those of them that have not ended."""
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-
-
-def _children(pid: int) -> list[int]:
-    with contextlib.suppress(OSError):
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return []
+def _main(data: Path) -> int:
+    """The process from which all others descend."""
+    return int((data / "postmaster.pid").read_text().split()[0])
