@@ -52,16 +52,18 @@ class Strangers:
         end = asyncio.Event()
         came = 0
         while came < count or not told_to_end.done():
-            waves_end = asyncio.Event()
+            dialled, waves_end = asyncio.Semaphore(0), asyncio.Event()
             tasks = []
             for number in range(came, came + WAVE):
                 stays = number % STAYING == 0
-                task = asyncio.create_task(self._one(number, end if stays else waves_end))
+                task = asyncio.create_task(self._one(number, dialled, end if stays else waves_end))
                 if stays:
                     self._staying.add(task)
                     task.add_done_callback(self._staying.discard)
                 else:
                     tasks.append(task)
+            for _ in range(WAVE):
+                await dialled.acquire()
             await asyncio.wait(tasks, timeout=WAVE_S)
             waves_end.set()
             await asyncio.wait(tasks)
@@ -71,8 +73,8 @@ class Strangers:
             await asyncio.wait(self._staying)
         return {"came": came, "met": dict(sorted(self._met.items()))}
 
-    async def _one(self, number: int, end: asyncio.Event) -> None:
-        """Connect, speak, and listen until the relay hangs up, or it is the end."""
+    async def _one(self, number: int, dialled: asyncio.Semaphore, end: asyncio.Event) -> None:
+        """Connect, speak, and listen until the relay hangs up, or it is the end. `dialled`: one more has."""
         proxied = number % 3 == 0
         source = PROXY if proxied else SOURCES[number % len(SOURCES)]
         said = SAID[number // 3 % len(SAID)]
@@ -83,6 +85,8 @@ class Strangers:
         except OSError:
             self._met["not accepted"] += 1
             return
+        finally:
+            dialled.release()
         heard = b""
         ended = False
         try:
