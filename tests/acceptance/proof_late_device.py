@@ -79,7 +79,8 @@ async def edit_offline(place: Site, folder: Path, numbers: range) -> None:
         app: App = await opened(stack, place.origin, folder)
         await app.overwrite("base", numbers, "late")
         status = await app.vault.status()
-        assert status.pending == len(numbers), f"{status.pending} edits wait, not {len(numbers)}"
+        # What the device states of its collections, at a moment of its choice, may wait beside them.
+        assert status.pending >= len(numbers), f"{status.pending} edits wait, not {len(numbers)}"
     place.lead()
 
 
