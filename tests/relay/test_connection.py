@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import socket
+from collections.abc import Iterator
+from typing import TypeVar
 
 import pytest
 from websockets.exceptions import ConnectionClosed
@@ -312,6 +314,22 @@ async def test_s18_a_subscriber_that_never_reads_is_soon_sent_nothing_more_and_c
             await turns_until(lambda: relay.plane.connections == 0)
 
 
+Replacing = TypeVar("Replacing", bound=asyncio.Transport)
+
+
+@contextlib.contextmanager
+def sends_to(connection: Connection, transport: Replacing) -> Iterator[Replacing]:
+    """All that is sent goes to this transport, and nothing to the socket, which is cut in the end."""
+    real = connection._transport
+    assert real is not None
+    connection._transport, connection._fd = transport, -1
+    try:
+        yield transport
+    finally:
+        connection._transport = real
+        real.abort()
+
+
 class FullTransport(asyncio.Transport):
     """A transport whose peer takes nothing."""
 
@@ -334,18 +352,14 @@ async def test_s18_what_waits_for_a_peer_that_does_not_read_is_bounded() -> None
     async with running() as relay:
         async with await Device.open(relay.port, ANNA):
             (connection,) = relay.plane._gateway._connections
-            real, full = connection._transport, FullTransport()
-            replace_transport(connection, full)
-            connection.pause_writing()
-            for _ in range(100):
-                connection.send_frame(bytes(100_000))
-                connection.flush()
+            with sends_to(connection, FullTransport()) as full:
+                connection.pause_writing()
+                for _ in range(100):
+                    connection.send_frame(bytes(100_000))
+                    connection.flush()
             assert full.aborted
             assert full.size <= 4_194_304 + 100_000
             assert relay.counted("closes_total", code="unread") == 1
-            connection._transport = real
-            assert real is not None
-            real.abort()
 
 
 class OpenTransport(asyncio.Transport):
@@ -357,11 +371,6 @@ class OpenTransport(asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.writes.append(bytes(data))
-
-
-def replace_transport(connection: Connection, transport: asyncio.Transport) -> None:
-    """All that is sent goes to this transport, and nothing to the socket."""
-    connection._transport, connection._fd = transport, -1
 
 
 @asyncio_test
@@ -405,22 +414,17 @@ async def test_what_is_sent_in_one_turn_leaves_in_one_write() -> None:
     async with running() as relay:
         async with await Device.open(relay.port, ANNA):
             (connection,) = relay.plane._gateway._connections
-            real, transport = connection._transport, OpenTransport()
-            replace_transport(connection, transport)
-            writes = transport.writes
-            connection.send_frame(b"alone")
-            assert writes == []
-            await turns(1)
-            for part in (b"one, ", b"two, ", b"three"):
-                connection.send_frame(part)
-            await turns(1)
-            connection.send_frame(b"alone again")
-            connection.flush()
-            await turns(1)
-            assert writes == [b"alone", b"one, two, three", b"alone again"]
-            connection._transport = real
-            assert real is not None
-            real.abort()
+            with sends_to(connection, OpenTransport()) as transport:
+                connection.send_frame(b"alone")
+                assert transport.writes == []
+                await turns(1)
+                for part in (b"one, ", b"two, ", b"three"):
+                    connection.send_frame(part)
+                await turns(1)
+                connection.send_frame(b"alone again")
+                connection.flush()
+                await turns(1)
+            assert transport.writes == [b"alone", b"one, two, three", b"alone again"]
 
 
 @asyncio_test

@@ -1,14 +1,16 @@
 """Floods: what one socket sends is looked at in turns with all others, and of a stranger's very little."""
 
 import asyncio
-import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import NamedTuple
 
 import pytest
 from websockets.frames import Opcode
 
 from sealwire_protocol import codec
 from sealwire_protocol.errors import CloseCode
+from sealwire_protocol.ids import VaultId
 from sealwire_protocol.messages import Push
 from sealwire_protocol.segment import WALK_RECORDS
 from sealwire_relay.connection import FRAME_BYTES, LOGIN_BYTES_MAX, MESSAGE_BYTES, SLICE_BYTES, Connection
@@ -16,7 +18,7 @@ from sealwire_relay.frames import FrameReader
 from tests.relay.test_connection import logged_in
 from tests.support.aio import asyncio_test
 from tests.support.device import Device, Identity, group, record, stream_id
-from tests.support.relay import running, turns_until
+from tests.support.relay import Relay, running, turns_until
 from tests.support.stranger import BINARY, PING, PONG, Stranger, frame
 
 ANNA = Identity(1)
@@ -95,7 +97,7 @@ async def test_of_many_that_bring_much_one_goes_on_in_each_turn_of_the_loop(monk
         went_on.append(turn[0])
         on_turn(self)
 
-    async with running() as relay, contextlib.AsyncExitStack() as stack:
+    async with running() as relay, AsyncExitStack() as stack:
         for _ in range(4):
             await stack.enter_async_context(await logged_in(relay.port))
         monkeypatch.setattr(Connection, "on_turn", counted)
@@ -108,36 +110,46 @@ async def test_of_many_that_bring_much_one_goes_on_in_each_turn_of_the_loop(monk
         assert len(went_on) == len(set(went_on)) > 4
 
 
-@asyncio_test
-async def test_a_large_push_is_admitted_in_turns_and_what_follows_it_stays_behind_it() -> None:
+class Admitting(NamedTuple):
+    """A relay that has begun to admit what a device has pushed to a vault."""
+
+    relay: Relay
+    connection: Connection
+    anna: Device
+    vault: VaultId
+
+
+@asynccontextmanager
+async def admitting(*records: int) -> AsyncIterator[Admitting]:
+    """Pushes of so many records each come at once; the first one takes more than a turn."""
     async with running() as relay, await Device.open(relay.port, ANNA) as anna:
         vault, _ = await anna.create_vault()
         await anna.create_stream(vault, TODOS)
         term = (await anna.subscribe(vault)).term
         (connection,) = relay.plane._gateway._connections
-        sealed = [group(TODOS, *(record(place + 1, tag=place) for place in range(records))) for records in (1_000, 1)]
+        sealed = [group(TODOS, *(record(place + 1, tag=place) for place in range(count))) for count in records]
         pushes = [Push(vault, term, batch, 0, (pushed,)) for batch, pushed in enumerate(sealed, 1)]
         connection.data_received(b"".join(frame(BINARY, codec.encode(push)) for push in pushes))
-        steps = 0
+        await turns_until(lambda: connection._work is not None)
+        yield Admitting(relay, connection, anna, vault)
+
+
+@asyncio_test
+async def test_a_large_push_is_admitted_in_turns_and_what_follows_it_stays_behind_it() -> None:
+    async with admitting(1_000, 1) as (relay, connection, anna, vault):
+        steps = 1
         while relay.plane._ingest.unanswered == 0:
             assert connection._transport is not None and not connection._transport.is_reading()
             await asyncio.sleep(0)
             steps += connection._work is not None
         assert steps >= 1_000 // WALK_RECORDS
-        told = [await anna.verdict(vault, push.batch) for push in pushes]
+        told = [await anna.verdict(vault, batch) for batch in (1, 2)]
         assert [(one.batch, one.appended[0].first) for one in told] == [(1, 1), (2, 1_001)]
 
 
 @asyncio_test
 async def test_a_relay_that_stops_answers_a_push_that_is_being_admitted() -> None:
-    async with running() as relay, await Device.open(relay.port, ANNA) as anna:
-        vault, _ = await anna.create_vault()
-        await anna.create_stream(vault, TODOS)
-        term = (await anna.subscribe(vault)).term
-        (connection,) = relay.plane._gateway._connections
-        sealed = group(TODOS, *(record(place + 1, tag=place) for place in range(1_000)))
-        connection.data_received(frame(BINARY, codec.encode(Push(vault, term, 1, 0, (sealed,)))))
-        await turns_until(lambda: connection._work is not None)
+    async with admitting(1_000) as (_, connection, anna, vault):
         connection.leave(1_000)
         assert (await anna.verdict(vault, 1)).appended[0].records == 1_000
         assert await anna.closed() == CloseCode.RESTARTING
@@ -145,14 +157,7 @@ async def test_a_relay_that_stops_answers_a_push_that_is_being_admitted() -> Non
 
 @asyncio_test
 async def test_a_push_that_is_being_admitted_is_given_up_when_the_connection_ends() -> None:
-    async with running() as relay, await Device.open(relay.port, ANNA) as anna:
-        vault, _ = await anna.create_vault()
-        await anna.create_stream(vault, TODOS)
-        term = (await anna.subscribe(vault)).term
-        (connection,) = relay.plane._gateway._connections
-        sealed = group(TODOS, *(record(place + 1, tag=place) for place in range(1_000)))
-        connection.data_received(frame(BINARY, codec.encode(Push(vault, term, 1, 0, (sealed,)))))
-        await turns_until(lambda: connection._work is not None)
+    async with admitting(1_000) as (_, connection, _, _):
         connection.close(CloseCode.IDLE, "enough")
         connection.on_turn()
         assert connection._work is None

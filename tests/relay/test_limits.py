@@ -1,21 +1,21 @@
 """What a limited device is told, and when it may return: the table in docs/relay.md, row by row."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from sealwire_protocol.errors import Action, CloseCode, FaultCode, Outcome
-from sealwire_protocol.ids import DeviceKey, VaultId
+from sealwire_protocol.ids import VaultId
 from sealwire_protocol.limits import FRAME_BYTES_MIN, PUSH_WINDOW
 from sealwire_protocol.messages import CreateStream, Fault, Push, Pushed, StreamKind, Welcome
-from sealwire_relay.buckets import BURST_SECONDS, RETURN_SECONDS, SPREAD, Limited, PushLimits, Rate
+from sealwire_relay.buckets import BURST_SECONDS, RETURN_SECONDS, SPREAD, PushLimits, Rate
 from tests.relay.asking import ANNA, BERT, ask
 from tests.support.aio import asyncio_test
 from tests.support.device import Device, group, record, stream_id
 from tests.support.relay import Mishap, Relay, TroubledStore, memory_store, running
+
+pytestmark = pytest.mark.usefixtures("still_limits")
 
 TODOS = stream_id(1)
 
@@ -25,25 +25,6 @@ async def new_vault(device: Device, nonce: int = 0) -> VaultId:
     await device.create_stream(vault, TODOS)
     await device.subscribe(vault, TODOS)
     return vault
-
-
-class Still:
-    """The buckets of a relay for which no time passes: how soon a machine pushes says nothing."""
-
-    def __init__(self, limits: PushLimits) -> None:
-        self._limits = limits
-
-    def take(self, device: DeviceKey, vault: VaultId, batch: int, size: int, now: float) -> Limited | None:
-        return self._limits.take(device, vault, batch, size, 0.0)
-
-
-@asynccontextmanager
-async def limiting(**settings: int) -> AsyncIterator[Relay]:
-    """A relay whose buckets are not filled again while a test runs."""
-    async with running(await memory_store(), **settings) as relay:
-        gateway = relay.plane._gateway
-        gateway._push_limits = cast(PushLimits, Still(gateway._push_limits))
-        yield relay
 
 
 def time_passes(relay: Relay) -> None:
@@ -72,7 +53,7 @@ def test_who_pushes_too_much_is_told_when_to_return_and_loses_nothing(
 ) -> None:
     @asyncio_test
     async def run() -> None:
-        async with limiting(**setting) as relay, await Device.open(relay.port, ANNA) as anna:
+        async with running(**setting) as relay, await Device.open(relay.port, ANNA) as anna:
             vault = await new_vault(anna)
             await push_at_once(anna, vault, 1, PUSH_WINDOW, units)
             fault = await anna.until(Fault)
@@ -95,7 +76,7 @@ def test_who_pushes_too_much_is_told_when_to_return_and_loses_nothing(
 
 @asyncio_test
 async def test_nobody_else_is_refused_for_it() -> None:
-    async with limiting(device_pushes_per_second_max=1) as relay, await Device.open(relay.port, ANNA) as anna:
+    async with running(device_pushes_per_second_max=1) as relay, await Device.open(relay.port, ANNA) as anna:
         async with await Device.open(relay.port, BERT) as bert:
             first, second = await new_vault(anna), await new_vault(bert)
             await push_at_once(anna, first, 1, PUSH_WINDOW)
@@ -106,7 +87,7 @@ async def test_nobody_else_is_refused_for_it() -> None:
 
 @asyncio_test
 async def test_who_returns_too_soon_is_refused_again_and_goes_on_from_where_it_was() -> None:
-    async with limiting(device_pushes_per_second_max=1) as relay, await Device.open(relay.port, ANNA) as anna:
+    async with running(device_pushes_per_second_max=1) as relay, await Device.open(relay.port, ANNA) as anna:
         vault = await new_vault(anna)
         await push_at_once(anna, vault, 1, PUSH_WINDOW)
         await anna.until(Fault, lambda told: told.code is FaultCode.OVERLOADED)

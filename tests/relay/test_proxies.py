@@ -17,7 +17,6 @@ from tests.support.stranger import BINARY, REQUEST, Stranger, frame
 ANNA = Identity(1)
 PROXY: dict[str, Any] = {"trusted_proxies": ("127.0.0.1",)}
 TCP: dict[str, Any] = {**PROXY, "proxy_header": "proxy-protocol"}
-RARELY: dict[str, Any] = {"address_connections_per_second_max": 1}
 
 
 def of(address: str) -> bytes:
@@ -108,6 +107,7 @@ async def test_devices_behind_a_proxy_on_this_machine_are_counted_by_their_addre
     assert not relay.plane._gateway._sites._counts
 
 
+@pytest.mark.usefixtures("still_limits")
 @asyncio_test
 async def test_who_dials_too_often_is_refused_by_a_proxys_word_too() -> None:
     async with running(**PROXY, address_connections_per_second_max=1) as relay:
@@ -124,12 +124,19 @@ async def test_who_dials_too_often_is_refused_by_a_proxys_word_too() -> None:
     assert not relay.plane._gateway._sites._counts
 
 
+@pytest.mark.usefixtures("still_limits")
 @asyncio_test
 async def test_a_trusted_proxy_itself_is_not_counted_by_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sealwire_relay.sites.is_loopback", lambda _: False)
-    async with running(**PROXY, connections_per_address_max=1, handshakes_per_address_max=1, **RARELY) as relay:
-        own = [await Stranger.upgraded(relay.port) for _ in range(9)]
-        assert relay.plane.connections == 9
+    limits: dict[str, Any] = {
+        "connections_per_address_max": 1,
+        "handshakes_per_address_max": 1,
+        "address_connections_per_second_max": 1,
+    }
+    many = int(BURST_SECONDS) + 1
+    async with running(**PROXY, **limits) as relay:
+        own = [await Stranger.upgraded(relay.port) for _ in range(many)]
+        assert relay.plane.connections == many
         await gone(*own)
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,8 +118,12 @@ def refuses(port: int) -> bool:
 
 
 @pytest.fixture(autouse=True)
-def _process_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def _process_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(serve, "_settle_down", lambda settings: None)
+    # Whoever runs the tests may have it ignored, as nohup does.
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, hangup)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +132,6 @@ def _process_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 @asyncio_test
 async def test_a_signal_ends_it_in_order(number: signal.Signals, code: ExitCode) -> None:
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may have it ignored, as nohup does
     database, told = FakeDatabase(), list[Ready]()
     before = [signal.getsignal(each) for each in ending.SIGNALS]
     assert await run(ANY_PORT, database, send_when_ready(number, told)) is code

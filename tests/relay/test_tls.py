@@ -119,6 +119,7 @@ async def test_rubbish_within_tls_ends_it_with_an_alert(pair: Pair) -> None:
         await turns_until(lambda: relay.plane.connections == 0)
 
 
+@pytest.mark.usefixtures("still_limits")
 @asyncio_test
 async def test_who_dials_too_often_is_refused_before_anything_is_decrypted(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
