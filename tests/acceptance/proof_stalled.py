@@ -21,7 +21,7 @@ from bench.harness.traffic import Span, Traffic, traffic
 from sealwire_protocol.ids import START
 from sealwire_protocol.messages import Wanted
 
-LIMIT_S = 180
+LIMIT_S = 400
 LIMIT_SHORT_S = 240
 
 STALLED: Final = 200

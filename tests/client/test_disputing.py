@@ -19,6 +19,7 @@ from sealwire_client.testing.fixtures import OpenDevice
 from sealwire_client.vault import Vault
 from sealwire_protocol.ids import MEMBERSHIP, Position, StreamId, Term
 from sealwire_protocol.links import Role
+from sealwire_protocol.membership import Member
 from sealwire_protocol.messages import Deliver, Message
 from sealwire_protocol.segment import encode_record
 from tests.client.late import late_writer
@@ -62,6 +63,26 @@ async def newest(guest: Guest) -> dict[str, Statement]:
     return {key: said for key, raw in found if (said := statements.read(raw)) is not None}
 
 
+def own(guest: Guest) -> Member:
+    """A device as the member that it is."""
+    sync = guest.vault._sync
+    return sync.membership.members[sync.held.author]
+
+
+def statement_key(guest: Guest) -> str:
+    """Of the entry with what a device states of its notes."""
+    return statements.entry_of(own(guest).lineage, guest.notes.held.stream)
+
+
+async def keep_as_stated(guest: Guest, said: Statement, signer: Guest | None = None) -> None:
+    """Let a device hold that it has stated this of its notes, signed by itself or by another one."""
+    held, schema = guest.vault._sync._disputing._statements, guest.vault._sync._disputing._schema
+    assert held is not None
+    entry = statements.Stated(statements.signed((signer or guest).vault._sync.identity, said))
+    edit = Edit(statement_key(guest), schema.to_row(entry), schema.encode(entry))
+    await guest.vault._writer.run(lambda replica: replica.edit(held, [edit]))
+
+
 async def disputed(guest: Guest) -> tuple[Disputed, ...]:
     return (await guest.vault.status()).disputed
 
@@ -77,10 +98,9 @@ async def comes_to_dispute(guest: Guest) -> Disputed:
 
 async def has_stated(relay: MemoryRelay, guest: Guest) -> None:
     """Wait until a device's statement of where its notes stand now is at the relay."""
-    own = guest.vault._sync.membership.members[guest.vault._sync.held.author]
     stream = guest.notes.held.stream
     for _ in range(600):
-        said = (await newest(guest)).get(statements.entry_of(own.lineage, stream))
+        said = (await newest(guest)).get(statement_key(guest))
         waiting = await guest.vault._writer.run(lambda replica: replica.outbox.edits.any_wait(guest.vault._held.number))
         if said is not None and said.at.seq == guest.vault._sync._streams[stream].cursor and not waiting:
             return
@@ -266,19 +286,11 @@ async def test_s02_a_statement_that_goes_back_in_its_term_is_reported(
         await put_many(a, "x", 3)
         await in_step([a, b])
         await has_stated(memory_relay, a)
-        stream, sync = a.notes.held.stream, a.vault._sync
-        own = sync.membership.members[sync.held.author]
-        key = statements.entry_of(own.lineage, stream)
-        await comes(lambda: (own.lineage, stream) in b.vault._sync._disputing._newest)
-        said = (await newest(a))[key]
+        await comes(lambda: (own(a).lineage, a.notes.held.stream) in b.vault._sync._disputing._newest)
+        said = (await newest(a))[statement_key(a)]
         earlier = said._replace(at=Position(said.at.term, said.at.seq - 1))
-        held = sync._disputing._statements
-        assert held is not None
-        schema = sync._disputing._schema
-        entry = statements.Stated(statements.signed(sync.identity, earlier))
-        edit = Edit(key, schema.to_row(entry), schema.encode(entry))
-        await a.vault._writer.run(lambda replica: replica.edit(held, [edit]))
-        sync.edited()
+        await keep_as_stated(a, earlier)
+        a.vault._sync.edited()
         found = await comes_to_dispute(b)
         assert (found.back, found.key, found.seq) == (True, a.device.key, said.at.seq - 1)
         assert statements.read(found.held) == said
@@ -294,21 +306,13 @@ async def test_who_stands_in_an_earlier_term_again_states_nothing_before_the_nex
         await put_many(a, "x", 3)
         await in_step([a, b])
         await has_stated(memory_relay, a)
-        sync = a.vault._sync
-        own = sync.membership.members[sync.held.author]
-        key = statements.entry_of(own.lineage, a.notes.held.stream)
-        said = (await newest(a))[key]
+        said = (await newest(a))[statement_key(a)]
         later = said._replace(at=Position(Term(said.at.term.number + 1, b"is ended"), said.at.seq + 9))
-        held = sync._disputing._statements
-        assert held is not None
-        schema = sync._disputing._schema
-        entry = statements.Stated(statements.signed(sync.identity, later))
-        edit = Edit(key, schema.to_row(entry), schema.encode(entry))
-        await a.vault._writer.run(lambda replica: replica.edit(held, [edit]))
+        await keep_as_stated(a, later)
         await put_many(a, "y", 3)
         await in_step([a, b])
         await trio.sleep(600)
-        assert (await newest(a))[key] == later
+        assert (await newest(a))[statement_key(a)] == later
         memory_relay.new_term()
         await put_many(a, "z", 3)
         await in_step([a, b])
@@ -324,16 +328,9 @@ async def test_what_another_device_has_not_signed_is_no_statement_of_it(
         await put_many(a, "x", 3)
         await in_step([a, b])
         await has_stated(memory_relay, a)
-        sync = a.vault._sync
-        own = sync.membership.members[sync.held.author]
-        key = statements.entry_of(own.lineage, a.notes.held.stream)
-        said = (await newest(a))[key]
-        held, schema = sync._disputing._statements, sync._disputing._schema
-        assert held is not None
-        entry = statements.Stated(statements.signed(b.vault._sync.identity, said._replace(sum=bytes(32))))
-        edit = Edit(key, schema.to_row(entry), schema.encode(entry))
-        await a.vault._writer.run(lambda replica: replica.edit(held, [edit]))
-        sync.edited()
+        said = (await newest(a))[statement_key(a)]
+        await keep_as_stated(a, said._replace(sum=bytes(32)), signer=b)
+        a.vault._sync.edited()
         await comes(lambda: "was not signed by it" in caplog.text)
         assert await disputed(b) == ()
 

@@ -211,9 +211,8 @@ async def test_r15_the_end_that_stands_is_offered_again_if_the_relay_loses_it_ag
         await anna.vault.synced()
         for _ in range(2):
             dialled = memory_relay.dialled
-            with mock.patch.object(
-                memory_relay, "cut"
-            ):  # connections live on, as when the database is restored beneath
+            # Connections live on, as when the database is restored beneath the relay.
+            with mock.patch.object(memory_relay, "cut"):
                 memory_relay.restore(backup)
             memory_relay.new_term()
             with asked_of(memory_relay, OfferLinks) as offers:

@@ -109,7 +109,7 @@ def open_todos(
     policy = "latest" if kind is StreamKind.OPEN else "merge"
     with replica.transaction():
         todos = replica.entries.open(held.number, "todos", STREAM, kind, policy, columns, JsonValues(len(columns)))
-        replica.keep_sum(todos, sum_of, [READ_BY_NONE])
+        replica.keep_sum(todos, added, [READ_BY_NONE])
     return todos
 
 
@@ -118,8 +118,8 @@ def value_of(key: str, rank: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(rank + key.encode(), digest_size=32).digest(), "big")
 
 
-def sum_of(entries: Iterable[tuple[str, bytes]]) -> int:
-    """What entries are in the sum."""
+def added(entries: Iterable[tuple[str, bytes]]) -> int:
+    """What entries add to a sum."""
     return sum(value_of(key, rank) for key, rank in entries)
 
 
