@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -13,12 +13,14 @@ from sealwire_client.collection import Collection
 from sealwire_client.device import Device
 from sealwire_client.policies import latest
 from sealwire_client.testing import MemoryRelay
-from sealwire_client.testing.fixtures import OpenDevice
 from sealwire_client.testing.relay import Alter
 from sealwire_client.vault import Vault
 from sealwire_protocol.ids import MEMBERSHIP, StreamId
 from sealwire_protocol.links import Role
 from sealwire_protocol.messages import Message
+
+Open = Callable[[str], AbstractAsyncContextManager[Device]]
+"""Opens devices by name, each time the same."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ async def joined(device: Device, host: Vault, role: Role = Role.WRITER) -> Guest
     return Guest(device, vault, await notes_of(vault))
 
 
-async def with_admin(open_device: OpenDevice, stack: AsyncExitStack, name: str, host: Guest) -> Guest:
+async def with_admin(open_device: Open, stack: AsyncExitStack, name: str, host: Guest) -> Guest:
     """A device that has joined as an admin."""
     device = await stack.enter_async_context(open_device(name))
     return await joined(device, host.vault, Role.ADMIN)
@@ -79,7 +81,7 @@ async def returned(device: Device) -> Guest:
 
 
 @asynccontextmanager
-async def party(open_device: OpenDevice, guests: int = 2) -> AsyncIterator[list[Guest]]:
+async def party(open_device: Open, guests: int = 2) -> AsyncIterator[list[Guest]]:
     """Devices in one vault, all in step. Called again: the same ones, come back."""
     async with AsyncExitStack() as stack:
         devices = [await stack.enter_async_context(open_device(f"device {number}")) for number in range(guests)]

@@ -69,13 +69,12 @@ from sealwire_protocol.messages import (
 from sealwire_protocol.reconcile import ROOT
 from sealwire_protocol.reseals import encode_applied
 from sealwire_protocol.segment import Record, encode_segment
-from tests.client.party import Guest, Note, founded, joined, notes_of, returned
+from tests.client.party import Guest, Note, Open, founded, joined, notes_of, returned
 from tests.client.realrelay import real_relay
 from tests.support.vaults import all_have_read
 
 pytestmark = pytest.mark.trio
 
-Open = Callable[[str], AbstractAsyncContextManager[Device]]
 Dial = Callable[[], AbstractAsyncContextManager[Link]]
 NOWHERE = VaultId(b"no vault at all.")
 

@@ -1,7 +1,7 @@
 """A vault moves to another relay, and its devices follow (R18)."""
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from copy import deepcopy
 from pathlib import Path
 
@@ -27,7 +27,20 @@ from sealwire_protocol.ids import MEMBERSHIP, VaultId
 from sealwire_protocol.links import Role
 from sealwire_protocol.messages import AppendLink, CreateVault, Message, Push
 from sealwire_protocol.registration import SIGNATURE_BYTES, Token, encode_token, token_text
-from tests.client.party import Guest, Note, asked_of, comes, founded, in_step, joined, notes_of, records, returned, told
+from tests.client.party import (
+    Guest,
+    Note,
+    asked_of,
+    comes,
+    founded,
+    in_step,
+    joined,
+    notes_of,
+    party,
+    records,
+    returned,
+    told,
+)
 from tests.support.virtual import virtual
 
 OLD, NEW = "wss://old.test", "wss://new.test"
@@ -86,24 +99,9 @@ def opens(tmp_path: Path, relays: Relays) -> Opens:
     return Opens(tmp_path, relays)
 
 
-@asynccontextmanager
-async def guests(opens: Opens, count: int = 2) -> AsyncIterator[list[Guest]]:
-    """Devices in one vault at the old relay, in step; called again: the same ones."""
-    async with AsyncExitStack() as stack:
-        devices = [await stack.enter_async_context(opens(f"device {number}")) for number in range(count)]
-        if devices[0].vaults:
-            yield [await returned(device) for device in devices]
-            return
-        host = await founded(devices[0])
-        await host.vault.synced()
-        found = [host, *[await joined(device, host.vault) for device in devices[1:]]]
-        await in_step(found)
-        yield found
-
-
 @virtual
 async def test_a_vault_moves_and_its_devices_follow(opens: Opens, relays: Relays) -> None:
-    async with guests(opens, 3) as found:
+    async with party(opens, 3) as found:
         host, other, third = found
         await host.notes.put("a", Note("one"))
         await other.notes.put("b", Note("two"))
@@ -125,7 +123,7 @@ async def test_a_vault_moves_and_its_devices_follow(opens: Opens, relays: Relays
 async def test_what_was_edited_and_deleted_without_the_relay_arrives_whoever_comes_late(
     opens: Opens, relays: Relays
 ) -> None:
-    async with guests(opens) as (host, other):
+    async with party(opens) as (host, other):
         for key in ("kept", "deleted before", "deleted after", "deleted late"):
             await host.notes.put(key, Note(key))
         await in_step([host, other])
@@ -143,7 +141,7 @@ async def test_what_was_edited_and_deleted_without_the_relay_arrives_whoever_com
         await other.notes.delete("deleted late")
         assert other.vault.origin == OLD
     relays[OLD].start()
-    async with guests(opens) as found:
+    async with party(opens) as found:
         await comes(lambda: {guest.vault.origin for guest in found} == {NEW})
         await in_step(found)
         assert found[0].dump() == {"kept": "kept", "new": "new", "late": "late"}
@@ -152,7 +150,7 @@ async def test_what_was_edited_and_deleted_without_the_relay_arrives_whoever_com
 
 @virtual
 async def test_a_deletion_that_the_old_relay_has_purged_stays_one(opens: Opens, relays: Relays) -> None:
-    async with guests(opens) as (host, other):
+    async with party(opens) as (host, other):
         for key in ("a", "b"):
             await host.notes.put(key, Note(key))
         await in_step([host, other])
@@ -164,7 +162,7 @@ async def test_a_deletion_that_the_old_relay_has_purged_stays_one(opens: Opens, 
         await host.notes.put("c", Note("c"))
         await host.vault.synced()  # it has forgotten the deletion too
         await host.vault.move(NEW)
-    async with guests(opens) as found:  # the other one finishes at the old relay, and honours the floor there
+    async with party(opens) as found:  # the other one finishes at the old relay, and honours the floor there
         await comes(lambda: {guest.vault.origin for guest in found} == {NEW})
         await in_step(found)
         assert found[1].dump() == {"b": "b", "c": "c"}
@@ -172,7 +170,7 @@ async def test_a_deletion_that_the_old_relay_has_purged_stays_one(opens: Opens, 
 
 @virtual
 async def test_collections_of_every_policy_move(opens: Opens, relays: Relays) -> None:
-    async with guests(opens) as found:
+    async with party(opens) as found:
         sets = [
             (
                 await guest.vault.collection("merged", Note, policy=merge()),
@@ -221,7 +219,7 @@ async def test_a_batch_without_a_verdict_gets_one_before_the_device_goes_over(
     opens: Opens, relays: Relays, committed: bool, strictly: bool
 ) -> None:
     old = relays[OLD]
-    async with guests(opens) as (host, other):
+    async with party(opens) as (host, other):
         guarded = await other.vault.collection("guarded", Note, policy=strict() if strictly else merge())
         await other.vault.synced()
         here = await host.vault.collection("guarded", Note, policy=strict() if strictly else merge())
@@ -260,7 +258,7 @@ async def test_a_batch_without_a_verdict_gets_one_before_the_device_goes_over(
 
 @virtual
 async def test_who_may_not_move_a_vault_is_told_so_and_nothing_is_moved(opens: Opens, relays: Relays) -> None:
-    async with guests(opens) as (host, other):
+    async with party(opens) as (host, other):
         for relay, error in ((NEW, KeyringError), (OLD, KeyringError)):
             with pytest.raises(error, match="admin"):
                 await other.vault.move(relay)
@@ -279,7 +277,7 @@ async def test_who_may_not_move_a_vault_is_told_so_and_nothing_is_moved(opens: O
 async def test_a_device_that_may_lack_something_does_not_move_the_vault_unless_it_is_told_to(
     opens: Opens, relays: Relays
 ) -> None:
-    async with guests(opens) as (host, other):
+    async with party(opens) as (host, other):
         await host.notes.put("a", Note("one"))
         await in_step([host, other])
     async with opens("device 0") as device:
@@ -287,7 +285,7 @@ async def test_a_device_that_may_lack_something_does_not_move_the_vault_unless_i
         with pytest.raises(MoveError, match=r"1 of the vault's collections are not open here \(notes\)"):
             await vault.move(NEW)
         await vault.move(NEW, force=True)
-    async with guests(opens) as found:
+    async with party(opens) as found:
         await in_step(found)
         assert found[1].dump() == {"a": "one"}
 
@@ -297,7 +295,7 @@ async def test_a_relay_that_wants_a_token_gets_the_mover_s_and_nobody_else_s_old
     opens: Opens, relays: Relays
 ) -> None:
     token = b"t" * 20
-    async with guests(opens) as found:
+    async with party(opens) as found:
         relays[NEW].log.tokens = {token: 1}
         with asked_of(relays[NEW], CreateVault) as asked:
             await moving.move_vault(
@@ -334,7 +332,7 @@ async def test_the_token_of_the_old_relay_is_not_shown_to_the_new_one(opens: Ope
 @virtual
 async def test_a_mover_that_dies_on_the_way_is_followed_all_the_same(opens: Opens, relays: Relays, step: str) -> None:
     """After the link at the old relay; after it has gone over; with half of the log at the new one."""
-    async with guests(opens) as (host, other):
+    async with party(opens) as (host, other):
         await host.notes.put("a", Note("one"))
         await in_step([host, other])
     reached = trio.Event()
@@ -357,7 +355,7 @@ async def test_a_mover_that_dies_on_the_way_is_followed_all_the_same(opens: Open
         await other.notes.put("b", Note("two"))
         await other.vault.synced()
         assert other.dump() == {"a": "one", "b": "two"}
-    async with guests(opens) as found:
+    async with party(opens) as found:
         await comes(lambda: found[0].vault.origin == NEW)
         await in_step(found)
         assert found[0].dump() == {"a": "one", "b": "two"}
@@ -381,11 +379,11 @@ def stop_at(message: Message, relay: MemoryRelay, reached: trio.Event) -> list[M
 async def test_a_vault_that_comes_back_is_as_it_was_where_it_has_been(
     opens: Opens, relays: Relays, purged: bool
 ) -> None:
-    async with guests(opens, 3) as found:
+    async with party(opens, 3) as found:
         for key in ("kept", "deleted elsewhere"):
             await found[0].notes.put(key, Note(key))
         await in_step(found)
-    async with guests(opens, 2) as (host, other):
+    async with party(opens, 2) as (host, other):
         await host.vault.move(NEW)
         await comes(lambda: other.vault.origin == NEW)
         await in_step([host, other])
@@ -405,11 +403,11 @@ async def test_a_vault_that_comes_back_is_as_it_was_where_it_has_been(
         assert host.dump() == other.dump() == now
         assert not relays[OLD].log.vaults[host.vault.id].moved
         assert relays[NEW].log.vaults[host.vault.id].moved
-    async with guests(opens, 2) as (host, other):
+    async with party(opens, 2) as (host, other):
         invited = await stack_joined(opens, host)
         assert invited == now
     if not purged:  # else it was silent for longer than deletions are kept
-        async with guests(opens, 3) as found:  # one that has missed all of it
+        async with party(opens, 3) as found:  # one that has missed all of it
             await in_step(found)
             assert found[2].dump() == now
 
@@ -419,7 +417,7 @@ async def test_what_a_relay_still_has_from_before_counts_for_nothing_when_the_va
     opens: Opens, relays: Relays
 ) -> None:
     """The old relay gets the links late, so that devices find there what was deleted elsewhere."""
-    async with guests(opens) as (host, other):
+    async with party(opens) as (host, other):
         more = await notes_of(host.vault, "more")
         for notes in (host.notes, more):
             await notes.put("kept", Note("kept"))
@@ -456,7 +454,7 @@ async def stack_joined(opens: Opens, host: Guest) -> dict[str, str]:
 
 @virtual
 async def test_the_old_relay_is_gone_and_a_device_is_told_the_address_by_hand(opens: Opens, relays: Relays) -> None:
-    async with guests(opens) as (host, other):
+    async with party(opens) as (host, other):
         await host.notes.put("a", Note("one"))
         await in_step([host, other])
         relays[OLD].stop()
@@ -477,7 +475,7 @@ async def test_the_old_relay_is_gone_and_a_device_is_told_the_address_by_hand(op
 async def test_nobody_follows_to_a_relay_whose_log_does_not_say_that_the_vault_is_there(
     opens: Opens, relays: Relays
 ) -> None:
-    async with guests(opens) as (host, other):
+    async with party(opens) as (host, other):
         await in_step([host, other])
         relays[NEW].log.vaults = deepcopy(relays[OLD].log.vaults)
         with asked_of(relays[NEW], Push) as pushed:
@@ -490,7 +488,7 @@ async def test_nobody_follows_to_a_relay_whose_log_does_not_say_that_the_vault_i
 
 @virtual
 async def test_an_invite_from_before_the_move_says_what_to_do(opens: Opens, relays: Relays) -> None:
-    async with guests(opens) as (host, _):
+    async with party(opens) as (host, _):
         invite = await host.vault.invite()
         await host.vault.move(NEW)
         async with opens("newcomer") as device:
@@ -500,7 +498,7 @@ async def test_an_invite_from_before_the_move_says_what_to_do(opens: Opens, rela
 
 @virtual
 async def test_recovery_words_at_the_old_relay_are_told_where_the_vault_is(opens: Opens, relays: Relays) -> None:
-    async with guests(opens) as (host, _):
+    async with party(opens) as (host, _):
         words = (await host.vault.recovery_words()).reveal()
         await host.notes.put("a", Note("one"))
         await host.vault.move(NEW)
@@ -523,7 +521,7 @@ async def returned_notes(vault: Vault) -> dict[str, str]:
 
 @virtual
 async def test_a_relay_that_withholds_the_link_does_not_keep_its_devices_busy(opens: Opens, relays: Relays) -> None:
-    async with guests(opens) as (host, other):
+    async with party(opens) as (host, other):
         await host.notes.put("kept", Note("kept"))
         await in_step([host, other])
         with relays.kept_from_old("device 1"):
@@ -579,7 +577,7 @@ async def test_of_two_who_move_a_vault_at_once_one_does(opens: Opens, relays: Re
 async def test_a_device_that_was_removed_before_the_move_comes_back_by_an_invite_from_after_it(
     opens: Opens, relays: Relays
 ) -> None:
-    async with guests(opens) as (host, other):
+    async with party(opens) as (host, other):
         await host.notes.put("a", Note("one"))
         await in_step([host, other])
         await host.vault.remove(other.device.key)

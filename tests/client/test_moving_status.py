@@ -12,8 +12,8 @@ from sealwire_client.status import State
 from sealwire_protocol.ids import MEMBERSHIP
 from sealwire_protocol.links import decode_link, encode_links
 from sealwire_protocol.messages import AppendLink, Message
-from tests.client.party import Note, comes, in_step, records, returned, told
-from tests.client.test_moving import NEW, OLD, Opens, Relays, guests
+from tests.client.party import Note, comes, in_step, party, records, returned, told
+from tests.client.test_moving import NEW, OLD, Opens, Relays
 from tests.support.virtual import virtual
 
 
@@ -21,7 +21,7 @@ from tests.support.virtual import virtual
 async def test_a_device_that_is_to_go_to_another_relay_is_not_in_step_before_it_is_there(tmp_path: Path) -> None:
     """Whoever waits for that, as a command does, ends with the vault where it is now."""
     opens = Opens(tmp_path, Relays(OLD, NEW))
-    async with guests(opens):
+    async with party(opens):
         pass
     async with opens("device 0") as first:
         host = await returned(first)
@@ -37,7 +37,7 @@ async def test_a_move_to_a_relay_that_is_down_waits_and_the_status_tells_for_whi
     relays = Relays(OLD, NEW)
     opens = Opens(tmp_path, relays)
     relays[NEW].stop()
-    async with guests(opens) as (host, _):
+    async with party(opens) as (host, _):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(host.vault.move, NEW)
             await told(host, f"the vault is to move to {NEW}")
@@ -54,7 +54,7 @@ async def test_a_move_to_a_relay_that_is_down_waits_and_the_status_tells_for_whi
 @virtual
 async def test_who_changes_the_members_while_the_new_relay_is_given_the_log_waits_for_that(tmp_path: Path) -> None:
     relays = Relays(OLD, NEW)
-    async with guests(Opens(tmp_path, relays)) as (host, _), trio.open_nursery() as nursery:
+    async with party(Opens(tmp_path, relays)) as (host, _), trio.open_nursery() as nursery:
         log, swallowed = host.vault._sync.members, list[Message]()
 
         def swallow(message: Message) -> list[Message]:
@@ -76,7 +76,7 @@ async def test_who_changes_the_members_while_the_new_relay_is_given_the_log_wait
 @pytest.mark.parametrize("on_to", [OLD, "wss://third.test"])
 @virtual
 async def test_a_vault_may_move_on_while_its_devices_still_give_back_what_it_holds(tmp_path: Path, on_to: str) -> None:
-    async with guests(Opens(tmp_path, Relays(OLD, NEW, "wss://third.test"))) as (host, other):
+    async with party(Opens(tmp_path, Relays(OLD, NEW, "wss://third.test"))) as (host, other):
         await host.notes.put("a", Note("one"))
         await other.notes.put("b", Note("two"))
         await in_step([host, other])
@@ -95,7 +95,7 @@ async def test_who_only_hears_that_the_vault_was_away_and_is_back_gives_back_wha
     """As from a process of the relay that did not take these links in itself: nobody is told to subscribe again."""
     relays = Relays(OLD, NEW)
     old = relays[OLD]
-    async with guests(Opens(tmp_path, relays)) as found:
+    async with party(Opens(tmp_path, relays)) as found:
         merged = [await guest.vault.collection("merged", Note, policy=merge()) for guest in found]
         host, _ = found
         await merged[0].put("k", Note("zero"))

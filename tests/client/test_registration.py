@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, closing
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,12 +18,10 @@ from sealwire_protocol.errors import LocalMisuse
 from sealwire_protocol.messages import CreateVault
 from sealwire_protocol.registration import token_bytes
 from sealwire_relay.minting import generate_key, mint
-from tests.client.party import Note, founded, in_step, joined, notes_of, returned
+from tests.client.party import Note, Open, founded, in_step, joined, notes_of, returned
 from tests.client.realrelay import WAIT_S_MAX, RealRelay, real_relay
 
 pytestmark = pytest.mark.trio
-
-Open = Callable[[str], AbstractAsyncContextManager[Device]]
 
 
 class InMemory:

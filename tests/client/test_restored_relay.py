@@ -1,7 +1,7 @@
 """Devices and the real relay, which is set back to a backup while they hold more: all of it comes back (R9 to R15)."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -11,13 +11,11 @@ from sealwire_client.counters import Counters
 from sealwire_client.device import Device
 from sealwire_client.policies import merge, strict
 from tests.client.guarded import Account, Card
-from tests.client.party import Guest, Note, all_synced, founded, joined, returned
+from tests.client.party import Guest, Note, Open, all_synced, founded, joined, returned
 from tests.client.realrelay import RealRelay, real_relay
 from tests.support.vaults import all_have_read
 
 pytestmark = pytest.mark.trio
-
-Open = Callable[[str], AbstractAsyncContextManager[Device]]
 
 
 @pytest.fixture

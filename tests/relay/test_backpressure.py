@@ -26,6 +26,7 @@ from tests.support.device import Device, Identity, group, record
 from tests.support.relay import Mishap, TroubledStore, memory_store, running, turns, turns_until
 
 RESTS_S = 3_600.0
+"""How long a busy vault rests: for longer than any test runs."""
 
 LARGE = 4_000
 """Units of a record that is about as large as one may be."""
@@ -79,12 +80,14 @@ async def test_commits_of_one_vault_never_overlap() -> None:
 async def test_a_busy_vault_rests_while_others_push_on_and_nobody_rests_when_the_relay_stops(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rest: set[VaultId] = set()
-    monkeypatch.setattr(PushQueue, "rest", lambda self, vaults, seconds, now: RESTS_S * (not rest.isdisjoint(vaults)))
+    busy: set[VaultId] = set()
+    monkeypatch.setattr(
+        PushQueue, "rest", lambda queue, vaults, seconds, now: 0.0 if busy.isdisjoint(vaults) else RESTS_S
+    )
     store = TroubledStore(await memory_store())
     async with running(store.store, writers=1) as relay, await Device.open(relay.port, ANNA) as anna:
         loud, other = await two_vaults(anna)
-        rest.add(loud)
+        busy.add(loud)
         assert (await anna.push(loud, 1, group(TODOS, record()))).outcome is Outcome.DONE
         await anna.send(Push(loud, anna.term(loud), 2, 0, (group(TODOS, record()),)))
         assert (await anna.push(other, 1, group(TODOS, record()))).outcome is Outcome.DONE
