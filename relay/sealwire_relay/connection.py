@@ -343,7 +343,7 @@ class Connection(asyncio.Protocol):
             self._incoming = None
         if self._work is not None or self._incoming is not None:
             self._host.turn_soon(self)
-        elif not self._held:
+        else:
             transport.resume_reading()
 
     def hold_back(self) -> None:
@@ -386,7 +386,7 @@ class Connection(asyncio.Protocol):
             elif isinstance(effect, Noted):
                 self._host.noted(self, effect.positions)
             elif isinstance(effect, LoggedIn):
-                self._login_by, self._strange = None, 0
+                self._login_by = None
                 if self._reader is not None:
                     self._reader.bytes_max = self._host.granted.frame_bytes
                 self._host.logged_in(self)

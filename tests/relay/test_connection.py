@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import Iterator
 from typing import TypeVar
@@ -372,6 +373,30 @@ class OpenTransport(asyncio.Transport):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.writes.append(bytes(data))
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+class FullSocket(OpenTransport):
+    """A transport of which nothing leaves, above a socket that takes some bytes, which `fd` is one end of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._end, self.fd = os.pipe2(os.O_NONBLOCK)
+
+    def get_write_buffer_size(self) -> int:
+        return sum(map(len, self.writes))
+
+    def taken(self) -> bytes:
+        """What was written past the transport."""
+        with contextlib.suppress(BlockingIOError):
+            return os.read(self._end, 1_000_000)
+        return b""
+
+    def close(self) -> None:
+        os.close(self._end)
+        os.close(self.fd)
+
 
 @asyncio_test
 async def test_what_a_socket_does_not_take_at_once_follows_in_order() -> None:
@@ -393,6 +418,36 @@ async def test_what_a_socket_does_not_take_at_once_follows_in_order() -> None:
         connection.send_frame(binary_frame(b"last"))
         connection.flush()
         assert await slow.receive() == (BINARY, b"last") and not connection._queued
+
+
+@asyncio_test
+async def test_nothing_overtakes_what_was_left_to_the_transport() -> None:
+    async with running() as relay:
+        async with await Device.open(relay.port, ANNA):
+            (connection,) = relay.plane._gateway._connections
+            real = connection._transport
+            sent = [b"head", bytes(100_000), b"small"]
+
+            def send(*frames: bytes) -> None:
+                for one in frames:
+                    connection.send_frame(one)
+                connection.flush()
+
+            with contextlib.closing(FullSocket()) as full:
+                connection._transport, connection._fd = full, full.fd
+                send(sent[1])
+                begun = full.taken()
+                assert 0 < len(begun) < len(sent[1]), "the socket takes some of it"
+                send(sent[2])
+                assert (full.taken(), begun + b"".join(full.writes)) == (b"", sent[1] + sent[2])
+            with contextlib.closing(FullSocket()) as full:
+                connection._transport, connection._fd, connection._queued = full, full.fd, False
+                send(*sent[:2])
+                send(sent[2])
+                assert (full.taken(), b"".join(full.writes)) == (b"", b"".join(sent))
+            connection._transport, connection._fd = real, -1
+            assert real is not None
+            real.abort()
 
 
 @asyncio_test

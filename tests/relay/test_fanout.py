@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from sealwire_protocol.faults import no_such_vault
 from sealwire_protocol.ids import NO_TERM, Position, StreamId, Term, VaultId
 from sealwire_protocol.limits import CREDIT_BYTES_MIN, SEGMENT_BYTES_MAX
 from sealwire_protocol.messages import Ack, Deliver
@@ -77,6 +78,20 @@ async def test_live_frames_respect_the_credit_too() -> None:
             await bert.send(Ack(bert.bytes_delivered, ()))
             seen = bert.bytes_delivered
             await bert.when(lambda: bert.bytes_delivered > seen)
+
+
+@asyncio_test
+async def test_a_request_that_is_refused_as_if_of_no_vault_ends_no_subscription() -> None:
+    async with running() as relay, await Device.open(relay.port, ANNA) as anna:
+        vault, _ = await anna.create_vault()
+        await anna.create_stream(vault, TODOS)
+        await anna.subscribe(vault, TODOS)
+        (connection,) = relay.plane._gateway._connections
+        connection.handle(no_such_vault(vault, request=7))
+        await anna.push(vault, 1, group(TODOS, record()))
+        await anna.has(TODOS, 1)
+        connection.handle(no_such_vault(vault))
+        assert not relay.plane._fanout.listened()
 
 
 @asyncio_test

@@ -11,14 +11,16 @@ from websockets.frames import Opcode
 from sealwire_protocol import codec
 from sealwire_protocol.errors import CloseCode
 from sealwire_protocol.ids import VaultId
-from sealwire_protocol.messages import Push
+from sealwire_protocol.messages import Ack, Push
 from sealwire_protocol.segment import WALK_RECORDS
 from sealwire_relay.connection import FRAME_BYTES, LOGIN_BYTES_MAX, MESSAGE_BYTES, SLICE_BYTES, Connection
 from sealwire_relay.frames import FrameReader
+from sealwire_relay.peer import Peer
+from sealwire_relay.view import Admitted
 from tests.relay.test_connection import logged_in
 from tests.support.aio import asyncio_test
 from tests.support.device import Device, Identity, group, record, stream_id
-from tests.support.relay import Relay, running, turns_until
+from tests.support.relay import Relay, running, turns, turns_until
 from tests.support.stranger import BINARY, PING, PONG, Stranger, frame
 
 ANNA = Identity(1)
@@ -90,11 +92,11 @@ async def test_what_was_read_at_once_is_looked_at_in_turns(monkeypatch: pytest.M
 @asyncio_test
 async def test_of_many_that_bring_much_one_goes_on_in_each_turn_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """So whoever says little waits for the slice of one of them, not for one of each."""
-    went_on: list[int] = []
+    went_on: list[tuple[int, Connection]] = []
     on_turn, turn = Connection.on_turn, [0]
 
     def counted(self: Connection) -> None:
-        went_on.append(turn[0])
+        went_on.append((turn[0], self))
         on_turn(self)
 
     async with running() as relay, AsyncExitStack() as stack:
@@ -107,7 +109,8 @@ async def test_of_many_that_bring_much_one_goes_on_in_each_turn_of_the_loop(monk
         while any(connection._incoming is not None for connection in relay.plane._gateway._connections):
             turn[0] += 1
             await asyncio.sleep(0)
-        assert len(went_on) == len(set(went_on)) > 4
+        assert len(went_on) == len({at for at, _ in went_on}) > 4
+        assert len({who for _, who in went_on[:4]}) == 4, "nobody has two slices before all have one"
 
 
 class Admitting(NamedTuple):
@@ -134,8 +137,12 @@ async def admitting(*records: int) -> AsyncIterator[Admitting]:
         yield Admitting(relay, connection, anna, vault)
 
 
+@pytest.mark.parametrize("slice_bytes", [SLICE_BYTES, 1_000_000])
 @asyncio_test
-async def test_a_large_push_is_admitted_in_turns_and_what_follows_it_stays_behind_it() -> None:
+async def test_a_large_push_is_admitted_in_turns_and_what_follows_it_stays_behind_it(
+    slice_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sealwire_relay.connection.SLICE_BYTES", slice_bytes)
     async with admitting(1_000, 1) as (relay, connection, anna, vault):
         steps = 1
         while relay.plane._ingest.unanswered == 0:
@@ -145,6 +152,32 @@ async def test_a_large_push_is_admitted_in_turns_and_what_follows_it_stays_behin
         assert steps >= 1_000 // WALK_RECORDS
         told = [await anna.verdict(vault, batch) for batch in (1, 2)]
         assert [(one.batch, one.appended[0].first) for one in told] == [(1, 1), (2, 1_001)]
+
+
+@asyncio_test
+async def test_of_who_is_held_back_nothing_more_is_taken_of_what_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running() as relay, await Device.open(relay.port, ANNA) as anna:
+        vault, _ = await anna.create_vault()
+        await anna.create_stream(vault, TODOS)
+        term = (await anna.subscribe(vault)).term
+        (connection,) = relay.plane._gateway._connections
+        transport = connection._transport
+        assert transport is not None
+        taken: list[int] = []
+
+        def hold_back(peer: Peer, admitted: Admitted) -> None:
+            taken.append(admitted.push.batch)
+            peer.hold_back()
+
+        monkeypatch.setattr(relay.plane._ingest, "push", hold_back)
+        pushes = [Push(vault, term, batch, 0, (group(TODOS, record()),)) for batch in (1, 2, 3)]
+        connection.data_received(b"".join(frame(BINARY, codec.encode(push)) for push in pushes))
+        for batch in (1, 2, 3):
+            await turns(10)
+            assert taken[-1] == len(taken) == batch
+            assert not transport.is_reading()
+            connection.go_on()
+        await turns_until(transport.is_reading)
 
 
 @asyncio_test
@@ -181,6 +214,19 @@ async def test_s17_what_a_stranger_makes_the_relay_look_at_is_bounded() -> None:
         stranger.send(frame(PING) * (LOGIN_BYTES_MAX // len(frame(PING)) + 1))
         assert await stranger.closed() == CloseCode.TOO_LARGE
         await turns_until(lambda: relay.plane.connections == 0)
+
+
+@asyncio_test
+async def test_s18_a_message_has_all_its_time_after_another_one() -> None:
+    async with running() as relay, await logged_in(relay.port) as stranger:
+        (connection,) = relay.plane._gateway._connections
+        message = frame(BINARY, codec.encode(Ack(0, ())))
+        connection.data_received(message[:3])
+        connection._begun -= 60.0
+        connection.data_received(message[3:] + message[:3])
+        relay.pass_time(17.0)
+        connection.data_received(message[3:] + frame(PING, b"still there"))
+        assert await stranger.receive() == (PONG, b"still there")
 
 
 @asyncio_test

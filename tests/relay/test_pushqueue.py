@@ -43,6 +43,17 @@ def batches(taken: dict[VaultId, list[Waiting]]) -> dict[int, list[int]]:
     }
 
 
+def test_what_waits_is_new_to_take_once_and_not_while_its_vault_is_taken() -> None:
+    queue = PushQueue()
+    assert [queue.add(waiting(vault, batch)) for vault, batch in ((1, 1), (1, 2), (2, 1))] == [True, False, True]
+    taken = queue.take(PLENTY, PLENTY)
+    assert not queue.add(waiting(1, 3))
+    queue.give_back(taken)
+    assert not queue.add(waiting(1, 4, records=2 * TURN_RECORDS))
+    assert not queue.add(waiting(1, 5))
+    assert batches(queue.take(PLENTY, PLENTY)) == {1: [3, 4]}
+
+
 def test_what_little_others_push_is_in_the_next_commit_and_shares_it_with_no_busy_vault() -> None:
     queue = PushQueue()
     for batch in range(100):
@@ -81,7 +92,7 @@ def test_a_busy_vault_rests_for_as_long_as_others_push_and_no_longer() -> None:
 
     def commit_of(vault: int) -> list[VaultId]:
         for batch in range(4):
-            queue.add(waiting(vault, batch, records=TURN_RECORDS))
+            queue.add(waiting(vault, batch, records=TURN_RECORDS)._replace(since=5.0))
         return list(queue.take(PLENTY, PLENTY))
 
     taken = commit_of(1)
