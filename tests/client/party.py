@@ -18,6 +18,7 @@ from sealwire_client.vault import Vault
 from sealwire_protocol.ids import MEMBERSHIP, StreamId
 from sealwire_protocol.links import Role
 from sealwire_protocol.messages import Message
+from tests.support.virtual import pass_time
 
 Open = Callable[[str], AbstractAsyncContextManager[Device]]
 """Opens devices by name, each time the same."""
@@ -141,7 +142,7 @@ async def comes(holds: Callable[[], bool]) -> None:
     for _ in range(3_600):
         if holds():
             return
-        await trio.sleep(1)
+        await pass_time(1)
     raise AssertionError("what was waited for did not come about in an hour")
 
 
@@ -152,7 +153,7 @@ async def told(guest: Guest, text: str) -> None:
         error = (await guest.vault.status()).last_error
         if text in (error or ""):
             return
-        await trio.sleep(1)
+        await pass_time(1)
     raise AssertionError(f"{text!r} was not told in an hour, but {error!r}")
 
 

@@ -4,8 +4,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-import trio
-
 from sealwire_client import sealing
 from sealwire_client.policies import Policy, latest
 from sealwire_client.replica import Replica
@@ -18,6 +16,7 @@ from sealwire_client.vault import Vault
 from sealwire_protocol.ids import StreamId
 from sealwire_protocol.segment import Record
 from tests.client.party import Guest, Note, Notes, in_step, party
+from tests.support.virtual import pass_time
 
 LEDGER, BEGUN = "ledger", "begun"
 
@@ -107,5 +106,5 @@ async def set_aside(guest: Guest, *why: Reason) -> None:
         if await reasons(guest) == [reason.value for reason in why]:
             assert (await guest.vault.status()).unreadable == len(why)
             return
-        await trio.sleep(1)
+        await pass_time(1)
     raise AssertionError(f"set aside is {await reasons(guest)}")

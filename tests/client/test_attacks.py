@@ -55,7 +55,7 @@ from tests.client.party import (
     stream_of,
     told,
 )
-from tests.support.virtual import virtual
+from tests.support.virtual import pass_time, virtual
 
 
 def swapped(message: Message) -> Sequence[Message]:
@@ -193,7 +193,7 @@ async def set_aside(guest: Guest, unreadable: int) -> None:
     for _ in range(100):
         if (await guest.vault.status()).unreadable == unreadable:
             return
-        await trio.sleep(1)
+        await pass_time(1)
     raise AssertionError("the records were not set aside")
 
 

@@ -18,7 +18,7 @@ from sealwire_protocol.errors import LocalMisuse
 from sealwire_protocol.ids import VaultId
 from sealwire_protocol.messages import AnswerJoin, Joining
 from tests.client.party import asked_of, cut_off, founded
-from tests.support.virtual import virtual
+from tests.support.virtual import pass_time, virtual
 
 INVITER, JOINER = (DeviceIdentity(Secret(bytes([n]) * 32)) for n in (1, 2))
 NONCE = b"n" * 32
@@ -53,7 +53,7 @@ class People:
 
             nursery.start_soon(approve)
             nursery.start_soon(join)
-            await trio.sleep(30)
+            await pass_time(30)
             if meanwhile is not None:
                 await meanwhile()
             self.compared.set()

@@ -20,7 +20,7 @@ from sealwire_client.testing.fixtures import OpenDevice
 from sealwire_client.transport import InsecureOriginError
 from sealwire_protocol.errors import LocalMisuse
 from tests.client.party import Note, appended_twice, comes, founded, in_step, notes_of, party, records, returned, told
-from tests.support.virtual import virtual
+from tests.support.virtual import pass_time, virtual
 
 
 class Own(Exception):
@@ -176,7 +176,7 @@ async def _use(open_device: OpenDevice) -> None:
             await b.notes.put(f"key {number}", Note("b's", number))
             if number % 10 == 9:
                 await in_step(guests)
-            await trio.sleep(0.01)
+            await pass_time(0.01)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -24,7 +24,7 @@ from sealwire_protocol.messages import Deliver, Message
 from sealwire_protocol.segment import encode_record
 from tests.client.late import late_writer
 from tests.client.party import Guest, Note, all_synced, comes, in_step, joined, party, put_many, returned
-from tests.support.virtual import virtual
+from tests.support.virtual import pass_time, virtual
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +92,7 @@ async def comes_to_dispute(guest: Guest) -> Disputed:
     for _ in range(600):
         if found := await disputed(guest):
             return found[0]
-        await trio.sleep(1)
+        await pass_time(1)
     raise AssertionError("nothing was reported within ten minutes")
 
 
@@ -104,7 +104,7 @@ async def has_stated(relay: MemoryRelay, guest: Guest) -> None:
         waiting = await guest.vault._writer.run(lambda replica: replica.outbox.edits.any_wait(guest.vault._held.number))
         if said is not None and said.at.seq == guest.vault._sync._streams[stream].cursor and not waiting:
             return
-        await trio.sleep(1)
+        await pass_time(1)
     raise AssertionError("nothing was stated within ten minutes")
 
 

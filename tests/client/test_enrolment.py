@@ -40,7 +40,7 @@ from tests.client.party import (
     returned,
     told,
 )
-from tests.support.virtual import virtual
+from tests.support.virtual import pass_time, virtual
 
 
 @pytest.fixture
@@ -308,7 +308,7 @@ async def writes_until_it_ends(open_device: OpenDevice) -> None:
     async with open_device("copy") as device:
         c = await returned(device)
         await c.notes.put("z", Note("second"))
-        await trio.sleep(3_600)
+        await pass_time(3_600)
 
 
 STEPS = ["keys", "offer", "append", "answer", "links", "go over"]

@@ -20,7 +20,7 @@ from tests.client.cutting import cut_everywhere
 from tests.client.guarded import Card, Seat, agree, fill, seated, table
 from tests.client.late import late_writer
 from tests.client.party import appended_twice, cut_off, records, returned
-from tests.support.virtual import virtual
+from tests.support.virtual import pass_time, virtual
 
 
 def refusals(relay: MemoryRelay) -> list[tuple[int, Refusal]]:
@@ -296,7 +296,7 @@ async def add(seat: Seat, chance: random.Random, label: str, added: dict[str, se
         for key in keys:
             card = seat.cards.get(key) or Card()
             if chance.random() < 0.3:
-                await trio.sleep(chance.random() / 10)
+                await pass_time(chance.random() / 10)
             await seat.cards.put(key, replace(card, labels=card.labels | {label}))
             added[key].add(label)
 

@@ -43,7 +43,7 @@ from sealwire_protocol.messages import (
     Wanted,
     Welcome,
 )
-from tests.support.virtual import virtual
+from tests.support.virtual import pass_time, virtual
 
 VAULT = VaultId(b"the vault's name")
 STREAM = StreamId(b"a stream")
@@ -93,7 +93,7 @@ def failing(seconds: float = 0.0, retry_seconds: float = 0.0) -> Dialler:
 
     @asynccontextmanager
     async def dial(origin: str) -> AsyncIterator[Transport]:
-        await trio.sleep(seconds)
+        await pass_time(seconds)
         yield fail(origin)
 
     return dial

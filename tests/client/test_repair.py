@@ -28,7 +28,7 @@ from tests.client.party import (
 )
 from tests.client.replica.noise import overwrite, pages_of
 from tests.client.test_enrolment import roles
-from tests.support.virtual import virtual
+from tests.support.virtual import pass_time, virtual
 
 DAMAGED = "device 0"
 EDITS = 300
@@ -187,7 +187,7 @@ async def until_it_ends(open_device: OpenDevice) -> None:
     async with open_device(DAMAGED) as device:
         assert device.repaired is None
         await returned(device)
-        await trio.sleep(3600)
+        await pass_time(3600)
 
 
 @virtual

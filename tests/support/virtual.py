@@ -19,6 +19,12 @@ SECONDS_MAX = 86_400.0
 SEED = int(os.environ.get("SEALWIRE_TEST_SEED", "7"))
 
 
+async def pass_time(seconds: float) -> None:
+    """Let so much virtual time pass: for what tests have in common. Fails under a real clock."""
+    assert isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock), "a test would wait for real"
+    await trio.sleep(seconds)
+
+
 def virtual(test: Callable[P, Awaitable[None]]) -> Callable[P, None]:
     """Run a coroutine function as a test, with fixtures as arguments. Nothing in it may use threads."""
 
