@@ -110,7 +110,7 @@ class VaultView:
 
 class Admitted(NamedTuple):
     """A push whose bytes have been walked: what each group holds, a digest to know a repeat by, bytes and records.
-    `plain`: nothing is said of single records."""
+    `plain`: it has no conditions, so that nothing is judged one by one."""
 
     device: DeviceKey
     push: Push
@@ -151,8 +151,7 @@ def admitting(device: DeviceKey, push: Push, size: int) -> Generator[None, None,
 
 
 def _admitted(device: DeviceKey, push: Push, surveys: tuple[Survey, ...], size: int) -> Admitted:
-    flags, said, records = push.flags, [bytes((push.flags,))], 0
-    plain = not flags & (REFILL | RESEAL)
+    said, records, plain = [bytes((push.flags,))], 0, True
     for found, (stream, conditions, body) in zip(surveys, push.groups, strict=True):
         records += found.records
         plain = plain and not conditions

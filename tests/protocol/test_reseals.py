@@ -12,8 +12,9 @@ from sealwire_protocol.reseals import (
     judge_resealed,
     read_resealed,
     survey_of,
+    surveying_of,
 )
-from sealwire_protocol.segment import TOMBSTONE, Record, encode_record, encode_segment
+from sealwire_protocol.segment import TOMBSTONE, WALK_RECORDS, Record, encode_record, encode_segment
 
 T1, T2 = Term(1, b"first..."), Term(2, b"second..")
 STATE = StreamState(StreamId(b"a stream"), StreamKind.GUARDED, 50, 9, 0, 0, 0, 0, (TermStart(T1, 0), TermStart(T2, 30)))
@@ -94,6 +95,13 @@ def test_a_reseal_has_one_key_and_records_of_any_authors() -> None:
         survey_of(RESEAL, encode_segment([record(epoch=2), record(2, epoch=3)]))
     with pytest.raises(DecodeError, match="no author"):
         survey_of(RESEAL, encode_record(record(author=0)))
+
+
+@pytest.mark.parametrize("flags", [0, REFILL, RESEAL])
+def test_a_large_group_of_any_kind_is_walked_with_pauses(flags: int) -> None:
+    large = encode_segment([record()] * (3 * WALK_RECORDS + 1))
+    assert len(list(surveying_of(flags, large))) == 3
+    assert survey_of(flags, large).records == 3 * WALK_RECORDS + 1
 
 
 def test_it_came_with_version_2() -> None:

@@ -1,5 +1,8 @@
 """Records and segments: one encoding each, places that skip, and what the relay learns of a push."""
 
+from functools import reduce
+from operator import and_
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -168,11 +171,47 @@ def test_a_survey_tells_what_the_relay_must_know() -> None:
         encode_segment([record(1), record(2)._replace(epoch=2)]),
         encode_segment([record(1), record(2)._replace(key_id=KeyId(b"llll"))]),
         encode_segment([record(1)]) + b"\0",
+        encode_segment([record(1), record(2)])[:-1],
     ],
 )
 def test_a_push_that_is_not_of_one_author_and_key_or_not_fresh_is_refused(data: bytes) -> None:
     with pytest.raises(DecodeError):
         finished(surveying(data))
+
+
+def read_one_by_one(data: bytes) -> Survey | None:
+    """What a survey is to find, or that it is to refuse."""
+    found: list[Record] = []
+    at = 0
+    while at < len(data):
+        try:
+            skip, one, at = read_record(data, at)
+        except DecodeError:
+            return None
+        if skip or not one.author:
+            return None
+        found.append(one)
+    if len({(one.author, one.epoch, one.key_id) for one in found}) != 1:
+        return None
+    versions, flags = [one.version for one in found], [one.flags for one in found]
+    of = found[0].author, found[0].epoch, found[0].key_id
+    return Survey(len(found), max(versions), min(versions), *of, reduce(and_, flags))
+
+
+@often
+@given(st.lists(any_record, min_size=1, max_size=4), st.data())
+def test_a_survey_finds_what_reading_record_by_record_does(records: list[Record], data: st.DataObject) -> None:
+    of = records[0]
+    alike = [one._replace(author=of.author, epoch=of.epoch, key_id=of.key_id) for one in records]
+    raw = bytearray(encode_segment(alike))
+    if data.draw(st.booleans()):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    whole = bytes(raw[: data.draw(st.just(len(raw)) | st.integers(0, len(raw)))])
+    try:
+        found = finished(surveying(whole))
+    except DecodeError:
+        found = None
+    assert found == read_one_by_one(whole)
 
 
 @often

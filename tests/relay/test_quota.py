@@ -2,6 +2,7 @@
 
 import pytest
 
+from sealwire_protocol.conditions import NOTHING
 from sealwire_protocol.errors import Action, FaultCode, Outcome
 from sealwire_protocol.ids import MEMBERSHIP, Position, StreamId, Term, VaultId
 from sealwire_protocol.links import vault_id_of
@@ -28,7 +29,7 @@ from sealwire_relay.view import Draft, VaultView
 from tests.relay.asking import ANNA, BERT, ask, done, refused
 from tests.relay.test_registration import KEY, STRANGER, TOKEN, asked, minted, settings
 from tests.support.aio import asyncio_test
-from tests.support.device import KEY_ID, Device, genesis, group, record, returned, stream_id
+from tests.support.device import KEY_ID, Device, genesis, group, guarded, record, returned, stream_id
 from tests.support.relay import TroubledStore, admit, memory_store, running
 
 TODOS = stream_id(1)
@@ -289,6 +290,14 @@ def test_an_allowance_is_read_again_before_its_share_is_used_up_and_before_anyth
     without = Allowance.of(Usage(1 << 50, 0), 0)
     assert without.takes(1 << 50, False) and not without.doubtful(1 << 50)
     assert Allowance.of(Usage(0, 7), 1_000).quota == 7
+
+
+def test_what_is_said_beside_the_records_takes_nothing_of_a_quota() -> None:
+    vault, term = VaultId(bytes(16)), Term(1, bytes(8))
+    pushed = guarded(TODOS, (NOTHING, record()))
+    for room, fits in ((len(pushed.records), True), (len(pushed.records) - 1, False)):
+        view = VaultView(VaultState(1, KEY_ID), Allowance(QUOTA, QUOTA - room))
+        assert Draft(vault, view, term)._fits(admit(ANNA.key, Push(vault, term, 1, 0, (pushed,)))) is fits
 
 
 def test_what_is_sealed_anew_goes_into_the_reserve_as_what_comes_back_does() -> None:
