@@ -18,6 +18,7 @@ class Connections:
         self._home, self._identities = home, identities
         self._dial, self._nursery = dial, nursery
         self._links: dict[tuple[str, DeviceKey], Link] = {}
+        self._suspended = False
 
     def to(self, origin: str, identity: DeviceIdentity) -> Link:
         """The connection to a relay under these keys, kept up from the first call on."""
@@ -25,6 +26,8 @@ class Connections:
         link = self._links.get(name)
         if link is None:
             link = self._links[name] = Link(origin, identity, self._dial)
+            if self._suspended:
+                link.suspend()
             self._nursery.start_soon(link.run)
         return link
 
@@ -71,3 +74,23 @@ class Connections:
         """Try to reach the relays at once."""
         for link in self._links.values():
             link.wake()
+
+    def network_changed(self) -> None:
+        """See that the connections that stand are alive, and make the others at once."""
+        for link in self._links.values():
+            link.network_changed()
+
+    async def suspend(self) -> None:
+        """End all connections in good order, and make none until `resume`. Returns when they have ended."""
+        self._suspended = True
+        links = list(self._links.values())
+        for link in links:
+            link.suspend()
+        for link in links:
+            await link.suspended()
+
+    def resume(self) -> None:
+        """Make connections again, at once."""
+        self._suspended = False
+        for link in self._links.values():
+            link.resume()

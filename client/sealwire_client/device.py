@@ -521,8 +521,29 @@ class Device:
             await self._forget_keys()
 
     def wake(self) -> None:
-        """Try to reach the relays at once: the app came to the front, or the network changed."""
+        """Reach the relays afresh, at once: the app came to the front. Nothing happens while it is suspended."""
         self._connections.wake()
+
+    def network_changed(self) -> None:
+        """The network may be another one than before: a hint, to be given as often as the host hears of it.
+
+        Connections must answer now; those that do not within three seconds are made anew, at once, and so are those
+        that are not up. Nothing happens while the device is suspended."""
+        self._connections.network_changed()
+
+    async def suspend(self) -> None:
+        """The app goes to the background: say goodbye to the relays, and let no timer run for them until `resume`.
+
+        Reading and writing go on, and what is unsent stays. Strict writes raise OfflineError, if they were not sent.
+        When it returns, the connections are closed and what was edited before is durable: the process may be stopped.
+        That takes a few seconds at most. Cancelled: suspended all the same. Again: it does nothing.
+        """
+        await self._connections.suspend()
+        await self._writer.run(lambda _: None)  # what was edited before is behind this
+
+    def resume(self) -> None:
+        """The app is back: connect to the relays at once. Does nothing if the device is not suspended."""
+        self._connections.resume()
 
 
 def _folder(folder: str | Path) -> Path:

@@ -1,46 +1,30 @@
 """The connection to one relay, kept up for as long as the device is open: dial, log in, converse, come back.
 
-One task dials; while a connection lives, one task reads, one writes, one applies and one watches the clock. All
-decisions are `ClientSession`'s; what messages mean for a vault is its follower's.
+While a connection lives, a `Conversation` moves its messages; what they mean for a vault is its follower's.
 """
 
 import logging
 import math
-import os
 import random
-from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from enum import Enum
-from typing import Final, Protocol
+from typing import Final
 
 import trio
 
+from sealwire_client.conversation import Conversation, Follower
 from sealwire_client.identity import DeviceIdentity
 from sealwire_client.nursery import open_nursery
 from sealwire_client.transport import Transport, TransportError, dial
-from sealwire_protocol.client_session import ClientSession, ClientState
-from sealwire_protocol.errors import Action, CloseCode, RemoteFault, may_come_back
+from sealwire_protocol.client_session import ClientSession
+from sealwire_protocol.errors import Action
 from sealwire_protocol.events import (
-    Applied,
-    Apply,
-    Arrived,
     ClientEvent,
-    Close,
-    HistoryLost,
-    Lost,
-    Opened,
-    Received,
     Request,
-    Send,
-    Sign,
-    Signed,
-    Stop,
-    Ticked,
 )
-from sealwire_protocol.ids import NONCE_BYTES, Position, StreamId, VaultId
-from sealwire_protocol.limits import ACK_DELAY_SECONDS
+from sealwire_protocol.ids import VaultId
 from sealwire_protocol.login import normal_origin
 from sealwire_protocol.messages import (
     NO_REQUEST,
@@ -49,7 +33,6 @@ from sealwire_protocol.messages import (
     AppendLink,
     CreateStream,
     CreateVault,
-    Deliver,
     Done,
     Fault,
     Fetch,
@@ -88,14 +71,6 @@ WAKE_SECONDS_MIN: Final = 1.0
 """An attempt or a connection younger than this is not given up for a `wake`: a storm of them must not keep it from
 coming about."""
 
-APPLY_TOGETHER_MAX: Final = 64
-"""Deliveries that are applied in one transaction of the replica; each is at most one segment."""
-
-LAST_WORDS_SECONDS_MAX: Final = 0.5
-"""A device that ends takes no longer to say what it holds: who stops a program does not want to wait for a network."""
-
-AGENT: Final = "sealwire-client/0.1.0"
-
 _log = logging.getLogger("sealwire.link")
 
 Dialler = Callable[[str], AbstractAsyncContextManager[Transport]]
@@ -118,32 +93,6 @@ class RelayRefusedError(Exception):
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.message)
         self.fault = fault
-
-
-class Follower(Protocol):
-    """What a vault's sync gives the link. All called on the link's trio loop."""
-
-    def online(self) -> None:
-        """Logged in: subscribe."""
-
-    def offline(self) -> None:
-        """The connection is gone."""
-
-    def subscribed(self, message: Subscribed) -> None:
-        """The relay has told the state of streams."""
-
-    async def apply(self, delivers: Sequence[Deliver]) -> list[tuple[StreamId, Position]]:
-        """Apply deliveries durably, in order; returns the position reached in each stream."""
-
-    def pushed(self, message: Pushed) -> None:
-        """A verdict on a batch."""
-
-    def fault(self, message: Fault) -> None:
-        """Something about this vault was refused."""
-
-    def history_lost(self, stream: StreamId, reason: str) -> None:
-        """The relay does not know the history that this replica stands in, or has forgotten a part of it: nothing more
-        of the stream is applied before it is listened to again."""
 
 
 class _Waiting:
@@ -180,6 +129,8 @@ class Link:
         self._not_before = 0.0
         self._woken = False
         self._running = trio.CancelScope()
+        self._resumed = trio.Event()
+        self._resumed.set()
         self.state = LinkState.OFFLINE
         self.last_error: str | None = None
 
@@ -264,8 +215,38 @@ class Link:
     def wake(self) -> None:
         """Connect afresh at once: the app came to the front, or the network changed.
 
-        A connection that stands is given up: after a suspension it can look alive for minutes and not be.
+        A connection that stands is given up: after a suspension it can look alive for minutes and not be. While the
+        device is suspended this does nothing.
         """
+        if self._resumed.is_set():
+            self._try_now()
+
+    def network_changed(self) -> None:
+        """A connection that stands must answer within ANSWER_SECONDS_MAX, or is made anew; else as `wake`."""
+        if self._conversation is None:
+            self.wake()
+        else:
+            self._conversation.doubt()
+
+    def suspend(self) -> None:
+        """End the present connection in good order, and make none until `resume`."""
+        if self._resumed.is_set():
+            self._resumed = trio.Event()
+            self._attempt.cancel()
+            self._pausing.cancel()
+
+    async def suspended(self) -> None:
+        """Wait until the connection has ended that stood when it was suspended, or it is resumed."""
+        await self.until(lambda link: link._resumed.is_set() or link.state in {LinkState.OFFLINE, LinkState.REFUSED})
+
+    def resume(self) -> None:
+        """Connect at once if it was suspended; else do nothing."""
+        if not self._resumed.is_set():
+            self._resumed.set()
+            self._stir()
+            self._away_since, self._not_before = trio.current_time(), 0.0
+
+    def _try_now(self) -> None:
         self._away_since, self._not_before = trio.current_time(), 0.0
         self._pausing.cancel()
         if trio.current_time() - self._began >= WAKE_SECONDS_MIN:
@@ -301,6 +282,8 @@ class Link:
     async def _keep_up(self) -> None:
         self._away_since = trio.current_time()
         while True:
+            if not self._resumed.is_set():
+                await self._rest()
             self._set(LinkState.CONNECTING)
             self._began, self._online_since, self._woken = trio.current_time(), math.inf, False
             come_back = True
@@ -318,8 +301,14 @@ class Link:
                 self._offline(LinkState.OFFLINE if come_back else LinkState.REFUSED)
             if trio.current_time() - self._online_since >= STABLE_SECONDS:
                 self._away_since = trio.current_time()
-            if not self._woken:
+            if not self._woken and self._resumed.is_set():
                 await self._pause(come_back)
+
+    async def _rest(self) -> None:
+        self._set(LinkState.OFFLINE)
+        self.last_error = "the device is suspended: it connects again when the app resumes it"
+        await self._resumed.wait()
+        self.last_error = None
 
     async def _pause(self, come_back: bool) -> None:
         pause = retry_pause(trio.current_time() - self._away_since) if come_back else RETRY_SECONDS_MAX
@@ -349,8 +338,11 @@ class Link:
     def _set(self, state: LinkState) -> None:
         if state is not self.state:
             self.state = state
-            self._changed.set()
-            self._changed = trio.Event()
+            self._stir()
+
+    def _stir(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
 
     # --- what a conversation brings
 
@@ -408,157 +400,3 @@ def _pass_on(follower: Follower, message: Subscribed | Pushed | Fault) -> None:
         follower.pushed(message)
     else:
         follower.fault(message)
-
-
-class Conversation:
-    """One connection: moves bytes between a transport and a `ClientSession` and carries out the session's effects."""
-
-    def __init__(self, transport: Transport, identity: DeviceIdentity, origin: str, link: Link) -> None:
-        self._transport, self._identity, self._link = transport, identity, link
-        self.session = ClientSession(identity.device_key, origin, os.urandom(NONCE_BYTES), AGENT)
-        self._out: deque[bytes] = deque()
-        self._midway = False
-        self._applies: deque[Apply] = deque()
-        self._out_ready, self._apply_ready, self._clock_moved = trio.Event(), trio.Event(), trio.Event()
-        self._watched = math.inf
-        self._failure: TransportError | None = None
-        self._applies_bytes = 0
-        self._scope = trio.CancelScope()
-
-    async def run(self) -> None:
-        """Converse until the connection ends. Raises TransportError. Cancelled: acknowledges what is applied, within
-        half a second, and says goodbye."""
-        self.handle(Opened(trio.current_time()))
-        try:
-            with self._scope:
-                async with open_nursery() as nursery:
-                    nursery.start_soon(self._read)
-                    nursery.start_soon(self._write)
-                    nursery.start_soon(self._apply)
-                    nursery.start_soon(self._watch)
-        except trio.Cancelled:
-            await self._say_last()
-            raise
-        finally:
-            if self.session.state is not ClientState.CLOSED:
-                self.session.handle(Lost())
-            code, reason = CloseCode.GOING_AWAY, ""
-            if self._failure is not None and self._failure.code is not None:
-                code, reason = CloseCode(self._failure.code), str(self._failure)
-            await self._transport.close(code, reason)
-        if self._failure is not None:
-            raise self._failure
-
-    async def _say_last(self) -> None:
-        """Send the ACK that is due soon: without it the relay takes a device that is open for a moment at a time, as a
-        command is, for one that never gets what it was sent. It is bounded, and not cut short by cancellation.
-
-        Nothing follows a message that was cut short: a batch may be lost, and those after it must not be taken."""
-        if self.session.state is not ClientState.READY or self._midway:
-            return
-        self.handle(Ticked(trio.current_time() + ACK_DELAY_SECONDS))
-        with trio.move_on_after(LAST_WORDS_SECONDS_MAX, shield=True), suppress(TransportError):
-            while self._out:
-                await self._transport.send(self._out.popleft())
-
-    def fail(self, why: TransportError) -> None:
-        """End the conversation."""
-        self._failure = self._failure or why
-        self._scope.cancel()
-
-    def handle(self, event: ClientEvent) -> None:
-        """Give an event to the session and carry out its effects."""
-        if self.session.state is ClientState.CLOSED:
-            return
-        for effect in self.session.handle(event):
-            match effect:
-                case Send(data):
-                    self._out.append(data)
-                    self._out_ready.set()
-                case Apply():
-                    self._queue(effect)
-                case Arrived(message):
-                    self._link.arrived(message)
-                case Sign(payload):
-                    self.handle(Signed(self._identity.sign(payload)))
-                case HistoryLost(vault, stream, reason):
-                    self._leave(vault, stream)
-                    follower = self._link.follower(vault)
-                    if follower is not None:
-                        follower.history_lost(stream, reason)
-                case Close(code, reason):
-                    self.fail(TransportError(reason, may_come_back(code), code))
-        deadline = self.session.deadline
-        if deadline is not None and deadline < self._watched:
-            self._clock_moved.set()
-
-    def _queue(self, apply: Apply) -> None:
-        self._applies.append(apply)
-        self._applies_bytes += apply.frame_bytes
-        self._apply_ready.set()
-        if self._applies_bytes > self.session.limits.credit_bytes:
-            self.handle(Stop(CloseCode.PROTOCOL_ERROR, "the relay sent more than this device gave it credit for"))
-
-    def _leave(self, vault: VaultId, stream: StreamId) -> None:
-        """Apply nothing more of a stream that came before its history was lost: it is another one from now on."""
-        left = [apply for apply in self._applies if (apply.deliver.vault, apply.deliver.stream) == (vault, stream)]
-        for apply in left:
-            self._applies.remove(apply)
-            self._applied(apply, Position(apply.deliver.term, apply.deliver.prev))
-
-    async def _read(self) -> None:
-        while True:
-            data = await self._transport.receive()
-            self.handle(Received(data, trio.current_time()))
-
-    async def _write(self) -> None:
-        while True:
-            while self._out:
-                self._midway = True
-                await self._transport.send(self._out.popleft())
-                self._midway = False
-            self._out_ready = trio.Event()
-            await self._out_ready.wait()
-
-    async def _apply(self) -> None:
-        while True:
-            while self._applies:
-                await self._apply_some()
-            self._apply_ready = trio.Event()
-            await self._apply_ready.wait()
-
-    async def _apply_some(self) -> None:
-        """Apply what has gathered for one vault in one transaction, and acknowledge it."""
-        vault = self._applies[0].deliver.vault
-        taken = [self._applies.popleft()]
-        while self._applies and self._applies[0].deliver.vault == vault and len(taken) < APPLY_TOGETHER_MAX:
-            taken.append(self._applies.popleft())
-        follower = self._link.follower(vault)
-        reached: dict[StreamId, Position] = {}
-        if follower is not None:
-            try:
-                reached = dict(await follower.apply([apply.deliver for apply in taken]))
-            except RemoteFault as fault:
-                self.handle(Stop(fault.code, str(fault)))
-                return
-        for apply in taken:
-            deliver = apply.deliver
-            self._applied(apply, reached.get(deliver.stream) or Position(deliver.term, deliver.prev))
-
-    def _applied(self, apply: Apply, position: Position) -> None:
-        """Acknowledge a delivery, and give back its credit."""
-        self._applies_bytes -= apply.frame_bytes
-        deliver, now = apply.deliver, trio.current_time()
-        self.handle(Applied(deliver.vault, deliver.stream, position, apply.frame_bytes, now))
-
-    async def _watch(self) -> None:
-        while True:
-            self._clock_moved = trio.Event()
-            deadline = self.session.deadline
-            self._watched = math.inf if deadline is None else deadline
-            with trio.move_on_at(self._watched):
-                await self._clock_moved.wait()
-            # A deadline that has moved away meanwhile woke nobody.
-            deadline = self.session.deadline
-            if deadline is not None and trio.current_time() >= deadline:
-                self.handle(Ticked(trio.current_time()))

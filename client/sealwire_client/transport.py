@@ -67,6 +67,9 @@ class Transport(Protocol):
     async def receive(self) -> bytes:
         """The next message. Raises TransportError when the connection has ended."""
 
+    async def ping(self) -> None:
+        """Ask the other side for a sign of life; returns when it has come. Raises TransportError, or waits on."""
+
     async def close(self, code: CloseCode, reason: str) -> None:
         """Say goodbye, and wait a moment for the answer. Never raises."""
 
@@ -107,6 +110,13 @@ class _WebSocket:
         if isinstance(data, str):
             raise TransportError(f"{self._origin} answered with text: it is not a Sealwire relay", come_back=False)
         return data
+
+    async def ping(self) -> None:
+        try:
+            answered = await self._socket.ping()
+        except ConnectionClosed as error:
+            raise _ended(self._origin, error) from error
+        await answered.wait()
 
     async def close(self, code: CloseCode, reason: str) -> None:
         with trio.move_on_after(CLOSE_SECONDS_MAX, shield=True):

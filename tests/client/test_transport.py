@@ -188,3 +188,16 @@ async def test_a_relay_that_sends_more_than_is_read_is_made_to_wait() -> None:
         await stuck.wait()
         assert FRAMES_WAITING_MAX <= sent < 3 * FRAMES_WAITING_MAX
         assert len(await transport.receive()) == FRAME_BYTES_MAX
+
+
+async def test_a_sign_of_life_comes_from_who_is_there_and_from_nobody_else() -> None:
+    async def hear(socket: ServerConnection) -> None:
+        async for _ in socket:
+            pass
+
+    async with relay(hear) as origin:
+        async with dial(origin) as transport:
+            await transport.ping()
+            await transport.close(CloseCode.GOING_AWAY, "")
+            with pytest.raises(TransportError, match=r"ended|cut"):
+                await transport.ping()

@@ -96,6 +96,9 @@ class _Noting:
             self._note(verdict)
         return data
 
+    async def ping(self) -> None:
+        await self._transport.ping()
+
     async def close(self, code: CloseCode, reason: str) -> None:
         await self._transport.close(code, reason)
 

@@ -57,6 +57,9 @@ class Twice:
         """The next answer."""
         return self._answers.pop()
 
+    async def ping(self) -> None:
+        """Nobody asks for a sign of life here."""
+
     async def close(self, code: CloseCode, reason: str) -> None:
         """Nothing is left open."""
 

@@ -163,6 +163,9 @@ class Wire:
         self._why = self._why or why
         self._moved.set()
 
+    async def ping(self) -> None:
+        """Nobody asks for a sign of life here."""
+
     async def close(self, code: CloseCode, reason: str) -> None:
         """Hang up."""
         gone = TransportError("the device has hung up")

@@ -57,7 +57,7 @@ class Wire:
     """Both pipes, and the device's end of them: a `Transport`."""
 
     def __init__(self, origin: str, delay: Callable[[], float], carried: Callable[[], None]) -> None:
-        self.origin = origin
+        self.origin, self._delay = origin, delay
         self.to_relay, self.to_device = Pipe(delay, carried), Pipe(delay, carried)
 
     async def send(self, data: bytes) -> None:
@@ -68,6 +68,10 @@ class Wire:
     async def receive(self) -> bytes:
         """The relay's next message."""
         return await self.to_device.get()
+
+    async def ping(self) -> None:
+        """The relay's sign of life, which takes as long as a message there and one back."""
+        await trio.sleep(2 * self._delay())
 
     async def close(self, code: CloseCode, reason: str) -> None:
         """The device hangs up."""
