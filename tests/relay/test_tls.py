@@ -134,6 +134,7 @@ async def test_who_dials_too_often_is_refused_before_anything_is_decrypted(
 
     monkeypatch.setattr("sealwire_relay.connection.TlsTransport", Counted)
     async with running(**pair.settings(), address_connections_per_second_max=1) as relay:
+        relay.stand_still()
         for _ in range(int(BURST_SECONDS)):
             async with await Stranger.dial(relay.port) as stranger:
                 stranger.send(REQUEST + b"\r\n")

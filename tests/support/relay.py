@@ -94,6 +94,12 @@ class Relay(NamedTuple):
         """Let all that is due `seconds` from now happen now."""
         self.plane._gateway._wheel.turn(asyncio.get_running_loop().time() + seconds + 1.0)
 
+    def stand_still(self) -> None:
+        """Fill no bucket of connections again: how soon a machine dials says nothing."""
+        sites = self.plane._gateway._sites
+        enter = sites.enter
+        vars(sites)["enter"] = lambda site, now: enter(site, 0.0)
+
 
 async def memory_store(database: MemoryDatabase | None = None, clock: Callable[[], float] = lambda: 0.0) -> MemoryStore:
     """An open store in memory."""
