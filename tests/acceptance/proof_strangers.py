@@ -222,7 +222,7 @@ def judged(count: int, told: dict[str, Any], seen: Seen, figures: dict[str, Any]
         "they all came": told["came"] >= count and not told["met"].get("not accepted"),
         "many were refused": told["met"].get("cut", 0) > count / 10,
         "addresses behind the proxy are capped": told["met"].get("answered 503", 0) > 0,
-        "sockets without a login are capped": HANDSHAKES_MAX / 2 < seen.handshakes <= HANDSHAKES_MAX,
+        "sockets without a login are capped": HANDSHAKES_MAX / 2 <= seen.handshakes <= HANDSHAKES_MAX,
         "sockets are capped": seen.connections <= CONNECTIONS_MAX,
         "no query for strangers": figures["extra_transactions"] <= spare,
         "memory is bounded": figures["grown_bytes"] <= GROWTH_BYTES_MAX,
