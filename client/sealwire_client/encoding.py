@@ -114,8 +114,7 @@ class _Place:
         return None if plain is None else self.kind.value(plain, self.where)
 
     def takes_as_they_are(self, plains: Sequence[Any]) -> bool:
-        """True if plain values that stood at this place in several values are all normal, and so go into the column.
-        Raises EncodingError if not, or returns False."""
+        """True if plain values that stood at this place in several values are all normal, and so go into the column."""
         types = set(map(type, plains)) - {type(None)}
         if not types <= self.kind.types:
             return False
@@ -125,10 +124,10 @@ class _Place:
             one != one or (one == 0 and copysign(1, one) < 0) for one in plains if one is not None
         ):
             return False
-        if self.kind.picky:
-            for one in set(plains):
-                self.normal(one)
-        return True
+        try:
+            return not self.kind.picky or all(self.normal(one) == one for one in set(plains))
+        except EncodingError:
+            return False
 
 
 def _places(cls: type, known: "dict[type, DataclassSchema[Any]]") -> list[_Place]:
@@ -208,10 +207,7 @@ class DataclassSchema(Generic[T]):
     def usual_rows(self, raws: Sequence[bytes]) -> list[Row] | None:
         """See `Schema.usual_rows`."""
         columns = load_columns(raws, self._width) if self._direct else None
-        try:
-            if columns is None or not all(map(_Place.takes_as_they_are, self._places, columns)):
-                return None
-        except EncodingError:
+        if columns is None or not all(map(_Place.takes_as_they_are, self._places, columns)):
             return None
         return list(zip(*columns, strict=True))
 
