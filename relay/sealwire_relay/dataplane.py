@@ -113,7 +113,7 @@ class DataPlane:
         end = clock() + self._settings.drain_seconds
         background = asyncio.create_task(self._stop_background())
         await self._within(end - clock(), self._gateway.send_away())
-        if not await self._within(end - clock(), self._ingest.stop()):
+        if not await self._within(end - clock(), self._ingest.stop()) and self._ingest.unanswered:
             _log.warning("pushes were left unanswered: the database did not finish in time; devices send them again")
         await self._within(max(end - clock(), CLOSE_SECONDS), self._gateway.part())
         ending = [

@@ -253,10 +253,12 @@ class Draft:
 
     def take(self, admitted: Admitted) -> None:
         """The next push of this vault. What is judged one by one is walked, unless it is a repeat or a stranger's."""
+        self._taken.append((admitted, NOTHING_WALKED if admitted.plain else self._walked(admitted)))
+
+    def _walked(self, admitted: Admitted) -> Walked:
         pusher = self.view.pushers.get(admitted.device)
-        if admitted.plain or pusher is None or admitted.push.batch in pusher.outcomes:
-            self._taken.append((admitted, NOTHING_WALKED))
-            return
+        if pusher is None or admitted.push.batch in pusher.outcomes:
+            return NOTHING_WALKED
         walked, flags = Walked(), admitted.push.flags
         for index, (group, found) in enumerate(zip(admitted.push.groups, admitted.surveys, strict=True)):
             try:
@@ -265,7 +267,7 @@ class Draft:
                 continue  # _outcome says so
             if self._kind(group) is StreamKind.GUARDED:
                 self.wanted.update((self.vault, group.stream, tag) for tag in tags)
-        self._taken.append((admitted, walked))
+        return walked
 
     def _walk(self, walked: Walked, index: int, group: Group, records: int, flags: int) -> list[Tag]:
         """Read what is said of each record of a group, if anything is to be. Raises DecodeError."""

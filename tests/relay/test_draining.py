@@ -1,6 +1,7 @@
 """A relay that stops: what devices have pushed is answered, and they are sent away in waves, told when to return."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -46,6 +47,30 @@ async def sent_away(device: Device) -> Fault:
 
 
 @asyncio_test
+async def test_what_is_given_up_is_waited_for_while_there_is_time(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended: list[bool] = []
+    async with running() as relay:
+        stop = relay.plane._ingest.stop
+
+        async def stubborn() -> None:
+            for _ in range(2):
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.Event().wait()
+            await turns(500)
+            await stop()
+            ended.append(True)
+
+        monkeypatch.setattr(relay.plane._ingest, "stop", stubborn)
+        relay.plane.hurry()
+        await relay.plane.stop()
+        assert ended == [True]
+        assert "unanswered" not in caplog.text, "there was no push"
+        monkeypatch.undo()
+
+
+@asyncio_test
 async def test_devices_are_told_when_to_come_back_and_that_they_may() -> None:
     async with running(drain_return_seconds=2.5) as relay, await Device.open(relay.port, ANNA) as anna:
         stranger = Device(relay.port, BERT)
@@ -84,7 +109,7 @@ async def test_what_was_pushed_is_answered_before_its_connection_is_closed_and_n
 
 
 @asyncio_test
-async def test_a_database_that_hangs_keeps_nobody_for_longer_than_it_may() -> None:
+async def test_a_database_that_hangs_keeps_nobody_for_longer_than_it_may(caplog: pytest.LogCaptureFixture) -> None:
     store = TroubledStore(await memory_store())
     async with running(store.store, drain_seconds=0.01) as relay, await Device.open(relay.port, ANNA) as anna:
         vault = await new_vault(anna)
@@ -102,8 +127,10 @@ def test_a_database_that_does_not_even_end_what_is_cancelled_keeps_nobody(
 ) -> None:
     """As a Postgres that is stopped: the library waits for it to take note of the cancellation."""
     monkeypatch.setattr("sealwire_relay.dataplane.LAST_WRITES_SECONDS", 0.01)
+        assert "pushes were left unanswered" in caplog.text
 
-    @asyncio_test
+
+@asyncio_test
     async def run() -> None:
         store, back = TroubledStore(await memory_store()), asyncio.Event()
 

@@ -18,6 +18,7 @@ from sealwire_protocol.errors import CloseCode, RemoteFault
 from sealwire_protocol.ids import NONCE_BYTES
 from sealwire_protocol.messages import Challenge, Hello
 from sealwire_relay.buckets import BURST_SECONDS
+from sealwire_relay.connection import SLICE_BYTES
 from sealwire_relay.settings import SettingsError
 from sealwire_relay.tls import Certificate, TlsTransport, load
 from tests.support.aio import asyncio_test
@@ -66,6 +67,22 @@ async def test_many_bytes_pass_both_ways(pair: Pair) -> None:
         (connection,) = relay.plane._gateway._connections
         connection.send_frame(bytes((0x82, 127)) + (1_000_000).to_bytes(8, "big") + bytes(1_000_000))
         assert await stranger.receive() == (BINARY, bytes(1_000_000))
+
+
+@asyncio_test
+async def test_much_that_says_nothing_waits_for_its_turn_too(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(**pair.settings()) as relay, await dial(relay, pair.trusting()) as stranger:
+        await greet(stranger)
+        (connection,) = relay.plane._gateway._connections
+        transport = connection._transport
+        assert transport is not None
+        monkeypatch.setattr(TlsTransport, "receive", lambda self, data: b"")
+        connection.data_received(bytes(SLICE_BYTES))
+        assert transport.is_reading()
+        connection.data_received(bytes(SLICE_BYTES + 1))
+        assert not transport.is_reading()
+        await turns_until(transport.is_reading)
+        transport.abort()
 
 
 @asyncio_test
