@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from sealwire_client.collection import Changes, Collection
     from sealwire_client.counters import Counters
     from sealwire_client.device import Device
+    from sealwire_client.differences import Deleted, Difference, Inserted, Moved, Updated
     from sealwire_client.encoding import EncodingError, numbered
     from sealwire_client.findings import Findings, Verdict
     from sealwire_client.inviting import InviteRefusedError
     from sealwire_client.keyring import KeyringError, VaultOverError
     from sealwire_client.link import RelayRefusedError
+    from sealwire_client.live import Live
     from sealwire_client.merging import MergeError, fields, last, union
     from sealwire_client.moving import MoveError
     from sealwire_client.policies import Policy, document, latest, merge, strict
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from sealwire_client.replica.errors import (
         ColumnsChangedError,
         NeedsNewerAppError,
+        QueryError,
+        ReplicaClosedError,
         ReplicaCorruptError,
         ReplicaFullError,
         ReplicaMisuse,
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
     from sealwire_client.status import DeviceStatus, Disputed, State, Status
     from sealwire_client.transactions import Transaction, TransactionError
     from sealwire_client.vault import StuckWrite, Vault
+    from sealwire_client.watching import Watched
     from sealwire_client.writes import Place, Standing, Write
     from sealwire_protocol.links import Role
 
@@ -46,22 +51,29 @@ _ROOMS: Final = {
     "ColumnsChangedError": "replica.errors",
     "ConflictError": "sending",
     "Counters": "counters",
+    "Deleted": "differences",
     "Device": "device",
     "DeviceStatus": "status",
+    "Difference": "differences",
     "Disputed": "status",
     "EncodingError": "encoding",
     "Findings": "findings",
+    "Inserted": "differences",
     "InviteRefusedError": "inviting",
     "KeyringError": "keyring",
+    "Live": "live",
     "MergeError": "merging",
     "MoveError": "moving",
+    "Moved": "differences",
     "NeedsNewerAppError": "replica.errors",
     "OfflineError": "sending",
     "Place": "writes",
     "Policy": "policies",
+    "QueryError": "replica.errors",
     "RecoveryError": "recovery",
     "RecoveryWords": "recovery",
     "RelayRefusedError": "link",
+    "ReplicaClosedError": "replica.errors",
     "ReplicaCorruptError": "replica.errors",
     "ReplicaFullError": "replica.errors",
     "ReplicaMisuse": "replica.errors",
@@ -74,11 +86,13 @@ _ROOMS: Final = {
     "Transaction": "transactions",
     "TransactionError": "transactions",
     "UnsentError": "replica.errors",
+    "Updated": "differences",
     "ValueTooLargeError": "sealing",
     "Vault": "vault",
     "VaultGoneError": "replica.errors",
     "VaultOverError": "keyring",
     "Verdict": "findings",
+    "Watched": "watching",
     "Write": "writes",
     "document": "policies",
     "fields": "merging",
@@ -96,22 +110,29 @@ __all__ = [
     "ColumnsChangedError",
     "ConflictError",
     "Counters",
+    "Deleted",
     "Device",
     "DeviceStatus",
+    "Difference",
     "Disputed",
     "EncodingError",
     "Findings",
+    "Inserted",
     "InviteRefusedError",
     "KeyringError",
+    "Live",
     "MergeError",
     "MoveError",
+    "Moved",
     "NeedsNewerAppError",
     "OfflineError",
     "Place",
     "Policy",
+    "QueryError",
     "RecoveryError",
     "RecoveryWords",
     "RelayRefusedError",
+    "ReplicaClosedError",
     "ReplicaCorruptError",
     "ReplicaFullError",
     "ReplicaMisuse",
@@ -124,11 +145,13 @@ __all__ = [
     "Transaction",
     "TransactionError",
     "UnsentError",
+    "Updated",
     "ValueTooLargeError",
     "Vault",
     "VaultGoneError",
     "VaultOverError",
     "Verdict",
+    "Watched",
     "Write",
     "document",
     "fields",

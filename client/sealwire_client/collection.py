@@ -6,15 +6,17 @@ Reading is local, synchronous and takes microseconds; it sees every edit of this
 import re
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from types import MappingProxyType
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar, overload
 
 import trio
 
 from sealwire_client import sealing
+from sealwire_client.conditions import KEY, matching
 from sealwire_client.counting import SUBTOTAL_MAX
 from sealwire_client.encoding import EncodingError, Schema
+from sealwire_client.live import Live, LiveQueries
 from sealwire_client.merging import Resolve
 from sealwire_client.policies import Policy
 from sealwire_client.replica import ALONE, Change, Edit, Mark, NeedsNewerAppError, Reader, Replica, Row, Runner, Seen
@@ -22,6 +24,7 @@ from sealwire_client.replica import Collection as Held
 from sealwire_client.sync import VaultSync
 from sealwire_client.tallies import Addition, counted
 from sealwire_client.transactions import PutOff, Transaction, check_bytes, current
+from sealwire_client.watching import Values, Watched
 from sealwire_client.writes import Write
 
 T = TypeVar("T")
@@ -91,9 +94,10 @@ class Collection(Generic[T]):
         writer: Runner[Replica],
         reader: Reader,
         sync: VaultSync,
+        live: LiveQueries,
     ) -> None:
         self.held, self._schema, self.policy, self.resolve = held, schema, policy, resolve
-        self._writer, self._reader, self._sync = writer, reader, sync
+        self._writer, self._reader, self._sync, self._live = writer, reader, sync, live
         self._listeners: set[Changes] = set()
 
     @property
@@ -216,6 +220,20 @@ class Collection(Generic[T]):
         for key, row in self._reader.items(self.held, prefix):
             yield key, from_row(row)
 
+    def where(self, *, order_by: str = KEY, limit: int | None = None, **conditions: Any) -> Iterator[tuple[str, T]]:
+        """Keys and values of the entries whose fields (or `key`) are what is given; of all, if nothing is.
+
+        None: that has no value. A list, tuple, set or frozenset: one of these. Values are those of the app, and are
+        compared as they are stored. `order_by`: a field, or `key`; with a minus before it the other way round; equal
+        ones by their keys. `limit`: so many at most. One consistent read, made when this is called.
+
+        Raises QueryError for what is no field (a collection of dicts has none), EncodingError for what is no value
+        of one. Edits of a transaction show here only after its end.
+        """
+        condition, values = matching(self.name, self._schema, conditions, order_by, limit)
+        from_row = self._schema.from_row
+        return ((str(key), from_row(tuple(row))) for key, *row in self._reader.matching(self.held, condition, values))
+
     def __len__(self) -> int:
         return self._reader.count(self.held)
 
@@ -248,10 +266,31 @@ class Collection(Generic[T]):
 
     # --- watching
 
+    @overload
+    def watch(self, key: str) -> "AbstractAsyncContextManager[Live[Watched[T]]]": ...
+
+    @overload
+    def watch(self, *, prefix: str = "") -> "AbstractAsyncContextManager[Live[Watched[T]]]": ...
+
+    def watch(self, key: str | None = None, *, prefix: str = "") -> "AbstractAsyncContextManager[Live[Watched[T]]]":
+        """While the block lasts: `async for watched in live` gives first the present entries, of one key or those that
+        begin with `prefix`, then what became of them, with their values, from this device and others alike.
+
+        As `vault.live` with such a query, and with its promises: a slow reader gets the newest state. Each run reads
+        all entries that are watched; for what only wants to hear which keys change, among many, there is `changes`.
+        """
+        if not _is_text(prefix if key is None else key):
+            raise EncodingError("what is watched is no text: it contains half of a surrogate pair")
+        statement, values = self._reader.watching(self.held, key, prefix)
+        return self._live.open(statement, values, KEY, Values(self._schema))
+
     @contextmanager
     def changes(self) -> Iterator[Changes]:
         """While the block lasts: `async for changed in changes` gives lists of (key, kind), from this device and
-        others alike; None when more changed than is named, or this listener was too slow."""
+        others alike; None when more changed than is named, or this listener was too slow.
+
+        It costs something for each change and nothing for what is there, and has no values: for logs, caches and
+        whatever acts on single keys. What shows entries wants `watch`, which always tells the whole truth."""
         listener = Changes()
         self._listeners.add(listener)
         try:

@@ -24,7 +24,7 @@ from sealwire_client.forms import Form, Nested, described, encoder
 from sealwire_client.kinds import kind_of
 from sealwire_client.plain import UNDEFINED, EncodingError, dump, load, load_columns
 from sealwire_client.replica.tables import Column
-from sealwire_client.replica.values import Encoder, Kept, Row
+from sealwire_client.replica.values import Encoder, Kept, Row, SqlValue
 from sealwire_client.scalars import INTEGER_MAX, Kind
 from sealwire_client.schema import Schema, fits
 from sealwire_client.threeway import chosen, merged_untyped
@@ -244,6 +244,16 @@ class DataclassSchema(Generic[T]):
             return kept
         values = self.array(self._unrow(row))
         return dump(values if kept is None else values[: self._places[kept - 1].number + 1])
+
+    @cached_property
+    def fields(self) -> Sequence[str]:
+        """See `Schema.fields`."""
+        return tuple(place.name for place in self._places)
+
+    def stored(self, field: str, value: Any) -> SqlValue:
+        """See `Schema.stored`."""
+        place = self._places[self.fields.index(field)]
+        return place.kind.sql(place.kind.plain(value, place.where))
 
     def defaults(self) -> Row:
         """See `Schema.defaults`."""

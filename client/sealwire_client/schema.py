@@ -1,12 +1,12 @@
 """What every kind of value offers: how it becomes bytes, how it becomes a row, how two of them become one."""
 
 from collections.abc import Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from sealwire_client.forms import covers
 from sealwire_client.plain import EncodingError
 from sealwire_client.replica.tables import Column
-from sealwire_client.replica.values import Encoder, Kept, Row
+from sealwire_client.replica.values import Encoder, Kept, Row, SqlValue
 
 T = TypeVar("T")
 
@@ -46,6 +46,13 @@ class Schema(Protocol[T]):
 
     def cbor_from_row(self, row: Row, kept: Kept = None) -> bytes:
         """The bytes of the value that a row holds, with what was kept beside it."""
+
+    @property
+    def fields(self) -> Sequence[str]:
+        """The fields of which `stored` can be asked, by their names in SQL; none if none are declared."""
+
+    def stored(self, field: str, value: Any) -> SqlValue:
+        """What the column of a field holds of an app's value of it."""
 
     def defaults(self) -> Row:
         """What the columns hold of a value that was written without them."""
@@ -102,6 +109,15 @@ class OneColumn(Generic[T]):
     def usual_rows(self, raws: Sequence[bytes]) -> list[Row] | None:
         """See `Schema.usual_rows`."""
         return None
+
+    @property
+    def fields(self) -> Sequence[str]:
+        """See `Schema.fields`: none are declared."""
+        return ()
+
+    def stored(self, field: str, value: Any) -> SqlValue:
+        """See `Schema.stored`."""
+        raise EncodingError(f"{type(self).__name__} has no field {field!r}")
 
     def defaults(self) -> Row:
         """See `Schema.defaults`."""

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -16,11 +16,13 @@ from sealwire_client.belonging import synced, until_may_sign
 from sealwire_client.collection import Collection, make, tell
 from sealwire_client.counters import Counters
 from sealwire_client.counting import CounterSchema
+from sealwire_client.differences import Difference
 from sealwire_client.encoding import schema_of
 from sealwire_client.invites import Request
 from sealwire_client.inviting import PendingInvite, Syncs
 from sealwire_client.keyring import KeyringError
 from sealwire_client.link import RelayRefusedError
+from sealwire_client.live import Live, LiveQueries
 from sealwire_client.membering import VaultMember, begin_epoch, members_of
 from sealwire_client.moving import move_vault
 from sealwire_client.parting import end, leave
@@ -36,6 +38,7 @@ from sealwire_client.replica import (
     Rows,
     Runner,
     SqlValue,
+    Touches,
     UnsentError,
     VaultGoneError,
 )
@@ -91,6 +94,7 @@ class Vault:
         self._forget = forget
         self._held, self._sync, self._writer = held, sync, writer
         self._reader = Reader(folder)
+        self._live = LiveQueries(folder, writer, self._reader)
         self._status = VaultStatus(sync, writer)
         self._collections: dict[str, Collection[Any]] = {}
         self._kinds: dict[str, tuple[type, Policy]] = {}
@@ -183,19 +187,20 @@ class Vault:
 
         sum_of = summer(self._sync.keys.stream(stream))
 
-        def open_it(replica: Replica) -> tuple[Held, bool]:
+        def open_it(replica: Replica) -> tuple[Held, bool, Touches]:
             with replica.transaction():
                 held = replica.entries.open(
                     self._held.number, name, stream, policy.kind, policy.name, columns, schema, signed
                 )
                 replica.keep_sum(held, sum_of, [reason.value for reason in UNREAD_BY_ALL])
-                return held, waits_for_links(replica, held)
+                return held, waits_for_links(replica, held), replica.database.touches
 
-        held, waits = await self._writer.run(open_it)
+        held, waits, touches = await self._writer.run(open_it)
         if name in self._collections:  # another task has opened it meanwhile
             return self._again(name, kind, policy, signed)
         self._reader.show(held)
-        opened = Collection(held, schema, policy, resolve, self._writer, self._reader, self._sync)
+        self._live.show(held, touches)
+        opened = Collection(held, schema, policy, resolve, self._writer, self._reader, self._sync, self._live)
         self._collections[name], self._kinds[name] = opened, (kind, policy)
         self._sync.add(held, resolve, waits)
         return opened
@@ -215,6 +220,23 @@ class Vault:
         Local, and blocks this thread as long as it takes. Raises QueryError.
         """
         return self._reader.select(sql, values)
+
+    def live(
+        self, sql: str, values: Sequence[SqlValue] = (), *, key: str | Sequence[str] | None = None
+    ) -> AbstractAsyncContextManager[Live[Difference]]:
+        """While the block lasts: `async for difference in live` gives first the whole result of a SELECT, as `select`
+        takes it, then what became of it since, whenever there is something: rows inserted, updated, deleted, and moved
+        where the query has an ORDER BY.
+
+        A row is known by the columns in `key`, or by the one called `key`, or else by all of them. Only commits that
+        touch a collection it reads, from here or other devices, make the query run again; it runs in a thread, and
+        waits neither for the writer nor for the network. Commits in between are told together, and a reader that is
+        slow gets the newest state. What depends on more than collections (the time, chance) is looked at then only.
+
+        Raises QueryError at the beginning of the block if the SQL is wrong, does more than read, or gives two rows one
+        key; ReplicaClosedError, VaultGoneError. When the device is closed or the vault goes, iteration ends.
+        """
+        return self._live.open(sql, values, key, lambda difference: difference)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction[Collection[Any]]]:
@@ -284,14 +306,16 @@ class Vault:
         await self._status.close()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the file. Live queries end."""
         self._reader.close()
+        self._live.end()
 
     def gone(self) -> None:
         """The vault is not on this device any more: who listens is told so, and who reads."""
         for collection in self._collections.values():
             collection.end()
         self._reader.close(gone=True)
+        self._live.end()
 
     # --- the state of sync
 

@@ -1,7 +1,7 @@
 """The replica: everything a device holds of its vaults, in one SQLite file, and what it has still to send.
 
 runner → Replica → reconciling → outbox → refills, reseals → aside → sent → edits → claims → forgetting → entries,
-positions → proofs, sums → database, tables → schema, errors, values
+positions → proofs, sums → database, tables → touches, schema, errors, values
 reconciling → boundaries → sums, positions
 reading, census, disputes and parting stand beside them; salvage makes a new replica of a damaged one: → damaged,
 waldamage.
@@ -61,6 +61,7 @@ from sealwire_client.replica.salvage import Salvaged, holds_a_replica, repair
 from sealwire_client.replica.sent import SealedGroup, StoredBatch
 from sealwire_client.replica.sums import SumOf, Sums
 from sealwire_client.replica.tables import Column, Table
+from sealwire_client.replica.touches import Touches
 from sealwire_client.replica.values import Encoder, Kept, Row, SqlValue, Values
 from sealwire_client.replica.vaults import HeldVault, Unissued, Vaults
 
@@ -319,6 +320,7 @@ __all__ = [
     "Taken",
     "TakenEdit",
     "TakenGroup",
+    "Touches",
     "Unissued",
     "UnsentError",
     "VaultGoneError",

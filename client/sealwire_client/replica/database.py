@@ -32,6 +32,7 @@ from sealwire_client.replica.errors import (
 )
 from sealwire_client.replica.reserve import Reserve, no_room
 from sealwire_client.replica.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
+from sealwire_client.replica.touches import Touches
 from sealwire_client.replica.waldamage import TORN_COMMITS_MAX, WriteAheadLog, lost_commits
 
 FILE_NAME: Final = "replica.db"
@@ -141,6 +142,7 @@ class Database:
             raise ReplicaError(f"The folder {folder} cannot hold a replica ({error}): choose another one.") from error
         self._depth = 0
         self.beside: list[Beside] = []
+        self.touches = Touches()
         self._damage: ReplicaCorruptError | None = None
         try:
             try:
@@ -315,6 +317,8 @@ class Database:
                 self._depth -= 1
         except sqlite3.Error as error:
             raise self.explained(error) from error
+        if not self._depth:
+            self.touches.committed()
 
     @property
     def in_transaction(self) -> bool:
@@ -347,11 +351,16 @@ class Database:
             self.connection.close()
 
 
-def connect_reader(path: Path) -> sqlite3.Connection:
-    """A connection that can neither write nor checkpoint. Open it only while a Database has the file open."""
+def connect_reader(path: Path, *, wanders: bool = False) -> sqlite3.Connection:
+    """A connection that can neither write nor checkpoint. Open it only while a Database has the file open. `wanders`:
+    several threads use it, one at a time."""
     try:
         connection = sqlite3.connect(
-            f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None, cached_statements=256
+            f"file:{quote(str(path))}?mode=ro",
+            uri=True,
+            isolation_level=None,
+            cached_statements=256,
+            check_same_thread=not wanders,
         )
         connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
         connection.execute("PRAGMA mmap_size = 0")

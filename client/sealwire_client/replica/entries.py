@@ -4,6 +4,8 @@ A row shows the newest value that the device knows. `_local = 1`: that is a clai
 write or a stuck one; what the log says then lies in the shadow table. `_rank` and the columns after it are always
 the log's. `_live`: 0 a tombstone, 1 a value, 2 a value that needs a newer app, of which only the bytes are there.
 `_raw`: what is kept beside the row, see `values.Kept`.
+
+Whatever changes what an entry shows is done by `Entries`, which tells the database's `touches` of it.
 """
 
 import json
@@ -262,6 +264,7 @@ class Entries:
         """Bring the rows from the columns of the app that was here last to those of this one."""
         execute, names = self._database.connection.execute, [quoted(column.name) for column in table.columns]
         changed = list(before) != list(columns)
+        self._database.touches.touch(table.number)
         for statement in table.index():
             execute(statement)
         for stored in table.stored:
@@ -292,6 +295,8 @@ class Entries:
         Returns those that are left to `contend`, in their order, and some beside them that would change nothing. No
         other way puts a rank into a table in which the key has no row. Within the caller's transaction."""
         connection, together, held = self._database.connection, table.together, list[Incoming]()
+        if records:
+            self._database.touches.touch(table.number)
         for at in range(0, len(records), together):
             some = records[at : at + together]
             alike = _alike(table, term, some) if len(some) == together else None
@@ -312,6 +317,7 @@ class Entries:
         """Let each record win or lose by its rank against the row that its key has. Rows with a claim keep showing it,
         unless `claims` is False because there is none in the collection. Within the caller's transaction."""
         connection = self._database.connection
+        self._database.touches.touch(table.number)
         if claims:
             # One record a key, its greatest: the shadow is chosen by the rank as it was before.
             best: dict[str, Incoming] = {}
@@ -374,6 +380,7 @@ class Entries:
     def show(self, collection: Collection, edits: Iterable[Edit]) -> None:
         """Show edits in place of what the log says, which goes to the shadow. Within the caller's transaction."""
         table, connection = collection.table, self._database.connection
+        self._database.touches.touch(table.number)
         edits = list(edits)
         connection.executemany(table.save_shadow, [(edit.key,) for edit in edits])
         connection.executemany(
@@ -387,10 +394,19 @@ class Entries:
     def settle(self, table: Table, key: str) -> None:
         """Show what the log says again, now that no claim of the device is left. Within the caller's transaction."""
         execute = self._database.connection.execute
+        self._database.touches.touch(table.number)
         if execute(table.restore, (key,)).rowcount:
             execute(f"DELETE FROM {table.shadow} WHERE key = ?", (key,))
         else:
             execute(f"DELETE FROM {table.name} WHERE key = ? AND _rank IS NULL", (key,))
+
+    def drop(self, table: Table, rows: str) -> int:
+        """Drop entries of which neither the log nor this device says anything, among those whose rowids a SELECT gives.
+        Returns how many. Within the caller's transaction."""
+        self._database.touches.touch(table.number)
+        nothing = "_local = 0 AND _rank IS NULL"
+        found = self._database.connection.execute(f"DELETE FROM {table.name} WHERE {nothing} AND rowid IN ({rows})")
+        return found.rowcount
 
     def rank_of(self, table: Table, key: str) -> bytes | None:
         """The rank of what the log says of a key; None if it says nothing."""

@@ -52,11 +52,14 @@ class Seen(NamedTuple):
 class Reader:
     """A read-only view of one vault. Belongs to the thread that made it; close it before the writer."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open while a Database has the folder open. Raises ReplicaUnreadableError or ReplicaCorruptError."""
+    def __init__(self, folder: Path, *, wanders: bool = False) -> None:
+        """Open while a Database has the folder open. `wanders`: it goes from thread to thread, used by one at a time.
+
+        Raises ReplicaUnreadableError or ReplicaCorruptError."""
         self.path = folder / FILE_NAME
-        self.connection = connect_reader(self.path)
+        self.connection = connect_reader(self.path, wanders=wanders)
         self.connection.execute("PRAGMA query_only = ON")
+        self.shown: set[str] = set()
         self._is_closed = self._is_gone = False
 
     def show(self, collection: Collection) -> None:
@@ -70,6 +73,7 @@ class Reader:
             f" WHERE _live = {Live.VALUE:d};"
             "PRAGMA query_only = ON"
         )
+        self.shown.add(name)
 
     def _run(self, statement: str, values: Sequence[SqlValue] = ()) -> list[Row]:
         try:
@@ -125,9 +129,8 @@ class Reader:
 
         Read page by page: each page is consistent, and entries changed in between show as they are then.
         """
-        chosen, beyond = self._chosen(collection), _beyond(prefix)
-        upper = " AND key < ?" if beyond else ""
-        values: list[SqlValue] = [beyond] if beyond else []
+        chosen = self._chosen(collection)
+        upper, values = _below(prefix)
         lower, after = ">=", prefix
         while True:
             page = self._run(
@@ -142,6 +145,14 @@ class Reader:
                 return
             lower, after = ">", str(page[-1][0])
 
+    def watching(self, collection: Collection, key: str | None, prefix: str) -> tuple[str, list[SqlValue]]:
+        """A query, and what it binds, for one entry, or for those whose keys begin with `prefix`, as in `items`."""
+        chosen = f"{self._chosen(collection)} WHERE _live = {Live.VALUE:d} AND key"
+        if key is not None:
+            return f"{chosen} = ?", [key]
+        upper, values = _below(prefix)
+        return f"{chosen} >= ?{upper} ORDER BY key", [prefix, *values]
+
     def count(self, collection: Collection) -> int:
         """How many entries a collection has, without those whose value needs a newer app."""
         found = self._run(f"SELECT count(*) FROM main.{collection.table.name} WHERE _live = {Live.VALUE:d}")[0][0]
@@ -150,8 +161,7 @@ class Reader:
 
     def select(self, sql: str, values: Sequence[SqlValue] = ()) -> Rows:
         """Run an app's own SQL over the collections shown. Raises QueryError if it is wrong, or does more than read."""
-        if closed := self._closed():
-            raise closed
+        self.check_open()
         try:
             cursor = self.connection.execute(sql, values)
             rows = cursor.fetchall()
@@ -167,10 +177,53 @@ class Reader:
                 self.connection.execute("ROLLBACK")
         return Rows(tuple(column[0] for column in cursor.description or ()), rows)
 
+    def tables_of(self, sql: str, values: Sequence[SqlValue] = ()) -> frozenset[str]:
+        """The tables of the replica that a query reads, through views too, and whichever way it is carried out.
+        Raises QueryError as `select` does, without having read a row."""
+        found = set[str]()
+
+        def note(action: int, table: str | None, column: str | None, database: str | None, within: str | None) -> int:
+            if action == sqlite3.SQLITE_READ and database == "main" and table:
+                found.add(table)
+            return sqlite3.SQLITE_OK
+
+        self.connection.set_authorizer(note)
+        try:
+            self.select(f"EXPLAIN {sql}", values)
+        finally:
+            self.connection.set_authorizer(None)
+        return frozenset(found)
+
+    def matching(self, collection: Collection, condition: str, values: Sequence[SqlValue]) -> list[Row]:
+        """Keys and value columns of the entries that SQL after WHERE chooses, orders and limits, in one read. Left out
+        are those whose value needs a newer app."""
+        chosen = self._chosen(collection)
+        return self._run(f"{chosen} WHERE _live = {Live.VALUE:d} AND {condition}", values)
+
+    def check_open(self) -> None:
+        """Raises ReplicaClosedError or VaultGoneError after `close`."""
+        if closed := self._closed():
+            raise closed
+
+    @property
+    def is_closed(self) -> bool:
+        """True after `close`."""
+        return self._is_closed
+
+    def interrupt(self) -> None:
+        """Make a query that runs in another thread fail soon. One that has not begun yet runs to its end."""
+        self.connection.interrupt()
+
     def close(self, *, gone: bool = False) -> None:
         """Let go of the file. `gone`: because the vault is not on this device any more."""
         self._is_closed, self._is_gone = True, gone
         self.connection.close()
+
+
+def _below(prefix: str) -> tuple[str, list[SqlValue]]:
+    """What else is true of keys that begin with `prefix`, beside being no less than it; and what that binds."""
+    beyond = _beyond(prefix)
+    return (" AND key < ?", [beyond]) if beyond else ("", [])
 
 
 def _beyond(prefix: str) -> str:

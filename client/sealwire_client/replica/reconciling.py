@@ -407,11 +407,7 @@ class Reconciling:
 
     def _drop(self, table: Table) -> int:
         """Drop the entries of which the relay has nothing, and which it has not lost."""
-        dropped = self._database.connection.execute(
-            f"DELETE FROM {table.name} WHERE _local = 0 AND _rank IS NULL"
-            " AND rowid IN (SELECT place FROM temp._differing WHERE place >= 0)"
-        )
-        return dropped.rowcount
+        return self._entries.drop(table, "SELECT place FROM temp._differing WHERE place >= 0")
 
     def _let_go(self, collection: Collection, pinned: Pinned) -> list[Change]:
         """Forget answered writes that the relay has at another position than the one that it has lost, and those up to

@@ -62,6 +62,14 @@ class Runner(ABC, Generic[S]):
         """
 
     @abstractmethod
+    async def beside(self, function: Callable[[], T], interrupt: Callable[[], None]) -> T:
+        """`function()`, which does not use the store and so waits for nobody's call, in a thread of its own.
+
+        Cancelled, it calls `interrupt`, from the caller's thread, and waits until `function` has ended; what that
+        returns is returned all the same, and Cancelled is raised instead of what it raises.
+        """
+
+    @abstractmethod
     async def aclose(self) -> None:
         """Run what is queued, then close the store. Not cut short by cancellation. A second call does nothing."""
 
@@ -123,6 +131,24 @@ class Writer(Runner[S]):
 
     async def run_grouped(self, function: Callable[Concatenate[S, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         return cast("T", await self._call(_Call(lambda store: function(store, *args, **kwargs), grouped=True)))
+
+    async def beside(self, function: Callable[[], T], interrupt: Callable[[], None]) -> T:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        task = trio.lowlevel.current_task()
+
+        def ended(result: Any) -> None:
+            self._tell(lambda: trio.lowlevel.reschedule(task, result))
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            interrupt()
+            return trio.lowlevel.Abort.FAILED
+
+        trio.lowlevel.start_thread_soon(function, ended)
+        try:
+            return cast("T", await trio.lowlevel.wait_task_rescheduled(abort))
+        except Exception:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            raise
 
     async def _call(self, call: _Call) -> Any:
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -243,6 +269,10 @@ class InlineWriter(Runner[S]):
             raise ReplicaClosedError("The replica is closed: nothing was done; open it again.")
         with self._store.transaction():
             return function(self._store, *args, **kwargs)
+
+    async def beside(self, function: Callable[[], T], interrupt: Callable[[], None]) -> T:
+        await trio.lowlevel.checkpoint()
+        return function()
 
     async def aclose(self) -> None:
         if not self._closed:
