@@ -23,22 +23,30 @@ BUSY: Final = 0.9
 Speech = Literal["sealwire", "plain", "socketio"]
 
 
+NO_COMPILER: Final = "there is no C compiler here: install gcc or clang, and the headers of the C library"
+
+
+def compiler() -> str | None:
+    """The C compiler of this machine; None: there is none."""
+    return shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+
+
 def built(name: str) -> Path:
     """The program of bench/load/NAME*.c. Raises Missing where there is no compiler, or it does not compile."""
     sources = sorted((ROOT / "bench" / "load").glob(f"{name}*.c"))
     read = b"".join(path.read_bytes() for path in sorted((ROOT / "bench" / "load").glob(f"{name}*.[ch]")))
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        raise Missing(f"{name}: there is no C compiler here")
+    command = compiler()
+    if command is None:
+        raise Missing(f"{name}: {NO_COMPILER}")
     program = BUILD / f"{name}-{hashlib.sha256(read).hexdigest()[:12]}"
     if not program.exists():
         BUILD.mkdir(parents=True, exist_ok=True)
         made = program.with_suffix(".new")
         done = subprocess.run(
-            [compiler, "-O2", "-o", str(made), *map(str, sources)], capture_output=True, text=True, check=False
+            [command, "-O2", "-o", str(made), *map(str, sources)], capture_output=True, text=True, check=False
         )
         if done.returncode:
-            raise Missing(f"{name}: {compiler} says: {done.stderr[-500:]}")
+            raise Missing(f"{name}: {command} says: {done.stderr[-500:]}")
         made.rename(program)
     return program
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.harness.load import Opened, Receiver, Speech, receiving
+from bench.harness import load
+from bench.harness.load import NO_COMPILER, Opened, Receiver, Speech, built, compiler, receiving
 from bench.harness.processes import Missing, places
 from sealwire_protocol import codec
 from sealwire_protocol.ids import Position, StreamId, Term, VaultId
@@ -16,6 +17,8 @@ from sealwire_relay.frames import FrameReader, binary_frame
 
 VAULT, STREAM, TERM = VaultId(b"v" * 16), StreamId(b"s" * 8), Term(300, b"t" * 8)
 WAIT_S = 60.0
+
+pytestmark = pytest.mark.skipif(compiler() is None, reason=NO_COMPILER)
 
 
 def deliver(prev: int, last: int, size: int = 40) -> bytes:
@@ -29,11 +32,8 @@ def reading(
     ours, theirs = socket.socketpair()
     ours.settimeout(WAIT_S)
     with ours:
-        try:
-            with receiving([Opened(theirs, rest)], speech, places().load, folder / "log", **options) as receiver:
-                yield ours, receiver
-        except Missing as missing:
-            pytest.skip(str(missing))
+        with receiving([Opened(theirs, rest)], speech, places().load, folder / "log", **options) as receiver:
+            yield ours, receiver
 
 
 def answer(ours: socket.socket) -> tuple[int, bytes]:
@@ -103,3 +103,20 @@ def test_that_a_server_hangs_up_is_told(tmp_path: Path) -> None:
         sent(ours, b"\x88\x00")
         with pytest.raises(RuntimeError, match="1 of 1 connections were closed"):
             receiver.look()
+
+
+def test_without_a_compiler_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(Missing, match="receive: there is no C compiler here: install gcc or clang"):
+        built("receive")
+
+
+def test_what_does_not_compile_is_missing_for_what_the_compiler_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cc").write_text("#!/bin/sh\necho no stdio.h >&2; exit 1\n")
+    (tmp_path / "cc").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    monkeypatch.setattr(load, "BUILD", tmp_path / "build")
+    with pytest.raises(Missing, match=r"cc says: no stdio\.h"):
+        built("receive")

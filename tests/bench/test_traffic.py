@@ -9,9 +9,8 @@ from itertools import pairwise
 import pytest
 
 from bench.harness.devices import STREAM, Member
-from bench.harness.load import built
+from bench.harness.load import NO_COMPILER, compiler
 from bench.harness.ours import RECORD_BYTES, SHAPE, UNITS, lane
-from bench.harness.processes import Missing
 from bench.harness.traffic import Connection, Lane, Protocol, Reader, Shape, Span, Traffic, traffic
 from bench.peers.streams import PAYLOAD, PAYLOAD_BYTES
 from sealwire_protocol import codec
@@ -26,13 +25,7 @@ TERM = Term(300, bytes(range(8)))
 MEMBER = Member(Identity(1), Author(1))
 PEERS = Shape(payload=PAYLOAD_BYTES)
 
-
-@pytest.fixture(autouse=True)
-def compiler() -> None:
-    try:
-        built("traffic")
-    except Missing as missing:
-        pytest.skip(str(missing))
+pytestmark = pytest.mark.skipif(compiler() is None, reason=NO_COMPILER)
 
 
 class Server:
