@@ -264,11 +264,8 @@ async def test_a_statement_that_came_before_its_key_is_read_by_the_next_run(
     memory_relay.alter = withhold
     async with open_device("device 1") as second:
         b = await returned(second)
-        aside = set[StreamId]()
-        while not {b.notes.held.stream, name_of(b.vault)} <= aside:
-            await trio.sleep(1)
-            streams = b.vault._sync._streams
-            aside = {name for name, stream in streams.items() if stream.waits_for_links}
+        streams, both = b.vault._sync._streams, {b.notes.held.stream, name_of(b.vault)}
+        await comes(lambda: both <= {name for name, stream in streams.items() if stream.waits_for_links})
         number, seq = b.vault._held.number, b.vault._sync.membership.head + 1
         await b.vault._writer.run(lambda replica: replica.vaults.add_links(number, seq, [link]))
     memory_relay.alter = None

@@ -227,7 +227,6 @@ async def test_nothing_unsigned_is_smuggled_into_a_signed_collection_nor_the_rev
         record = sealer.seal_many(liar.signer.signed([liar.draft(a, "x", "signed")]))[0].encoded
         memory_relay.offer(memory_relay.log.forge(a.vault.id, plain.held.stream, record))
         a = a._replace(notes=plain)
-        await comes(lambda: True)
         for _ in range(100):
             if await reasons(a) == [Reason.SIGNED_HERE.value]:
                 break
