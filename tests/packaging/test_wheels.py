@@ -4,13 +4,12 @@
 the dependencies are the pinned ones, hashes checked.
 """
 
+import json
 import os
 import re
-import socket
+import select
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +21,6 @@ import pytest
 
 from sealwire_protocol import __version__
 from tests.house.repository import PACKAGES, ROOT, files
-from tests.support.polling import looked_until
 
 BUILD_LIMIT_S = 250
 INSTALL_LIMIT_S = 250
@@ -56,19 +54,6 @@ class Installed:
             timeout=limit_s,
             check=False,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Relay:
-    """A relay that is ready, on ports of its own."""
-
-    port: int
-    control_port: int
-
-    @property
-    def url(self) -> str:
-        """Where devices find it."""
-        return f"ws://127.0.0.1:{self.port}"
 
 
 def clean_environment() -> dict[str, str]:
@@ -107,53 +92,36 @@ def installed(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
     return Installed(venv / "bin")
 
 
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def ready(relay: Relay) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{relay.control_port}/readyz", timeout=READY_LIMIT_S) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, ConnectionError, TimeoutError):
-        return False
-
-
 @contextmanager
-def start_relay(installed: Installed, folder: Path) -> Iterator[Relay]:
-    """A relay with its embedded Postgres in a folder, from the installed wheels; stopped at the end.
+def start_relay(installed: Installed, folder: Path) -> Iterator[str]:
+    """Where devices find a relay with its embedded Postgres in a folder, from the installed wheels; stopped at the end.
 
     Fails when it is not ready within `READY_LIMIT_S`, or does not stop by itself when asked to.
     """
-    relay = Relay(free_port(), free_port())
-    ports = ["--port", str(relay.port), "--control-port", str(relay.control_port)]
+    ports = ["--port", "0", "--control-port", "0"]
     log = folder / "relay.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [str(installed.bin / "sealwire-relay"), "up", "--folder", str(folder / "data"), *ports],
+    with (
+        log.open("wb") as errors,
+        subprocess.Popen(
+            [str(installed.bin / "sealwire-relay"), "up", "--folder", str(folder / "data"), *ports, "--json"],
             cwd=folder,
             env=clean_environment(),
             stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-
-        def is_ready() -> bool:
-            assert process.poll() is None, f"the relay ended: {log.read_text()}"
-            return ready(relay)
-
-        assert looked_until(is_ready, READY_LIMIT_S), f"the relay is not ready: {log.read_text()}"
-        yield relay
-        process.terminate()
-        assert process.wait(STOP_LIMIT_S) == 0, log.read_text()
-    finally:
-        process.kill()
-        process.wait()
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        ) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            told, _, _ = select.select([process.stdout], [], [], READY_LIMIT_S)
+            line = process.stdout.readline() if told else b""
+            assert line, f"the relay is not ready: {log.read_text()}"
+            port = int(json.loads(line)["data"].rpartition(":")[2])
+            yield f"ws://127.0.0.1:{port}"
+            process.terminate()
+            assert process.wait(STOP_LIMIT_S) == 0, log.read_text()
+        finally:
+            process.kill()
 
 
 def example() -> str:
@@ -194,8 +162,8 @@ def test_the_example_of_the_readme_runs(installed: Installed, open_folder: Path)
     home.mkdir()
     script = open_folder / "example.py"
     code = example()
-    with start_relay(installed, open_folder) as relay:
-        script.write_text(DEFAULT_RELAY.sub(relay.url, code))
-        settings = {"SEALWIRE_RELAY": relay.url, "HOME": str(home)}
+    with start_relay(installed, open_folder) as url:
+        script.write_text(DEFAULT_RELAY.sub(url, code))
+        settings = {"SEALWIRE_RELAY": url, "HOME": str(home)}
         done = installed.run("python", str(script), limit_s=EXAMPLE_LIMIT_S, **settings)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -20,6 +20,7 @@ from sealwire_relay.cleaner import Looked
 from sealwire_relay.metrics import Metrics
 from sealwire_relay.purging import Forgotten
 from sealwire_relay.settings import Settings
+from tests.relay.embedded.support import assert_gone
 from tests.support.aio import asyncio_test
 from tests.support.device import Device, Identity, group, record, stream_id
 from tests.support.polling import looked_until
@@ -138,7 +139,7 @@ async def test_it_ends_when_the_relay_is_killed(open_folder: Path) -> None:
         await until(lambda: cleaners_of(program) != [])
         [cleaner] = cleaners_of(program)
         assert program.end(signal.SIGKILL) == -signal.SIGKILL
-        await until(lambda: not lives(cleaner))
+        await asyncio.to_thread(assert_gone, cleaner)
 
 
 @pytest.mark.embedded
