@@ -40,9 +40,9 @@ class Process:
     command: str
 
 
-def left_behind(owner: Owner) -> list[Process]:
-    """The processes of a proof that live still when those that were ending have had `ENDING_S` to do so."""
-    looked_until(lambda: not processes_of(owner), ENDING_S)
+def left_behind(owner: Owner, ending_s: float = ENDING_S) -> list[Process]:
+    """The processes of a proof that live still when those that were ending have had so long to do so."""
+    looked_until(lambda: not processes_of(owner), ending_s)
     return processes_of(owner)
 
 
