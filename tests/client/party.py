@@ -82,8 +82,9 @@ async def returned(device: Device) -> Guest:
 
 
 @asynccontextmanager
-async def party(open_device: Open, guests: int = 2) -> AsyncIterator[list[Guest]]:
-    """Devices in one vault, all in step. Called again: the same ones, come back."""
+async def party(open_device: Open, guests: int = 2, admin: str | None = None) -> AsyncIterator[list[Guest]]:
+    """Devices in one vault, all in step; the first one is an admin, and so is one more of the name `admin`. Called
+    again, without that one: the same ones, come back."""
     async with AsyncExitStack() as stack:
         devices = [await stack.enter_async_context(open_device(f"device {number}")) for number in range(guests)]
         if devices[0].vaults:
@@ -92,6 +93,8 @@ async def party(open_device: Open, guests: int = 2) -> AsyncIterator[list[Guest]
         host = await founded(devices[0])
         await host.vault.synced()
         found = [host, *[await joined(device, host.vault) for device in devices[1:]]]
+        if admin is not None:
+            found.append(await with_admin(open_device, stack, admin, host))
         await in_step(found)
         yield found
 

@@ -108,6 +108,16 @@ async def has_stated(relay: MemoryRelay, guest: Guest) -> None:
     raise AssertionError("nothing was stated within ten minutes")
 
 
+@asynccontextmanager
+async def where_one_has_stated(open_device: OpenDevice, relay: MemoryRelay) -> AsyncIterator[list[Guest]]:
+    """Two devices in step, the first of which has stated what it holds."""
+    async with party(open_device) as guests:
+        await put_many(guests[0], "x", 3)
+        await in_step(guests)
+        await has_stated(relay, guests[0])
+        yield guests
+
+
 class Fork(MemoryRelay):
     """A relay that shows another history from now on than the one that it was copied from."""
 
@@ -279,10 +289,7 @@ async def test_a_statement_that_came_before_its_key_is_read_by_the_next_run(
 async def test_s02_a_statement_that_goes_back_in_its_term_is_reported(
     open_device: OpenDevice, memory_relay: MemoryRelay
 ) -> None:
-    async with party(open_device) as (a, b):
-        await put_many(a, "x", 3)
-        await in_step([a, b])
-        await has_stated(memory_relay, a)
+    async with where_one_has_stated(open_device, memory_relay) as (a, b):
         await comes(lambda: (own(a).lineage, a.notes.held.stream) in b.vault._sync._disputing._newest)
         said = (await newest(a))[statement_key(a)]
         earlier = said._replace(at=Position(said.at.term, said.at.seq - 1))
@@ -299,10 +306,7 @@ async def test_who_stands_in_an_earlier_term_again_states_nothing_before_the_nex
     open_device: OpenDevice, memory_relay: MemoryRelay
 ) -> None:
     """Its last statement was of a term that a restore has ended, and may have reached nobody."""
-    async with party(open_device) as (a, b):
-        await put_many(a, "x", 3)
-        await in_step([a, b])
-        await has_stated(memory_relay, a)
+    async with where_one_has_stated(open_device, memory_relay) as (a, b):
         said = (await newest(a))[statement_key(a)]
         later = said._replace(at=Position(Term(said.at.term.number + 1, b"is ended"), said.at.seq + 9))
         await keep_as_stated(a, later)
@@ -321,10 +325,7 @@ async def test_who_stands_in_an_earlier_term_again_states_nothing_before_the_nex
 async def test_what_another_device_has_not_signed_is_no_statement_of_it(
     open_device: OpenDevice, memory_relay: MemoryRelay, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with party(open_device) as (a, b):
-        await put_many(a, "x", 3)
-        await in_step([a, b])
-        await has_stated(memory_relay, a)
+    async with where_one_has_stated(open_device, memory_relay) as (a, b):
         said = (await newest(a))[statement_key(a)]
         await keep_as_stated(a, said._replace(sum=bytes(32)), signer=b)
         a.vault._sync.edited()

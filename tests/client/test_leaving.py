@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from sealwire_client import UnsentError, VaultGoneError
+from sealwire_client.belonging import has_keys_of
 from sealwire_client.invites import InviteError
 from sealwire_client.inviting import InviteRefusedError, PendingInvite
 from sealwire_client.keyring import KeyringError
@@ -297,9 +298,7 @@ async def refuses(invite: PendingInvite) -> None:
 async def test_the_first_admin_begins_one_epoch_soon_for_all_who_left(
     open_device: OpenDevice, memory_relay: MemoryRelay
 ) -> None:
-    async with party(open_device, 4) as [a, b, c, d], AsyncExitStack() as stack:
-        e = await with_admin(open_device, stack, "e", a)
-        await in_step([a, b, c, d, e])
+    async with party(open_device, 4, admin="e") as [a, b, c, _, _]:
         began = trio.current_time()
         await b.vault.leave()
         await c.vault.leave()
@@ -315,8 +314,8 @@ async def test_the_first_admin_begins_one_epoch_soon_for_all_who_left(
 async def test_another_admin_does_it_where_the_first_one_is_away(
     open_device: OpenDevice, memory_relay: MemoryRelay
 ) -> None:
-    async with party(open_device) as [a, b], AsyncExitStack() as stack:
-        await in_step([a, b, await with_admin(open_device, stack, "c", a)])
+    async with party(open_device, admin="c"):
+        pass
     async with open_device("c") as device:
         c = await returned(device)
         async with open_device("device 1") as leaving:
@@ -328,8 +327,7 @@ async def test_another_admin_does_it_where_the_first_one_is_away(
         assert EPOCH_OWED_SECONDS < trio.current_time() - began < EPOCH_OWED_SECONDS_MAX + 2
     async with open_device("device 0") as device:
         a = await returned(device)
-        await a.vault.synced()
-        assert a.vault._sync.keys.current.number == 2
+        await has_keys_of(a.vault._sync, 2)
 
 
 @virtual
@@ -352,9 +350,7 @@ async def test_an_epoch_that_was_owed_when_the_app_ended_is_begun_by_the_next_ru
 async def test_r15_who_has_left_before_a_relay_lost_it_is_removed_by_who_heard_of_it(
     open_device: OpenDevice, memory_relay: MemoryRelay
 ) -> None:
-    async with party(open_device) as [a, b], AsyncExitStack() as stack:
-        c = await with_admin(open_device, stack, "c", a)
-        await in_step([a, b, c])
+    async with party(open_device, admin="c") as [a, b, c]:
         backup = memory_relay.backup()
         with asked_of(memory_relay, AppendLink) as asked:
             await b.vault.leave()
@@ -371,9 +367,7 @@ async def test_r15_who_has_left_before_a_relay_lost_it_is_removed_by_who_heard_o
 async def test_r15_who_knows_of_a_removal_that_a_relay_lost_makes_it_again_before_it_leaves(
     open_device: OpenDevice, memory_relay: MemoryRelay
 ) -> None:
-    async with party(open_device) as [a, b], AsyncExitStack() as stack:
-        c = await with_admin(open_device, stack, "c", a)
-        await in_step([a, b, c])
+    async with party(open_device, admin="c") as [a, b, c]:
         member = a.vault._sync.membership.by_device(b.device.key)
         assert member is not None
         owed = Unissued(member.device, member.box_key, Role.REPLACED, "b", 0)

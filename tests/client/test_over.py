@@ -68,10 +68,7 @@ async def test_what_is_asked_of_a_vault_that_was_deleted_says_that_it_was(
 async def test_what_is_asked_of_a_vault_says_that_this_device_was_removed_from_it(
     open_device: OpenDevice, memory_relay: MemoryRelay
 ) -> None:
-    async with open_device("device 0") as device, AsyncExitStack() as stack:
-        a = await founded(device)
-        b = await with_admin(open_device, stack, "b", a)
-        await in_step([a, b])
+    async with party(open_device, 1, admin="b") as [a, b]:
         with asked_of(memory_relay, Push, swallowed=True):
             async with trio.open_nursery() as nursery:
                 await b.notes.put("x", Note("1"))
