@@ -238,7 +238,7 @@ class LiveQueries:
             finally:
                 self._lent.discard(reader)
                 self._idle.append(reader)
-                if not self._open or self._reader.is_closed:
+                if not self._open or reader.is_interrupted or self._reader.is_closed:
                     self._let_go()
 
     def _let_go(self) -> None:

@@ -1,5 +1,5 @@
 """A writer without a thread whose results come as late as a thread's: a caller that is cancelled meanwhile does not
-learn them, although what it asked for was done."""
+learn them, although what it asked for was done. And one that checks what `touches` is told, see `marked`."""
 
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
@@ -7,6 +7,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import trio
 
 from sealwire_client.replica import InlineWriter, Replica, Runner
+from tests.client.marked import closely
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -34,4 +35,4 @@ class LateWriter(InlineWriter[Replica]):
 
 async def late_writer(opens: Callable[[], Replica]) -> Runner[Replica]:
     """For `Device.open(writer=…)`."""
-    return LateWriter(opens)
+    return LateWriter(lambda: closely(opens()))

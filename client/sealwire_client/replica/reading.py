@@ -27,6 +27,9 @@ from sealwire_client.replica.values import Kept, Live, Row, SqlValue
 PAGE_ENTRIES: Final = 1_000
 """Entries read at once by `items`: a page is one consistent read of about a millisecond."""
 
+STEPS_UNASKED: Final = 50_000
+"""Steps of SQLite's machine, some milliseconds of work, after which it asks whether it is to stop."""
+
 _LAST_CHARACTER: Final = "\U0010ffff"
 
 
@@ -60,6 +63,9 @@ class Reader:
         self.connection = connect_reader(self.path, wanders=wanders)
         self.connection.execute("PRAGMA query_only = ON")
         self.shown: set[str] = set()
+        self.is_interrupted = False
+        if wanders:  # SQLite's own interruption is lost where the query has not begun
+            self.connection.set_progress_handler(lambda: self.is_interrupted, STEPS_UNASKED)
         self._is_closed = self._is_gone = False
 
     def show(self, collection: Collection) -> None:
@@ -211,8 +217,9 @@ class Reader:
         return self._is_closed
 
     def interrupt(self) -> None:
-        """Make a query that runs in another thread fail soon. One that has not begun yet runs to its end."""
-        self.connection.interrupt()
+        """Make a query that runs in another thread, or is about to, fail soon; use the reader no more, but for `close`.
+        Only for one that wanders."""
+        self.is_interrupted = True
 
     def close(self, *, gone: bool = False) -> None:
         """Let go of the file. `gone`: because the vault is not on this device any more."""

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from sealwire_client.replica import (
     InlineWriter,
@@ -243,3 +244,50 @@ async def test_waiting_calls_are_bounded_and_closing_runs_them(tmp_path: Path, m
     with opened(tmp_path) as a:
         assert len(a.shown()) == 2, "the gate and two calls had room"
     assert len(closed) == 3
+
+
+@both
+@pytest.mark.trio
+async def test_what_runs_beside_waits_for_no_call(tmp_path: Path, opener: Opener) -> None:
+    writer = await opener(tmp_path)
+    assert await writer.beside(lambda: 5, pytest.fail) == 5
+    with pytest.raises(ZeroDivisionError):
+        await writer.beside(lambda: 1 // 0, pytest.fail)
+    await writer.aclose()
+
+
+@pytest.mark.trio
+async def test_what_runs_beside_is_interrupted_by_cancellation_and_waited_for(tmp_path: Path) -> None:
+    writer, stop, began, ended = await threaded(tmp_path), threading.Event(), trio.Event(), threading.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    def work() -> None:
+        token.run_sync_soon(began.set)
+        assert stop.wait(60)
+        ended.set()
+        raise ZeroDivisionError
+
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(writer.beside, work, stop.set)
+            await began.wait()
+            scope.cancel()
+    assert scope.cancelled_caught and ended.is_set()
+    await writer.aclose()
+
+
+@pytest.mark.trio
+async def test_what_has_run_beside_is_returned_in_spite_of_cancellation(tmp_path: Path) -> None:
+    writer, stop = await threaded(tmp_path), threading.Event()
+    found = list[bool]()
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def work() -> None:
+                found.append(await writer.beside(lambda: stop.wait(60), stop.set))
+
+            await trio.testing.wait_all_tasks_blocked()
+            scope.cancel()
+    assert found == [True]
+    await writer.aclose()
