@@ -142,7 +142,7 @@ def test_an_interrupt_ends_the_proof(tmp_path: Path) -> None:
         assert runner.stdout is not None and runner.stderr is not None
         proof = next(line for line in runner.stderr if line.startswith("waiting in")).split()[-1]
         runner.send_signal(signal.SIGTERM)
-        assert runner.wait(30) == 130
+        assert runner.wait(100) == 130
         assert runner.stdout.read() == ""
         assert not lives(int(proof))
 

@@ -205,14 +205,14 @@ def test_what_stands_together_is_given_back_upon_nothing_less_than_what_it_was_c
         with asked_of(memory_relay, Push, swallowed=True) as pushed:
             async with open_device("device 1") as device:
                 await seated(await returned(device))
-                await trio.testing.wait_all_tasks_blocked(0.1)
+                await trio.testing.wait_all_tasks_blocked()
             assert [push.flags for push in pushed] == [REFILL | ATOMIC]
         memory_relay.restore(backup)
         async with open_device("device 1") as device:
             if slow:
                 with asked_of(memory_relay, Push, swallowed=True) as pushed:
                     b = await seated(await returned(device))
-                    await trio.testing.wait_all_tasks_blocked(0.1)
+                    await trio.testing.wait_all_tasks_blocked()
                 assert len(pushed) == 1, "no other one is made before this one is judged"
                 memory_relay.cut()
             else:

@@ -13,6 +13,9 @@ from tests.house.repository import ROOT, files, parsed, told
 SLEEPS = {"asyncio.sleep", "time.sleep", "trio.sleep", "trio.sleep_until"}
 """But for those of zero seconds, which are a turn of the loop."""
 
+QUIET = "trio.testing.wait_all_tasks_blocked"
+"""With an argument it waits so long for real, under a virtual clock too."""
+
 VIRTUAL = "tests.support.virtual.virtual"
 """What makes a test one under a virtual clock. What such tests have in common calls `pass_time`."""
 
@@ -76,18 +79,18 @@ def sleeps(path: Path) -> list[str]:
     """Where a module sleeps, or has somebody sleep, by what may be the real clock."""
     names = meanings(parsed(path))
 
-    def within(node: ast.AST, place: tuple[str, ...]) -> Iterator[str]:
+    def within(node: ast.AST, place: tuple[str, ...], virtual: bool) -> Iterator[str]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            if any(meaning(each, names) == VIRTUAL for each in node.decorator_list):
-                return
+            virtual = virtual or any(meaning(each, names) == VIRTUAL for each in node.decorator_list)
             place = (*place, node.name)
-        if meaning(node, names) in SLEEPS:
+        rests = isinstance(node, ast.Call) and (node.args or node.keywords) and meaning(node.func, names) == QUIET
+        if rests or (meaning(node, names) in SLEEPS and not virtual):
             yield f"{told(path)}: {'.'.join(place)}"
         for child in ast.iter_child_nodes(node):
             if not (isinstance(node, ast.Call) and child is node.func and is_turn(node)):
-                yield from within(child, place)
+                yield from within(child, place, virtual)
 
-    return [*within(parsed(path), ())]
+    return [*within(parsed(path), (), virtual=False)]
 
 
 def reason(place: str) -> str | None:
@@ -113,6 +116,11 @@ import trio.testing
 @virtual
 async def test_virtual():
     async def inner(): await trio.sleep(1)
+    await trio.testing.wait_all_tasks_blocked()
+
+@virtual
+async def test_quiet():
+    await trio.testing.wait_all_tasks_blocked(0.1)
 
 class Some:
     async def there(self): await trio.sleep(1)
@@ -127,4 +135,5 @@ def test_real():
     clock.sleep(0.1)
     async def inner(): await sleep(2)
 """)
-    assert sleeps(path) == ["some.py: Some.there", "some.py: turns", "some.py: test_real", "some.py: test_real.inner"]
+    found = ["test_quiet", "Some.there", "turns", "test_real", "test_real.inner"]
+    assert sleeps(path) == [f"some.py: {place}" for place in found]

@@ -91,7 +91,7 @@ class Gate:
 
     def __call__(self, _: Replica) -> None:
         self.reached.set()
-        assert self.may_pass.wait(10)
+        assert self.may_pass.wait(100)
 
 
 @pytest.mark.trio
