@@ -1,4 +1,4 @@
-"""What a relay endures from a socket: strangers, liars, idlers and floods. S14 to S20: security.md has the list."""
+"""What a relay endures from a socket: strangers, liars, idlers and floods. S14 and after: security.md has the list."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""The HTTP request that opens a WebSocket, as strangers send it: whole, in pieces, or wrongly."""
+"""The HTTP request that opens a WebSocket, as strangers send it: whole, in pieces, or wrongly. S20: see security.md."""
 
 import pytest
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
