@@ -57,7 +57,7 @@ async def write(folder: str, relay: str, entries: int) -> None:
 async def read(folder: str, link: str, entries: int) -> None:
     """A device that joins. Its stages are told in microseconds a record."""
     spent: dict[str, float] = {}
-    _time(spent, "sqlite_us", Replica, "apply_within")
+    _time(spent, "sqlite_us", Replica, "apply")
     _time(spent, "open_decode_sqlite_us", Receiving, "_apply_records")
     async with Device.open(folder) as device:
         vault = await device.join(link)

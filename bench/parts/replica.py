@@ -145,7 +145,8 @@ def send_all(replica: Replica, collection: Collection) -> int:
             Incoming(seq, edit.key, rank, b"key1", 0, SCHEMA.row_from_cbor(edit.value or b"")[0])
             for seq, edit, rank in zip(itertools.count(sent + 1), group.edits, ranks, strict=False)
         ]
-        replica.apply(collection, Delivery(TERM, sent, sent + len(ranks)), records, changes_max=0)
+        with replica.transaction():
+            replica.apply(collection, Delivery(TERM, sent, sent + len(ranks)), records, changes_max=0)
         replica.outbox.answer(collection.vault, taken.number, Outcome.DONE, appended, [])
         sent += len(ranks)
     return sent

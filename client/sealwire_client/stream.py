@@ -136,9 +136,7 @@ class StreamSync:
         for last, records, unopened in self._parts(replica, deliver):
             many = many or len(changes) + len(records) > CHANGES_NAMED_MAX
             delivery = Delivery(deliver.term, prev, last, deliver.cleaned_to, deliver.floor, last < deliver.last)
-            applied = replica.apply_within(
-                self.collection, delivery, records, unopened, 0 if many else CHANGES_NAMED_MAX
-            )
+            applied = replica.apply(self.collection, delivery, records, unopened, 0 if many else CHANGES_NAMED_MAX)
             changes.extend(applied.changes or ())
             prev = last
             if applied.fallen:

@@ -20,6 +20,7 @@ from sealwire_protocol.links import Role
 from sealwire_protocol.messages import StreamKind
 from sealwire_protocol.segment import Rank
 from tests.client.party import founded, in_step, joined
+from tests.client.replica.support import apply
 from tests.support.virtual import virtual
 
 
@@ -251,7 +252,7 @@ def test_a_counter_that_was_not_given_back_and_is_discarded_loses_no_more_than_t
         rank = Rank(seq, 0, 3, b"saltsalt").pack()
         return Incoming(seq, "page", rank, b"key1", 0, *hits.read(counting.added(None, 3, count, subtotal)))
 
-    replica.apply(hits, Delivery(old, 0, 2), [came(2, 2, 5)])
+    apply(replica, hits, Delivery(old, 0, 2), [came(2, 2, 5)])
     replica.database.connection.execute("INSERT INTO _counted VALUES (1, 'page', 3, 2, 5)")
     first = came(1, 1, 3)
     place, rank = replica.database.connection.execute(f"SELECT rowid, _rank FROM {hits.table.name}").fetchone()

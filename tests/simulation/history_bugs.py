@@ -90,7 +90,7 @@ HISTORY_BUGS: Final[dict[str, Bug]] = {
         "a replica drops tombstones before the relay says so (R11)",
         change(
             Replica,
-            "apply_within",
+            "apply",
             (
                 "cursor = self.positions.begin(number, delivery)",
                 "delivery = delivery._replace(floor=delivery.last); cursor = self.positions.begin(number, delivery)",

@@ -132,25 +132,14 @@ class Replica:
         unopened: Sequence[Unopened] = (),
         changes_max: int = CHANGES_NAMED_MAX,
     ) -> Applied:
-        """Apply the records of a DELIVER and move the cursor, in one transaction.
+        """Apply the records of a DELIVER, or of a part of one, and move the cursor. Within the caller's transaction:
+        nothing of it may stay if this raises anything but GapError.
 
         `records` in the order of their seqs; those at or below the cursor are skipped. A repeat does nothing.
         Tombstones that the relay has purged are dropped before: of their keys, the log that the records were read from
         has only what was written since (R11). `changes_max`: 0 if nobody watches. Raises GapError if the delivery
         begins after the cursor.
         """
-        with self.database.transaction():
-            return self.apply_within(collection, delivery, records, unopened, changes_max)
-
-    def apply_within(
-        self,
-        collection: Collection,
-        delivery: Delivery,
-        records: Sequence[Incoming],
-        unopened: Sequence[Unopened],
-        changes_max: int,
-    ) -> Applied:
-        """As `apply`, within the caller's transaction: nothing of it may stay if this raises anything but GapError."""
         number, table = collection.number, collection.table
         cursor = self.positions.begin(number, delivery)
         if cursor is None:

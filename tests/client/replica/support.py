@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from sealwire_client.replica import (
+    CHANGES_NAMED_MAX,
     Applied,
     Collection,
     Column,
@@ -24,6 +25,7 @@ from sealwire_client.replica import (
     Row,
     SealedGroup,
     Taken,
+    Unopened,
 )
 from sealwire_client.replica.outbox import Answered
 from sealwire_protocol.conditions import encode_condition
@@ -49,6 +51,19 @@ def encode(row: Row) -> bytes:
 
 def decode(value: bytes) -> Row:
     return tuple(json.loads(value))
+
+
+def apply(
+    replica: Replica,
+    collection: Collection,
+    delivery: Delivery,
+    records: Sequence[Incoming],
+    unopened: Sequence[Unopened] = (),
+    changes_max: int = CHANGES_NAMED_MAX,
+) -> Applied:
+    """A delivery in a transaction of its own."""
+    with replica.transaction():
+        return replica.apply(collection, delivery, records, unopened, changes_max)
 
 
 class JsonValues:
@@ -160,7 +175,7 @@ class Todos:
     def deliver(self, prev: int, *records: Incoming, last: int | None = None, term: Term = T1) -> Applied:
         """Apply records that end a delivery, the last one's seq being its last."""
         end = last if last is not None else records[-1].seq
-        return self.replica.apply(self.todos, Delivery(term, prev, end), records)
+        return apply(self.replica, self.todos, Delivery(term, prev, end), records)
 
     def take(self, top: int = 0, **limits: int) -> Taken | None:
         return self.replica.outbox.edits.take(self.todos.vault, {self.todos.number: top}, **limits)

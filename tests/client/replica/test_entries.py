@@ -23,7 +23,19 @@ from sealwire_protocol.ids import StreamId
 from sealwire_protocol.limits import VERSION_LAST
 from sealwire_protocol.messages import StreamKind
 from sealwire_protocol.segment import TOMBSTONE, Rank
-from tests.client.replica.support import COLUMNS, T1, T2, JsonValues, Todos, edit, encode, open_todos, opened, record
+from tests.client.replica.support import (
+    COLUMNS,
+    T1,
+    T2,
+    JsonValues,
+    Todos,
+    apply,
+    edit,
+    encode,
+    open_todos,
+    opened,
+    record,
+)
 
 
 def test_a_delivery_moves_data_and_cursor_together(a: Todos) -> None:
@@ -109,7 +121,9 @@ def test_changes_say_what_a_watcher_sees(a: Todos) -> None:
     )
     assert applied.changes is not None
     assert [(change.key, change.kind) for change in applied.changes] == [("k", Kind.UPDATED), ("l", Kind.DELETED)]
-    many = a.replica.apply(a.todos, Delivery(T1, 7, 9), [record(8, "n", "x", 8), record(9, "o", "y", 9)], changes_max=1)
+    many = apply(
+        a.replica, a.todos, Delivery(T1, 7, 9), [record(8, "n", "x", 8), record(9, "o", "y", 9)], changes_max=1
+    )
     assert many.changes is None
 
 
@@ -174,7 +188,7 @@ def test_an_edit_stays_visible_while_deliveries_pass(a: Todos) -> None:
 @pytest.mark.parametrize("sealed", (True, False))
 def test_unopened_records_are_kept_and_move_the_cursor(a: Todos, sealed: bool) -> None:
     unopened = Unopened(2, Rank(9, 0, 3, b"saltsalt").pack(), b"sealed bytes", "what was wrong with it", sealed)
-    a.replica.apply(a.todos, Delivery(T1, 0, 2), [record(1, "k", "milk", 1)], [unopened])
+    apply(a.replica, a.todos, Delivery(T1, 0, 2), [record(1, "k", "milk", 1)], [unopened])
     assert a.cursor() == 2
     assert a.replica.outbox.waiting(a.todos.vault).quarantined == 1
     assert a.replica.positions.standing(a.todos.number).version_seen == (9 if sealed else 1)
@@ -213,10 +227,10 @@ def test_the_raw_value_is_kept_where_the_row_says_less(a: Todos) -> None:
 def test_an_older_app_opens_a_wider_table_and_writes_no_stale_columns(a: Todos) -> None:
     wider = open_todos(a.replica, (*COLUMNS, Column("note", "TEXT")))
     full = Incoming(1, "k", Rank(1, 0, 9, b"saltsalt").pack(), b"key1", 0, ("milk", 0, "fresh"))
-    a.replica.apply(wider, Delivery(T1, 0, 1), [full])
+    apply(a.replica, wider, Delivery(T1, 0, 1), [full])
     older = open_todos(a.replica)
     assert a.reader.get(older, "k") == ("milk", 0)
-    a.replica.apply(older, Delivery(T1, 1, 2), [record(2, "k", "bread", 2)])
+    apply(a.replica, older, Delivery(T1, 1, 2), [record(2, "k", "bread", 2)])
     assert a.reader.get(wider, "k") == ("bread", 0, None)
 
 

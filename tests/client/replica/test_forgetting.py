@@ -10,7 +10,7 @@ from sealwire_protocol.ids import TermStart
 from sealwire_protocol.messages import StreamKind
 from sealwire_protocol.segment import TOMBSTONE
 from tests.client.replica.lost import set_aside, tombstone
-from tests.client.replica.support import T1, T2, Todos, opened, record
+from tests.client.replica.support import T1, T2, Todos, apply, opened, record
 
 
 @pytest.fixture(params=[StreamKind.OPEN, StreamKind.GUARDED], ids=["open", "guarded"])
@@ -33,9 +33,9 @@ def said(a: Todos) -> set[str]:
 
 def test_tombstones_go_as_far_as_the_relay_has_purged_them(a: Todos) -> None:
     a.deliver(0, tombstone(1, "x", 1), tombstone(2, "y", 2), record(3, "z", "here", 3))
-    a.replica.apply(a.todos, Delivery(T1, 3, 5), [record(5, "w", "w", 4)])
+    apply(a.replica, a.todos, Delivery(T1, 3, 5), [record(5, "w", "w", 4)])
     assert said(a) == {"w", "x", "y", "z"}
-    a.replica.apply(a.todos, Delivery(T1, 5, 7, floor=1), [record(7, "v", "v", 5)])
+    apply(a.replica, a.todos, Delivery(T1, 5, 7, floor=1), [record(7, "v", "v", 5)])
     assert said(a) == {"v", "w", "y", "z"}
     assert a.shown() == {"v": "v", "w": "w", "z": "here"}
 
@@ -44,8 +44,8 @@ def test_tombstones_go_before_what_comes_with_the_word_that_they_were_purged(a: 
     """What a refill brings back is older than the tombstone, and nobody is left who could say so. When the
     relay purged last, it does not matter: it may have purged others after that."""
     a.deliver(0, tombstone(1, "x", 9))
-    applied = a.replica.apply(
-        a.todos, Delivery(T1, 1, 4, floor=1), [record(3, "x", "wins", 2), record(4, "y", "other", 3)]
+    applied = apply(
+        a.replica, a.todos, Delivery(T1, 1, 4, floor=1), [record(3, "x", "wins", 2), record(4, "y", "other", 3)]
     )
     assert applied.changes is not None
     assert [change.key for change in applied.changes] == ["x", "y"]
@@ -79,6 +79,6 @@ def test_what_is_told_when_subscribing_counts_once_the_cursor_is_past_the_purge(
 
 
 def test_purged_tombstones_that_do_not_open_go_too(a: Todos) -> None:
-    a.replica.apply(a.todos, Delivery(T1, 0, 2), [], [set_aside(1, "x", 1, flags=TOMBSTONE), set_aside(2, "y", 2)])
+    apply(a.replica, a.todos, Delivery(T1, 0, 2), [], [set_aside(1, "x", 1, flags=TOMBSTONE), set_aside(2, "y", 2)])
     a.replica.forget(a.todos, 2, 2)
     assert a.replica.outbox.waiting(a.todos.vault).quarantined == 1

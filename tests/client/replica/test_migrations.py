@@ -11,7 +11,7 @@ from sealwire_client.replica.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VE
 from sealwire_protocol.ids import VaultId
 from sealwire_protocol.messages import Group, StreamKind
 from sealwire_protocol.segment import Rank
-from tests.client.replica.support import ME, OTHER, STREAM, T1, Todos, encode, opened, record
+from tests.client.replica.support import ME, OTHER, STREAM, T1, Todos, apply, encode, opened, record
 
 TABLES = """
     CREATE TABLE _c1 (key TEXT NOT NULL PRIMARY KEY, _live INTEGER NOT NULL, "title" TEXT, "done" INTEGER,
@@ -130,7 +130,7 @@ def test_what_was_on_its_way_goes_on(first: Path) -> None:
 def test_deliveries_and_values_that_need_a_newer_app_work_on_old_tables(first: Path) -> None:
     with opened(first) as a:
         value = encode(("newer", 0))
-        a.replica.apply(a.todos, Delivery(T1, 5, 7), [record(6, "entry", "oat milk", 11), record(7, "k", "x", 12)])
+        apply(a.replica, a.todos, Delivery(T1, 5, 7), [record(6, "entry", "oat milk", 11), record(7, "k", "x", 12)])
         last = record(8, "gone", None, 13)._replace(row=a.todos.read(value)[0], kept=a.todos.read(value)[1])
         a.deliver(7, last)
         assert a.reader.newer(a.todos) == ["gone"]

@@ -7,7 +7,7 @@ import pytest
 
 from sealwire_client.replica import Delivery, Leaving, Replica, UnsentError, VaultGoneError
 from sealwire_client.replica.parting import OF_NO_VAULT
-from tests.client.replica.support import T1, Todos, edit, open_todos, record
+from tests.client.replica.support import T1, Todos, apply, edit, open_todos, record
 
 
 def tables(replica: Replica) -> dict[str, set[str]]:
@@ -37,7 +37,7 @@ def test_nothing_of_a_vault_is_left_and_another_stays_as_it_was(tmp_path: Path) 
         before = rows()
         todos = open_todos(replica, vault=3)
         replica.vaults.add_links(todos.vault, 1, [b"a link"])
-        replica.apply(todos, Delivery(T1, 0, 1), [record(1, "first", "1", 1)])
+        apply(replica, todos, Delivery(T1, 0, 1), [record(1, "first", "1", 1)])
         replica.edit(todos, [edit("second", "2")])
         with pytest.raises(UnsentError) as caught:
             replica.parting.forget(todos.vault, discard=False)

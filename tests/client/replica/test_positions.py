@@ -1,7 +1,7 @@
 from sealwire_client.replica import Delivery
 from sealwire_protocol.history import why_history_is_lost
 from sealwire_protocol.ids import Position, TermStart
-from tests.client.replica.support import T1, T2, Todos, record
+from tests.client.replica.support import T1, T2, Todos, apply, record
 from tests.protocol.examples import stream_state
 
 TERMS = (TermStart(T1, 0), TermStart(T2, 10))
@@ -28,7 +28,7 @@ def test_an_empty_replica_is_whole_from_the_floor_on(a: Todos) -> None:
 def test_the_greatest_cleaned_to_is_remembered(a: Todos) -> None:
     number = a.todos.number
     for term, prev, cleaned_to in ((T1, 0, 4), (T1, 1, 3), (T2, 2, 2)):
-        a.replica.apply(a.todos, Delivery(term, prev, prev + 1, cleaned_to), [])
+        apply(a.replica, a.todos, Delivery(term, prev, prev + 1, cleaned_to), [])
         served = a.replica.positions.standing(number).served
         assert served == (Position(T1, 4) if term == T1 else Position(T2, 2))
     assert a.replica.positions.standing(number).cursor == Position(T2, 3)

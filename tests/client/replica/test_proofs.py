@@ -8,7 +8,7 @@ from sealwire_client.replica import Delivery, Incoming, Replica, SealedGroup
 from sealwire_client.replica.entries import Collection
 from sealwire_protocol.ids import SIGNATURE_BYTES, StreamId
 from sealwire_protocol.messages import StreamKind
-from tests.client.replica.support import COLUMNS, T1, JsonValues, Todos, edit, record
+from tests.client.replica.support import COLUMNS, T1, JsonValues, Todos, apply, edit, record
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def kept(replica: Replica) -> list[tuple[str, bytes]]:
 
 
 def test_the_proof_of_the_record_that_wins_is_kept(a: Todos, pacts: Collection) -> None:
-    a.replica.apply(pacts, Delivery(T1, 0, 2), [signed(1, "x", "one", 1), signed(2, "y", "two", 2)])
-    a.replica.apply(pacts, Delivery(T1, 2, 4), [signed(3, "x", None, 3), signed(4, "y", "old", 1)])
+    apply(a.replica, pacts, Delivery(T1, 0, 2), [signed(1, "x", "one", 1), signed(2, "y", "two", 2)])
+    apply(a.replica, pacts, Delivery(T1, 2, 4), [signed(3, "x", None, 3), signed(4, "y", "old", 1)])
     assert kept(a.replica) == [("x", proof(3)), ("y", proof(2))]
     proofs = a.replica.entries.proofs
     assert proofs.of(pacts.number, "x", record(3, "x", None, 3).rank) == proof(3)
@@ -51,8 +51,8 @@ def test_the_proof_of_the_record_that_wins_is_kept(a: Todos, pacts: Collection) 
 
 
 def test_a_forgotten_deletion_needs_nobody_to_stand_for_it(a: Todos, pacts: Collection) -> None:
-    a.replica.apply(pacts, Delivery(T1, 0, 2), [signed(1, "x", None, 1), signed(2, "y", "two", 2)])
-    a.replica.apply(pacts, Delivery(T1, 2, 3, floor=2), [signed(3, "z", "three", 3)])
+    apply(a.replica, pacts, Delivery(T1, 0, 2), [signed(1, "x", None, 1), signed(2, "y", "two", 2)])
+    apply(a.replica, pacts, Delivery(T1, 2, 3, floor=2), [signed(3, "z", "three", 3)])
     assert kept(a.replica) == [("y", proof(2)), ("z", proof(3))]
 
 
@@ -65,15 +65,15 @@ def test_the_proof_of_an_own_write_is_kept_with_it_and_then_with_its_entry(a: To
     group = SealedGroup((), b"sealed", [(mine.rank, b"key1", 2)], [proof(7)])
     assert replica.outbox.store(taken, [group])
     assert kept(replica) == [("x", proof(7))]
-    replica.apply(pacts, Delivery(T1, 0, 1), [signed(1, "x", "another's", 1)])
+    apply(replica, pacts, Delivery(T1, 0, 1), [signed(1, "x", "another's", 1)])
     assert kept(replica) == [("x", proof(1)), ("x", proof(7))]
-    replica.apply(pacts, Delivery(T1, 1, 2), [mine._replace(seq=2, flags=2, proof=proof(7))])
+    apply(replica, pacts, Delivery(T1, 1, 2), [mine._replace(seq=2, flags=2, proof=proof(7))])
     replica.entries.proofs.sweep(pacts.number, pacts.table.name)
     assert kept(replica) == [("x", proof(7))]
 
 
 def test_the_proofs_of_what_was_dropped_are_swept_away(a: Todos, pacts: Collection) -> None:
-    a.replica.apply(pacts, Delivery(T1, 0, 2), [signed(1, "x", "one", 1), signed(2, "y", "two", 2)])
+    apply(a.replica, pacts, Delivery(T1, 0, 2), [signed(1, "x", "one", 1), signed(2, "y", "two", 2)])
     a.replica.database.connection.execute(f"DELETE FROM {pacts.table.name} WHERE key = 'x'")
     a.replica.entries.proofs.sweep(pacts.number, pacts.table.name)
     assert kept(a.replica) == [("y", proof(2))]

@@ -4,7 +4,7 @@ import pytest
 
 from sealwire_client.replica import Delivery, QueryError, Reader
 from sealwire_client.replica.reading import PAGE_ENTRIES
-from tests.client.replica.support import COLUMNS, T1, Todos, edit, open_todos, opened, record
+from tests.client.replica.support import COLUMNS, T1, Todos, apply, edit, open_todos, opened, record
 
 
 def test_get_items_and_count(a: Todos) -> None:
@@ -101,5 +101,5 @@ def test_appended_columns_are_shown_when_opened(a: Todos) -> None:
 
 def test_a_path_with_strange_characters(tmp_path: Path) -> None:
     with opened(tmp_path / "50% of #1? äö") as a:
-        a.replica.apply(a.todos, Delivery(T1, 0, 1), [record(1, "k", "milk", 1)])
+        apply(a.replica, a.todos, Delivery(T1, 0, 1), [record(1, "k", "milk", 1)])
         assert a.shown() == {"k": "milk"}

@@ -32,7 +32,7 @@ from tests.client.replica.lost import (
     tag_of,
     tombstone,
 )
-from tests.client.replica.support import T1, T2, Todos, opened, record
+from tests.client.replica.support import T1, T2, Todos, apply, opened, record
 
 
 @pytest.fixture(params=[StreamKind.OPEN, StreamKind.GUARDED], ids=["open", "guarded"])
@@ -382,7 +382,7 @@ def test_a_refill_that_was_answered_and_is_lost_again_is_given_back_again(a: Tod
 
 
 def test_records_set_aside_are_compared_too_and_dropped_when_superseded(a: Todos) -> None:
-    a.replica.apply(a.todos, Delivery(T1, 0, 2), [], [set_aside(1, "x", 1), set_aside(2, "y", 2)])
+    apply(a.replica, a.todos, Delivery(T1, 0, 2), [], [set_aside(1, "x", 1), set_aside(2, "y", 2)])
     relay = Relay(Position(T1, 2), BOTH[:1])
     differing = relay.differing(a)
     assert [one.place is not None and one.place >= SET_ASIDE for one in differing] == [True, True]
@@ -391,7 +391,7 @@ def test_records_set_aside_are_compared_too_and_dropped_when_superseded(a: Todos
 
 
 def test_a_record_that_was_opened_since_it_was_gathered_is_compared_again(a: Todos) -> None:
-    a.replica.apply(a.todos, Delivery(T1, 0, 2), [], [set_aside(1, "x", 1), set_aside(2, "y", 2)])
+    apply(a.replica, a.todos, Delivery(T1, 0, 2), [], [set_aside(1, "x", 1), set_aside(2, "y", 2)])
     relay = Relay(Position(T1, 2), BOTH[:1], record(2, "y", "two", 2))
     differing = relay.differing(a)
     assert len(differing) == 1, "the relay has deleted x, and forgotten it"
@@ -404,7 +404,7 @@ def test_a_record_that_was_opened_since_it_was_gathered_is_compared_again(a: Tod
 
 
 def test_lost_records_set_aside_are_kept_and_take_part_no_more(a: Todos) -> None:
-    a.replica.apply(a.todos, Delivery(T1, 0, 2), [], [set_aside(1, "x", 1), set_aside(2, "y", 2)])
+    apply(a.replica, a.todos, Delivery(T1, 0, 2), [], [set_aside(1, "x", 1), set_aside(2, "y", 2)])
     relay = Relay(START, ())
     assert relay.settle(a).refills == 0
     assert a.replica.outbox.waiting(a.todos.vault).quarantined == 2

@@ -28,7 +28,7 @@ from sealwire_protocol.ids import VaultId
 from sealwire_protocol.messages import StreamKind
 from sealwire_protocol.segment import Rank
 from tests.client.ages import Color, MoreColors, Place, PlaceWithZip
-from tests.client.replica.support import ME, OTHER, STREAM, T1
+from tests.client.replica.support import ME, OTHER, STREAM, T1, apply
 
 
 @dataclass
@@ -96,7 +96,7 @@ class Opened:
         self.cursor += 1
         rank = Rank(version or self.cursor, 0, OTHER, b"saltsalt").pack()
         record = Incoming(self.cursor, key, rank, b"key1", 0, *row)
-        applied = self.replica.apply(self.cards, Delivery(T1, self.cursor - 1, self.cursor), [record])
+        applied = apply(self.replica, self.cards, Delivery(T1, self.cursor - 1, self.cursor), [record])
         self.changes = [change.kind for change in applied.changes or ()]
 
     def put(self, key: str, value: Any) -> None:
@@ -280,5 +280,5 @@ def test_looking_for_values_that_need_a_newer_app_uses_the_index(first: Opened) 
 
 
 def test_unopened_records_are_still_set_aside(first: Opened) -> None:
-    first.replica.apply(first.cards, Delivery(T1, 0, 1), [], [Unopened(1, b"r", b"bytes", "no key")])
+    apply(first.replica, first.cards, Delivery(T1, 0, 1), [], [Unopened(1, b"r", b"bytes", "no key")])
     assert first.replica.outbox.waiting(1).quarantined == 1

@@ -10,7 +10,7 @@ from sealwire_client.replica import BOUNDARIES_MAX, Boundary, Delivery, Incoming
 from sealwire_protocol.ids import SUM_BYTES, Position
 from sealwire_protocol.messages import StreamKind
 from tests.client.replica.lost import BOTH, ROOM, Relay, reseal, set_aside, tombstone
-from tests.client.replica.support import READ_BY_NONE, T1, T2, Todos, opened, record, value_of
+from tests.client.replica.support import READ_BY_NONE, T1, T2, Todos, apply, opened, record, value_of
 
 
 @pytest.fixture
@@ -114,32 +114,32 @@ def test_what_is_purged_leaves_the_sum_as_it_is(a: Todos, b: Todos) -> None:
     a.deliver(0, *records)
     a.deliver(3, record(4, "z", "four", 4))
     b.deliver(0, *records)
-    b.replica.apply(b.todos, Delivery(T1, 3, 4, floor=3), [record(4, "z", "four", 4)])
+    apply(b.replica, b.todos, Delivery(T1, 3, 4, floor=3), [record(4, "z", "four", 4)])
     assert b.confirmed("y") is None
     assert held(a, 4) == held(b, 4) is not None
 
 
 def test_there_is_a_boundary_where_a_delivery_ends_and_nowhere_within(a: Todos) -> None:
     one, two = record(1, "x", "one", 1), record(2, "y", "two", 2)
-    a.replica.apply(a.todos, Delivery(T1, 0, 1, goes_on=True), [one])
-    a.replica.apply(a.todos, Delivery(T1, 1, 2), [two])
+    apply(a.replica, a.todos, Delivery(T1, 0, 1, goes_on=True), [one])
+    apply(a.replica, a.todos, Delivery(T1, 1, 2), [two])
     assert held(a, 1) is None
     assert held(a, 2) == sum_of(one, two)
 
 
 def test_below_what_was_cleaned_there_are_no_boundaries(a: Todos) -> None:
     """Up to there the log was served without what was superseded later in it."""
-    a.replica.apply(a.todos, Delivery(T1, 0, 4, cleaned_to=6), [record(1, "x", "one", 1)])
+    apply(a.replica, a.todos, Delivery(T1, 0, 4, cleaned_to=6), [record(1, "x", "one", 1)])
     assert held(a, 4) is None
-    a.replica.apply(a.todos, Delivery(T1, 4, 6, cleaned_to=6), [record(6, "y", "two", 2)])
+    apply(a.replica, a.todos, Delivery(T1, 4, 6, cleaned_to=6), [record(6, "y", "two", 2)])
     assert held(a, 6) == sum_of(record(1, "x", "one", 1), record(6, "y", "two", 2))
 
 
 def test_while_a_record_is_set_aside_there_are_no_boundaries_unless_nobody_reads_it(a: Todos) -> None:
     garbled = set_aside(1, "x", 1)._replace(reason=READ_BY_NONE)
-    a.replica.apply(a.todos, Delivery(T1, 0, 1), [], [garbled])
+    apply(a.replica, a.todos, Delivery(T1, 0, 1), [], [garbled])
     assert held(a, 1) == sum_of()
-    a.replica.apply(a.todos, Delivery(T1, 1, 2), [], [set_aside(2, "y", 2)])
+    apply(a.replica, a.todos, Delivery(T1, 1, 2), [], [set_aside(2, "y", 2)])
     assert held(a, 2) is None
     opened_now = record(2, "y", "two", 2)
     a.replica.reopen(a.todos, "no key", lambda seq, raw: ([opened_now], []))

@@ -9,7 +9,7 @@ from sealwire_client.replica import Delivery
 from sealwire_protocol.ids import Position, TermStart
 from sealwire_protocol.messages import StreamKind
 from tests.client.replica.lost import BOTH, Relay, tombstone
-from tests.client.replica.support import T1, Todos, opened, record
+from tests.client.replica.support import T1, Todos, apply, opened, record
 
 
 @pytest.fixture(params=[StreamKind.OPEN, StreamKind.GUARDED], ids=["open", "guarded"])
@@ -27,7 +27,7 @@ def wrote(a: Todos, seq: int) -> None:
 def test_an_empty_replica_that_takes_over_a_floor_takes_over_what_was_deleted_below_it(a: Todos) -> None:
     wrote(a, 3)
     a.replica.positions.told(a.todos.number, [TermStart(T1, 0)], 6)
-    a.replica.apply(a.todos, Delivery(T1, 0, 9, floor=6), [record(9, "y", "y", 9)])
+    apply(a.replica, a.todos, Delivery(T1, 0, 9, floor=6), [record(9, "y", "y", 9)])
     assert a.places() == (0, 0, 0, 0)
     assert a.shown() == {"y": "y"}
 
@@ -35,7 +35,7 @@ def test_an_empty_replica_that_takes_over_a_floor_takes_over_what_was_deleted_be
 def test_an_answered_write_below_a_floor_that_stands_is_an_entry(a: Todos) -> None:
     wrote(a, 3)
     a.replica.positions.told(a.todos.number, [TermStart(T1, 0)], 6)
-    a.replica.apply(a.todos, Delivery(T1, 0, 9, floor=6), [a.own(3, "x", "mine", 1)])
+    apply(a.replica, a.todos, Delivery(T1, 0, 9, floor=6), [a.own(3, "x", "mine", 1)])
     assert a.places() == (0, 0, 0, 0)
     assert (a.shown(), a.confirmed("x")) == ({"x": "mine"}, 1)
 
@@ -45,7 +45,7 @@ def test_a_purge_between_subscribing_and_the_first_page_is_one_too(a: Todos) -> 
     a.edit("z", "sent")
     number = a.send()
     a.replica.positions.told(a.todos.number, [TermStart(T1, 0)], 0)
-    a.replica.apply(a.todos, Delivery(T1, 0, 5, floor=6), [record(5, "y", "y", 9)])
+    apply(a.replica, a.todos, Delivery(T1, 0, 5, floor=6), [record(5, "y", "y", 9)])
     assert a.replica.positions.standing(a.todos.number).whole_from == Position(T1, 6)
     a.answer(number, first=4, count=1)
     assert a.places() == (0, 0, 0, 0)
@@ -56,7 +56,7 @@ def test_an_answer_that_comes_after_the_deletion_was_forgotten_brings_nothing_ba
     a.edit("x", "mine")
     number = a.send()
     a.deliver(0, tombstone(3, "x", 7))
-    a.replica.apply(a.todos, Delivery(T1, 3, 5, floor=3), [record(5, "y", "y", 9)])
+    apply(a.replica, a.todos, Delivery(T1, 3, 5, floor=3), [record(5, "y", "y", 9)])
     a.answer(number, first=1, count=1)
     assert a.places() == (0, 0, 0, 0)
     assert a.shown() == {"y": "y"}
