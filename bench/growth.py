@@ -215,10 +215,10 @@ async def _delivering(
                 found = await fan.measure(1, plan.yardstick_s)
                 if turn:
                     sent[listeners].append(1e6 / found.deliveries_per_cpu_s)
-    return _told(plan, spent, sent, counted)
+    return told(plan, spent, sent, counted)
 
 
-def _told(
+def told(
     plan: Plan,
     spent: dict[int, list[float]],
     sent: dict[int, list[float]],

@@ -3,10 +3,11 @@
 Each device is a member with its own key (five vaults of 1,000, as a vault has 2,000 at most), logs in with its
 signature, and returns as the client does (by its own function): it notices at once that it was cut off, and waits for a
 random part of FIRST_RETRY_SECONDS_MAX, or of as long as it has been away, up to RETRY_SECONDS_MAX. As soon as the relay
-answers, MISSED records are pushed to each vault, so that whoever comes later has missed something and is served from
-storage. A device is live when it has been sent all that was there when it subscribed; at the end one more record
-has to reach all of them. The time is counted from the kill, so that it contains the end of the old Postgres and the
-start of the new one. All settings of the relay are their defaults.
+answers, MISSED records are pushed to each vault, so that whoever comes later has missed something and catches up: from
+what the relay keeps of late commits, where that has it (`recent_pages`), else from Postgres (`pages`). A device is live
+when it has been sent all that was there when it subscribed; at the end one more record has to reach all of them. The
+time is counted from the kill, so that it contains the end of the old Postgres and the start of the new one. All
+settings of the relay are their defaults.
 """
 
 import asyncio
@@ -122,12 +123,14 @@ class Returner:
 
 class Storm(NamedTuple):
     """One storm. Seconds are counted from the kill; `pages` and `transactions` are what Postgres was asked from the
-    start of the relay on; `refused` are attempts that failed although it ran, and shares are of one core."""
+    start of the relay on, and `recent_pages` what it was not; `refused` are attempts that failed although it ran, and
+    shares are of one core."""
 
     relay_ready_s: float
     half_live_s: float
     all_live_s: float
     pages: float
+    recent_pages: float
     transactions: int
     refused: int
     load_share: float
@@ -203,12 +206,13 @@ async def _storm(
     for vault in vaults:
         await _push(running.port, vault, MISSED)
     await _all_live(devices, tasks)
-    live, now = sorted(device.live_at for device in devices), time.perf_counter()
+    live, now, metrics = sorted(device.live_at for device in devices), time.perf_counter(), running.metrics()
     storm = Storm(
         relay_ready_s=ready - begun,
         half_live_s=live[len(live) // 2] - begun,
         all_live_s=live[-1] - begun,
-        pages=running.metrics()["sealwire_pages_total"],
+        pages=metrics["sealwire_pages_total"],
+        recent_pages=metrics["sealwire_recent_pages_total"],
         transactions=await _transactions(database) - transactions,
         refused=sum(device.failures for device in devices) - early,
         load_share=(time.process_time() - cpu) / (now - begun),
