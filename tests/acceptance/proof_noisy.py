@@ -46,7 +46,7 @@ MARGIN_S: Final = 0.5
 """For which there is noise before others are measured, and at least afterwards."""
 
 RATIO_MAX: Final = 4 / 3
-RATIO_SHORT_MAX: Final = 3.0
+RATIO_SHORT_MAX: Final = 4.0
 """The short form is for machines on which other things run too, and few pushes tell little of the slowest hundredth:
 it finds vaults that wait for another one's commit, or for a read of what it sends, which takes five times as long.
 While pairs say no, more of them are measured."""

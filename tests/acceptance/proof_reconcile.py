@@ -45,7 +45,8 @@ RETURNING_SHORT: Final = 60
 PUT_AT_ONCE: Final = 50_000
 FILLING_S_MAX: Final = 600.0
 HOME_S_MAX: Final = 60.0
-STATED_S_MAX: Final = 60.0
+STATED_S_MAX: Final = 150.0
+"""A device that could not tell when it was its turn looks again after a minute."""
 
 
 @dataclass(frozen=True)
