@@ -227,8 +227,10 @@ class Collection(Generic[T]):
         compared as they are stored. `order_by`: a field, or `key`; with a minus before it the other way round; equal
         ones by their keys. `limit`: so many at most. One consistent read, made when this is called.
 
+        Fields called `order_by` or `limit` are for `vault.select`. Edits of a transaction show only after its end.
+
         Raises QueryError for what is no field (a collection of dicts has none), EncodingError for what is no value
-        of one. Edits of a transaction show here only after its end.
+        of one.
         """
         condition, values = matching(self.name, self._schema, conditions, order_by, limit)
         from_row = self._schema.from_row

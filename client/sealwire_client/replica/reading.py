@@ -185,10 +185,11 @@ class Reader:
 
     def tables_of(self, sql: str, values: Sequence[SqlValue] = ()) -> frozenset[str]:
         """The tables of the replica that a query reads, through views too, and whichever way it is carried out.
-        Raises QueryError as `select` does, without having read a row."""
-        found = set[str]()
+        Raises QueryError as `select` does, without having read a row, and for whatever is no SELECT."""
+        found, actions = set[str](), list[int]()
 
         def note(action: int, table: str | None, column: str | None, database: str | None, within: str | None) -> int:
+            actions.append(action)
             if action == sqlite3.SQLITE_READ and database == "main" and table:
                 found.add(table)
             return sqlite3.SQLITE_OK
@@ -198,6 +199,8 @@ class Reader:
             self.select(f"EXPLAIN {sql}", values)
         finally:
             self.connection.set_authorizer(None)
+        if actions[:1] != [sqlite3.SQLITE_SELECT]:
+            raise QueryError("The query could not be run: it is no SELECT.")
         return frozenset(found)
 
     def matching(self, collection: Collection, condition: str, values: Sequence[SqlValue]) -> list[Row]:
