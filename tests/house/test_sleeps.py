@@ -37,6 +37,7 @@ MAY_SLEEP = {
     "tests/acceptance/cleaning.py: Pushes.during": PACE,
     "tests/acceptance/proof_compaction.py: Story.quiet": PACE,
     "tests/acceptance/proof_killed.py: prove": PACE,
+    "tests/acceptance/proof_live.py: told": PACE,
     "tests/acceptance/proof_strangers.py: sample": PACE,
     "tests/acceptance/proof_strangers.py: edit": PACE,
     "tests/acceptance/proof_strangers.py: idle_rate": PACE,
