@@ -93,7 +93,7 @@ def plain_network(text: str) -> Network:
     """
     found = ipaddress.ip_network(text)
     first = found.network_address
-    if isinstance(first, ipaddress.IPv6Address) and first.ipv4_mapped is not None and found.prefixlen >= _MAPPED_BITS:
+    if isinstance(first, ipaddress.IPv6Address) and first.ipv4_mapped is not None:
         return ipaddress.ip_network((first.ipv4_mapped, found.prefixlen - _MAPPED_BITS))
     return found
 

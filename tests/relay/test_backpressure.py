@@ -23,7 +23,7 @@ from tests.relay.test_ingest import (
 )
 from tests.support.aio import asyncio_test
 from tests.support.device import Device, Identity, group, record
-from tests.support.relay import Mishap, TroubledStore, memory_store, running, turns, turns_until
+from tests.support.relay import Mishap, TroubledStore, admit, memory_store, running, turns, turns_until
 
 RESTS_S = 3_600.0
 """How long a busy vault rests: for longer than any test runs."""
@@ -74,6 +74,33 @@ async def test_commits_of_one_vault_never_overlap() -> None:
         held.set()
         assert [(await anna.verdict(vault, batch)).appended[0].first for batch in (1, 2, 3)] == [1, 2, 3]
         assert store.calls.count("append") == begun + 1, "what came meanwhile is one commit"
+
+
+@asyncio_test
+async def test_what_one_writer_leaves_another_one_takes_at_once() -> None:
+    store = TroubledStore(await memory_store())
+    async with running(store.store, writers=2) as relay, await Device.open(relay.port, ANNA) as anna:
+        loud, other = await two_vaults(anna)
+        (connection,) = relay.plane._gateway._connections
+        first, second = asyncio.Event(), asyncio.Event()
+        store.expect("append", *[Mishap(made=True, before=held.wait) for held in (first, second)])
+        begun = store.calls.count("append")
+
+        def push(vault: VaultId, batch: int, units: int) -> None:
+            pushed = Push(vault, anna.term(vault), batch, 0, (group(TODOS, record(batch, units=units)),))
+            relay.plane._ingest.push(connection, admit(ANNA.key, pushed))
+
+        push(loud, 1, 1)
+        push(other, 1, 1)
+        await turns_until(lambda: store.calls.count("append") == begun + 1)
+        for batch in (2, 3):
+            push(loud, batch, LARGE)
+        push(other, 2, 1)
+        first.set()
+        assert (await anna.verdict(loud, 2)).outcome is Outcome.DONE
+        assert relay.plane._ingest.unanswered == 1, "what little is pushed has a commit of its own, which is held"
+        second.set()
+        assert (await anna.verdict(other, 2)).outcome is Outcome.DONE
 
 
 @asyncio_test

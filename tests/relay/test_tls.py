@@ -342,3 +342,21 @@ def test_files_that_go_while_they_are_read_are_looked_at_again(
         hidden.rename(pair.key)
     certificate.on_time(60.0)
     assert certificate.context is not before
+
+
+def test_a_certificate_that_goes_once_it_is_loaded_is_taken_up(
+    pair: Pair, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = Certificate(*pair)
+    before = certificate.context
+    make_pair(tmp_path)
+
+    def load_and_hide(file: Path, key: Path) -> ssl.SSLContext:
+        context = load(file, key)
+        file.rename(tmp_path / "hidden")
+        return context
+
+    monkeypatch.setattr("sealwire_relay.tls.load", load_and_hide)
+    certificate.on_time(30.0)
+    assert "it cannot be read again" in caplog.text
+    assert certificate.context is not before
