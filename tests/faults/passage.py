@@ -24,10 +24,13 @@ class _Crossing:
 
 
 class Passage:
-    """Carries bytes between those who dial `address` and the servers that it leads to, in turn. `serve` first."""
+    """Carries bytes between those who dial `address` and the servers that it leads to, in turn. `serve` first.
 
-    def __init__(self, listener: socket.socket) -> None:
-        self._listener = listener
+    A request that has the text `spared` in it is no request to be cut at, if there is such a text.
+    """
+
+    def __init__(self, listener: socket.socket, spared: bytes = b"") -> None:
+        self._listener, self._spared = listener, spared
         self._targets: Sequence[Address] = ()
         self._turn = 0
         self._crossings: set[_Crossing] = set()
@@ -36,19 +39,19 @@ class Passage:
         """Both ways, since it was made."""
 
     @classmethod
-    def tcp(cls) -> "Passage":
+    def tcp(cls, spared: bytes = b"") -> "Passage":
         """On any free port of loopback."""
         listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-        return cls(listener)
+        return cls(listener, spared)
 
     @classmethod
-    def unix(cls, path: Path) -> "Passage":
+    def unix(cls, path: Path, spared: bytes = b"") -> "Passage":
         """On a unix socket that is made."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(str(path))
         path.chmod(0o666)
         listener.listen(128)
-        return cls(listener)
+        return cls(listener, spared)
 
     @property
     def port(self) -> int:
@@ -113,7 +116,8 @@ class Passage:
 
     def _asks(self, crossing: _Crossing, server: trio.SocketStream) -> Callable[[bytes], Awaitable[None]]:
         async def ask(chunk: bytes) -> None:
-            crossing.asked_bytes += len(chunk)
+            if not self._spared or self._spared not in chunk:
+                crossing.asked_bytes += len(chunk)
             # A full chunk is not the last one of a request.
             if self._ambush is not None and len(chunk) < CHUNK_BYTES_MAX and crossing.asked_bytes >= self._ambush[0]:
                 (_, arrives, sprung), self._ambush = self._ambush, None

@@ -34,6 +34,10 @@ METRICS_S_MAX: Final = 60.0
 SWEEP_SECONDS: Final = "0.2"
 """How soon one relay finds what another has committed: devices of both write to the same entries."""
 
+TYPES_ASKED: Final = b"typeinfo_tree"
+"""In what asyncpg asks on each new connection of the types that a statement has: it is as long as a commit, and who
+looks for commits several times a second on connections that are cut would ask it more often than others commit."""
+
 COUNTED: Final = ("records", "commits", "pushes", "unknown_outcomes", "store_errors")
 """What is added up over all lives of a relay."""
 
@@ -121,7 +125,7 @@ class Site:
         self.postgres = postgres
         self.front = Passage.tcp()
         """Between devices and relays."""
-        self.back = Passage.unix(folder / ".s.PGSQL.5432")
+        self.back = Passage.unix(folder / ".s.PGSQL.5432", TYPES_ASKED)
         """Between relays and Postgres."""
         self.back.lead_to(postgres.folder / ".s.PGSQL.5432")
         dsn = f"postgresql://postgres@/postgres?host={folder}"

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -45,12 +46,12 @@ class Caller:
 
 
 @asynccontextmanager
-async def passage(*servers: Echo, path: Path | None = None) -> AsyncIterator[Caller]:
+async def passage(*servers: Echo, path: Path | None = None, spared: bytes = b"") -> AsyncIterator[Caller]:
     async with trio.open_nursery() as nursery:
         for server in servers:
             listeners = await nursery.start(trio.serve_tcp, server.answer, 0)
             server.port = listeners[0].socket.getsockname()[1]
-        made = Passage.unix(path) if path is not None else Passage.tcp()
+        made = Passage.unix(path, spared) if path is not None else Passage.tcp(spared)
         made.lead_to(*(("127.0.0.1", server.port) for server in servers))
         nursery.start_soon(made.serve)
         async with AsyncExitStack() as stack:
@@ -116,6 +117,19 @@ async def test_it_breaks_the_connection_that_asks_for_enough_before_the_answer(a
         await server.left.wait()
         assert server.heard.count(b"!") == (100 if arrives else 0)
         assert not await caller.way.cut_asking(100, arrives=arrives, limit_s=0.01)
+
+
+@pytest.mark.trio
+async def test_what_is_spared_it_lets_pass_however_much_it_is() -> None:
+    async with passage(Echo(b"a"), spared=b"types") as caller:
+        other, asking = await caller.dial(), await caller.dial()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(caller.way.cut_asking, 100, arrives=True, limit_s=60))
+            await trio.testing.wait_all_tasks_blocked()
+            assert await asked(asking, b"?" * 200 + b"types") == b"a" + b"?" * 200 + b"types"
+            await other.send_all(b"!" * 100)
+            assert await broken(other)
+        assert await asked(asking, b".") == b"a."
 
 
 @pytest.mark.trio
