@@ -90,7 +90,6 @@ class Connection(asyncio.Protocol):
         "_queued",
         "_reader",
         "_request",
-        "_stalled",
         "_strange",
         "_tls",
         "_told",
@@ -113,7 +112,7 @@ class Connection(asyncio.Protocol):
         """Something was left to the transport, and may still wait there."""
         self._heard = self._begun = 0.0
         self._login_by: float | None = None
-        self._closing = self._held = self._stalled = self._leaving = False
+        self._closing = self._held = self._leaving = False
         self._incoming: Iterator[tuple[Opcode, bytes]] | None = None
         """What has been read, and is carried out when the others have had their turn."""
         self._work: Iterator[None] | None = None
@@ -180,12 +179,10 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The peer does not read: its streams wait for it in storage."""
-        self._stalled = True
         self.handle(Stalled())
 
     def resume_writing(self) -> None:
         """The peer has read most of what waited for it."""
-        self._stalled = False
         self.handle(Resumed())
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -448,7 +445,7 @@ class Connection(asyncio.Protocol):
         self._give_up_if_unread(transport)
 
     def _give_up_if_unread(self, transport: asyncio.Transport) -> None:
-        if self._stalled and transport.get_write_buffer_size() > self._host.settings.unsent_bytes_max:
+        if transport.get_write_buffer_size() > self._host.settings.unsent_bytes_max:
             self._host.metrics.closes.labels("unread").inc()
             self.abort()
 

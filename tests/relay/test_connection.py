@@ -418,7 +418,7 @@ async def test_what_a_socket_does_not_take_at_once_follows_in_order() -> None:
             for data in sent:
                 assert await slow.receive() == (BINARY, data)
         assert waited, "the socket took all of it"
-        await turns_until(lambda: not connection._stalled)
+        await turns_until(lambda: not connection.session._stalled)
         connection.send_frame(binary_frame(b"last"))
         connection.flush()
         assert await slow.receive() == (BINARY, b"last") and not connection._queued

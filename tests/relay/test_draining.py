@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sealwire_protocol import codec
 from sealwire_protocol.errors import Action, CloseCode, FaultCode, Outcome
 from sealwire_protocol.ids import VaultId
 from sealwire_protocol.messages import NO_VAULT, Fault, Push
@@ -15,6 +16,7 @@ from tests.relay.asking import ANNA, BERT
 from tests.support.aio import asyncio_test
 from tests.support.device import Device, Identity, group, record, stream_id
 from tests.support.relay import Mishap, Relay, TroubledStore, memory_store, running, turns, turns_until
+from tests.support.stranger import BINARY, frame
 
 TODOS = stream_id(1)
 LONG = 600.0
@@ -95,10 +97,14 @@ async def test_what_was_pushed_is_answered_before_its_connection_is_closed_and_n
             await turns_until(lambda: store.calls.count("append") == 1)
             async with stopping(relay) as task:
                 await sent_away(bert)
+                await turns_until(lambda: relay.plane.connections == 1)
                 told = await anna.until(Fault)
                 assert (told.vault, told.action) == (NO_VAULT, Action.RETRY)
-                await anna.send(Push(vault, anna.term(vault), 4, 0, (group(TODOS, record(4)),)))
-                assert anna.close_code is None
+                late = Push(vault, anna.term(vault), 4, 0, (group(TODOS, record(4)),))
+                (connection,) = relay.plane._gateway._connections
+                connection.data_received(frame(BINARY, codec.encode(late)))
+                await turns(10)
+                assert anna.close_code is None and relay.plane._ingest.unanswered == 3
                 held.set()
                 for batch in (1, 2, 3):
                     assert (await anna.verdict(vault, batch)).outcome is Outcome.DONE

@@ -209,6 +209,37 @@ async def test_what_was_read_is_not_looked_at_once_the_connection_ends() -> None
 
 
 @asyncio_test
+async def test_what_was_read_is_not_looked_at_once_the_device_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with admitting(1_000) as (relay, connection, anna, vault):
+        ingest = relay.plane._ingest
+        held: list[tuple[Peer, Admitted]] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(ingest, "push", lambda peer, admitted: held.append((peer, admitted)))
+            await turns_until(lambda: bool(held))
+            connection.data_received(frame(PING) * 5_000)
+            assert connection._incoming is not None
+            connection.leave(1_000)
+            patch.setattr(Connection, "_take_slice", lambda self: pytest.fail("it is looked at"))
+            connection.on_turn()
+            assert not any(each._incoming for each in relay.plane._gateway._connections)
+        ingest.push(*held[0])
+        assert (await anna.verdict(vault, 1)).appended[0].records == 1_000
+        assert await anna.closed() == CloseCode.RESTARTING
+
+
+@asyncio_test
+async def test_who_is_read_from_again_was_not_silent_meanwhile() -> None:
+    async with running() as relay, await logged_in(relay.port) as stranger:
+        (connection,) = relay.plane._gateway._connections
+        connection.hold_back()
+        connection._heard = connection._begun = connection._heard - 1_000.0
+        connection.go_on()
+        relay.pass_time(0.0)
+        stranger.send(frame(PING, b"still there"))
+        assert await stranger.receive() == (PONG, b"still there")
+
+
+@asyncio_test
 async def test_s17_what_a_stranger_makes_the_relay_look_at_is_bounded() -> None:
     async with running() as relay, await Stranger.upgraded(relay.port) as stranger:
         stranger.send(frame(PING) * (LOGIN_BYTES_MAX // len(frame(PING)) + 1))
