@@ -1,11 +1,13 @@
 """Counters: a collection whose entries are numbers that several devices add to at once, each addition counted once."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
 from sealwire_client.collection import Changes, Collection
+from sealwire_client.live import Live
 from sealwire_client.tallies import Addition
 from sealwire_client.transactions import current
+from sealwire_client.watching import Watched
 from sealwire_client.writes import Write
 
 
@@ -46,6 +48,10 @@ class Counters:
     def items(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Keys and numbers in the order of the keys; of those that begin with `prefix`, if it is given."""
         return self._collection.items(prefix)
+
+    def watch(self, key: str | None = None, *, prefix: str = "") -> AbstractAsyncContextManager[Live[Watched[int]]]:
+        """See `Collection.watch`."""
+        return self._collection.watch(prefix=prefix) if key is None else self._collection.watch(key)
 
     def changes(self) -> AbstractContextManager[Changes]:
         """See `Collection.changes`."""

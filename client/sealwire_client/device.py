@@ -148,9 +148,9 @@ class Device:
                     with trio.CancelScope(shield=True):
                         for vault in device.vaults:  # more may come meanwhile
                             await vault.remember()
-                    nursery.cancel_scope.cancel()
-                    for vault in device._vaults.values():
-                        vault.close()
+                        nursery.cancel_scope.cancel()
+                        for vault in device.vaults:
+                            await vault.close()
         except BaseExceptionGroup as group:  # several tasks have met the same damage
             damage = group.subgroup(ReplicaCorruptError)
             if damage is None:
@@ -516,7 +516,7 @@ class Device:
                 kept.start(self._nursery)
                 raise
             del self._vaults[name], self._syncs[name]
-            kept.vault.gone()
+            await kept.vault.gone()
             self._connections.end(kept.sync.link)  # the relay may have, for good, as it listened to nothing else
             await self._forget_keys()
 

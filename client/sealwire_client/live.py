@@ -183,6 +183,7 @@ class LiveQueries:
         self._open = set[Live[Any]]()
         self._idle, self._lent = list[Reader](), set[Reader]()
         self._room = trio.Semaphore(RUNS_AT_ONCE_MAX)
+        self._returned = trio.Event()
 
     def show(self, collection: Collection, touches: Touches) -> None:
         """A collection was opened, and can be named from now on. `touches`: the replica's."""
@@ -240,15 +241,20 @@ class LiveQueries:
                 self._idle.append(reader)
                 if not self._open or reader.is_interrupted or self._reader.is_closed:
                     self._let_go()
+                self._returned.set()
 
     def _let_go(self) -> None:
         while self._idle:
             self._idle.pop().close()
 
-    def end(self) -> None:
-        """The vault was closed, or has gone: all of them end. After its reader was closed."""
+    async def close(self) -> None:
+        """The vault was closed, or has gone: all of them end, no connection is left. After its reader was closed."""
         for live in self._open:
             live.end()
         for reader in self._lent:
             reader.interrupt()
         self._let_go()
+        with trio.CancelScope(shield=True):
+            while self._lent:
+                self._returned = trio.Event()
+                await self._returned.wait()

@@ -305,17 +305,17 @@ class Vault:
         """Keep for the next run what this one knows. Durable when it returns. Before the connection ends."""
         await self._status.close()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Let go of the file. Live queries end."""
         self._reader.close()
-        self._live.end()
+        await self._live.close()
 
-    def gone(self) -> None:
+    async def gone(self) -> None:
         """The vault is not on this device any more: who listens is told so, and who reads."""
         for collection in self._collections.values():
             collection.end()
         self._reader.close(gone=True)
-        self._live.end()
+        await self._live.close()
 
     # --- the state of sync
 

@@ -105,6 +105,10 @@ async def test_a_live_query_says_what_the_query_says(
 ) -> None:
     chance = random.Random(run)
     async with table(open_device) as seats, open_device("reader") as device, AsyncExitStack() as stack:
+        first = seats[0]  # a reader cannot make collections
+        await first.guest.notes.put("a", Note("first"))
+        await first.cards.put("a", Card("first"))
+        await first.accounts.put("a", Account(0))
         seats.append(await seated(await joined(device, seats[0].vault, Role.READER)))
         await quiet(seats)
         readers = [

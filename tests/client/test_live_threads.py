@@ -82,4 +82,5 @@ async def test_a_query_without_end_ends_with_its_reader(tmp_path: Path, memory_r
                 await one_runs(vault)
                 if ends == "cancelled":
                     nursery.cancel_scope.cancel()
+            assert connections(vault) == 0
         assert (connections(vault), len(vault._live._open), len(vault._live._touches)) == (0, 0, 0)

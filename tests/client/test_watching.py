@@ -52,3 +52,15 @@ async def test_a_whole_collection_is_the_empty_prefix(open_device: OpenDevice) -
     async with party(open_device, 1) as [a], a.notes.watch() as live:
         await a.notes.put_many({"\U0010ffff": Note("last"), "": Note("first")})
         assert list((await told(live)).values) == ["", "\U0010ffff"]
+
+
+@virtual
+async def test_counters_are_watched_as_numbers(open_device: OpenDevice) -> None:
+    async with party(open_device) as [a, b]:
+        here, there = await a.vault.counters("hits"), await b.vault.counters("hits")
+        async with here.watch("x") as one, here.watch() as every:
+            assert (await anext(one)).values == (await anext(every)).values == {}
+            await here.add("x", 2)
+            assert (await anext(one)).inserted == (await anext(every)).inserted == {"x": 2}
+            await there.add("x", 3)
+            assert (await anext(one)).updated == (await anext(every)).updated == {"x": 5}
