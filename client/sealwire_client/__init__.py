@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from sealwire_client.collection import Changes, Collection
     from sealwire_client.counters import Counters
+    from sealwire_client.declaring import indexed, searchable
     from sealwire_client.device import Device
     from sealwire_client.differences import Deleted, Difference, Inserted, Moved, Updated
     from sealwire_client.encoding import EncodingError, numbered
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from sealwire_client.replica.errors import (
         ColumnsChangedError,
         NeedsNewerAppError,
+        NoSearchError,
         QueryError,
         ReplicaClosedError,
         ReplicaCorruptError,
@@ -66,6 +68,7 @@ _ROOMS: Final = {
     "MoveError": "moving",
     "Moved": "differences",
     "NeedsNewerAppError": "replica.errors",
+    "NoSearchError": "replica.errors",
     "OfflineError": "sending",
     "Place": "writes",
     "Policy": "policies",
@@ -96,10 +99,12 @@ _ROOMS: Final = {
     "Write": "writes",
     "document": "policies",
     "fields": "merging",
+    "indexed": "declaring",
     "last": "merging",
     "latest": "policies",
     "merge": "policies",
     "numbered": "encoding",
+    "searchable": "declaring",
     "strict": "policies",
     "union": "merging",
 }
@@ -125,6 +130,7 @@ __all__ = [
     "MoveError",
     "Moved",
     "NeedsNewerAppError",
+    "NoSearchError",
     "OfflineError",
     "Place",
     "Policy",
@@ -155,10 +161,12 @@ __all__ = [
     "Write",
     "document",
     "fields",
+    "indexed",
     "last",
     "latest",
     "merge",
     "numbered",
+    "searchable",
     "strict",
     "union",
 ]

@@ -35,6 +35,8 @@ EDITS_TOGETHER_MAX: Final = 20_000
 CHANGES_WAITING_MAX: Final = 1_000
 """Changes kept for a listener that is slow; beyond it the listener is told to look at everything afresh."""
 
+FOUND_MAX: Final = 50
+"""Entries that a search gives unless more are asked for: as many as anybody looks through."""
 
 _NOTHING_SEEN: Final[Mapping[tuple[str, str], Seen]] = MappingProxyType({})
 
@@ -235,6 +237,16 @@ class Collection(Generic[T]):
         condition, values = matching(self.name, self._schema, conditions, order_by, limit)
         from_row = self._schema.from_row
         return ((str(key), from_row(tuple(row))) for key, *row in self._reader.matching(self.held, condition, values))
+
+    def search(self, text: str, *, limit: int = FOUND_MAX) -> list[tuple[str, T]]:
+        """Entries in which all words of a text are found, in whatever fields are `searchable`, the best first; at most
+        `limit`. Case and accents make no difference, and the last word may be the beginning of one: made for what a
+        user is typing. No text is wrong; one without a word finds nothing, and the words after the 32nd count nothing.
+
+        Edits of a transaction are found only after its end. Raises ReplicaMisuse if no field is searchable.
+        """
+        from_row = self._schema.from_row
+        return [(key, from_row(row)) for key, row in self._reader.search(self.held, text, limit)]
 
     def __len__(self) -> int:
         return self._reader.count(self.held)

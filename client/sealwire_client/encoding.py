@@ -19,10 +19,12 @@ from functools import cached_property
 from math import copysign
 from typing import Any, Final, Generic, TypeVar
 
+from sealwire_client.declaring import declared_of
 from sealwire_client.documents import DocumentSchema, is_document
 from sealwire_client.forms import Form, Nested, described, encoder
 from sealwire_client.kinds import kind_of
 from sealwire_client.plain import UNDEFINED, EncodingError, dump, load, load_columns
+from sealwire_client.replica.declared import Declared
 from sealwire_client.replica.tables import Column
 from sealwire_client.replica.values import Encoder, Kept, Row, SqlValue
 from sealwire_client.scalars import INTEGER_MAX, Kind
@@ -70,6 +72,11 @@ class _Place:
     def __init__(self, number: int, field: Field[Any], kind: Kind, where: str) -> None:
         self.number, self.name, self.kind, self.where = number, field.name, kind, where
         self._field = field
+
+    @property
+    def is_numbered(self) -> bool:
+        """True if the class says the number."""
+        return _METADATA in self._field.metadata
 
     def missing(self) -> Any:
         """The plain form of the default, or None."""
@@ -172,6 +179,12 @@ class DataclassSchema(Generic[T]):
     def columns(self) -> tuple[Column, ...]:
         """See `Schema.columns`."""
         return tuple(Column(place.name, place.kind.column, place.form()) for place in self._places)
+
+    @cached_property
+    def declared(self) -> Declared:
+        """See `Schema.declared`."""
+        numbered = frozenset(place.name for place in self._places if place.is_numbered)
+        return declared_of(self._cls, {place.name: place.kind.form({}) for place in self._places}, numbered)
 
     def encode(self, value: T) -> bytes:
         """See `Schema.encode`."""

@@ -5,6 +5,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from sealwire_client.forms import covers
 from sealwire_client.plain import EncodingError
+from sealwire_client.replica.declared import NOTHING_DECLARED, Declared
 from sealwire_client.replica.tables import Column
 from sealwire_client.replica.values import Encoder, Kept, Row, SqlValue
 
@@ -20,6 +21,10 @@ class Schema(Protocol[T]):
     @property
     def columns(self) -> tuple[Column, ...]:
         """The columns that hold a value, in the order of the fields' numbers."""
+
+    @property
+    def declared(self) -> Declared:
+        """What its class says of the columns."""
 
     def encode(self, value: T) -> bytes:
         """The bytes of a value."""
@@ -89,6 +94,7 @@ class OneColumn(Generic[T]):
     """What schemas have in common whose values lie in one column as a whole. See `Schema`."""
 
     columns: tuple[Column, ...]
+    declared: Declared = NOTHING_DECLARED
 
     def row_of(self, raw: bytes) -> tuple[Row, bool]:
         """The row of a value's bytes, and whether it gives them again. Raises EncodingError."""

@@ -158,8 +158,9 @@ class Vault:
         whatever the relay does. Every device must open it so: one of the same name that is not is another collection.
 
         Raises EncodingError for a type that cannot be kept, ColumnsChangedError for one that contradicts what is
-        here, ReplicaMisuse if it is open already with another type or policy, or is signed here and was not to be, or
-        the reverse. From now on the collection is kept in step with the relay.
+        here, NoSearchError for one that cannot be searched here, ReplicaMisuse if it is open already with another type
+        or policy, or is signed here and was not to be, or the reverse. From now on the collection is kept in step with
+        the relay.
         """
         return await self._open(name, kind, policy, schema_of(kind), signed)
 
@@ -181,7 +182,7 @@ class Vault:
             )
         if name.startswith("_"):
             raise ReplicaMisuse(f"{name!r} cannot name a collection: begin with a letter")
-        resolve = policy.resolver(schema)
+        resolve, declared = policy.resolver(schema), schema.declared
         columns = [Column(*column) for column in schema.columns]
         stream = self._sync.keys.stream_id(name, signed)
 
@@ -189,9 +190,8 @@ class Vault:
 
         def open_it(replica: Replica) -> tuple[Held, bool, Touches]:
             with replica.transaction():
-                held = replica.entries.open(
-                    self._held.number, name, stream, policy.kind, policy.name, columns, schema, signed
-                )
+                of = self._held.number, name, stream, policy.kind, policy.name
+                held = replica.entries.open(*of, columns, schema, signed, declared)
                 replica.keep_sum(held, sum_of, [reason.value for reason in UNREAD_BY_ALL])
                 return held, waits_for_links(replica, held), replica.database.touches
 
@@ -215,7 +215,8 @@ class Vault:
         return opened
 
     def select(self, sql: str, values: Sequence[SqlValue] = ()) -> Rows:
-        """Run a SELECT over the opened collections, by their names; columns are `key` and the fields.
+        """Run a SELECT over the opened collections, by their names; columns are `key` and the fields. What is
+        `searchable` in `items` is found in `items_search`, by `items_search MATCH ?`, with its `key` and `rank`.
 
         Local, and blocks this thread as long as it takes. Raises QueryError.
         """

@@ -1,10 +1,10 @@
 """The replica: everything a device holds of its vaults, in one SQLite file, and what it has still to send.
 
 runner → Replica → reconciling → outbox → refills, reseals → aside → sent → edits → claims → forgetting → entries,
-positions → proofs, sums → database, tables → touches, schema, errors, values
+positions → proofs, sums → database, shaping → declared, tables → touches, schema, errors, values
 reconciling → boundaries → sums, positions
-reading, census, disputes and parting stand beside them; salvage makes a new replica of a damaged one: → damaged,
-waldamage.
+reading (→ searching), census, disputes and parting stand beside them; salvage makes a new replica of a damaged one:
+→ damaged, waldamage.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -35,6 +35,7 @@ from sealwire_client.replica.errors import (
     ColumnsChangedError,
     GapError,
     NeedsNewerAppError,
+    NoSearchError,
     NotAReplicaError,
     QueryError,
     ReplicaClosedError,
@@ -275,6 +276,7 @@ __all__ = [
     "Lost",
     "Mark",
     "NeedsNewerAppError",
+    "NoSearchError",
     "NotAReplicaError",
     "Pinned",
     "Place",

@@ -16,9 +16,11 @@ from enum import Enum
 from typing import Final, NamedTuple
 
 from sealwire_client.replica.database import Database
-from sealwire_client.replica.errors import ColumnsChangedError, NeedsNewerAppError, ReplicaMisuse
+from sealwire_client.replica.declared import NOTHING_DECLARED, Declared, Lookups
+from sealwire_client.replica.errors import NeedsNewerAppError, ReplicaMisuse
 from sealwire_client.replica.proofs import Proofs, Proven
 from sealwire_client.replica.reshaping import Reshaping
+from sealwire_client.replica.shaping import Arranged, arrange
 from sealwire_client.replica.sums import Sums
 from sealwire_client.replica.tables import Column, Table, quoted
 from sealwire_client.replica.values import Kept, Live, Row, SqlValue, Values, live, read, read_many
@@ -64,6 +66,8 @@ class Collection:
     """How its values lie in bytes and rows."""
     signed: bool = False
     """Its entries are signed by their authors."""
+    declared: Declared = NOTHING_DECLARED
+    """What the app's class says of the columns."""
 
     @property
     def is_internal(self) -> bool:
@@ -173,12 +177,14 @@ class Entries:
         columns: Sequence[Column],
         values: Values,
         signed: bool = False,
+        declared: Declared = NOTHING_DECLARED,
     ) -> Collection:
-        """Open a collection, or make it. Columns may have been appended since, or their forms have changed: then rows
-        are brought into the form that `values` read, and what needed a newer app is looked at again.
+        """Open a collection, or make it. Fields may have come, gone or got other names since, or their forms have
+        changed: then rows are brought into the form that `values` read, and what needed a newer app is looked at
+        again. A field's other name, or one that comes last, costs no reading of rows.
 
-        Raises ColumnsChangedError if they are neither the first of the known columns nor continue them, and
-        ReplicaMisuse for names that cannot be used. An app older than the table sees the columns that it knows.
+        Raises ColumnsChangedError for a field that its number does not stand for, ReplicaMisuse for names that cannot
+        be used, and NoSearchError. An app older than the table sees the columns that it knows.
         """
         check_names(name, columns)
         with self._database.transaction() as connection:
@@ -189,7 +195,9 @@ class Entries:
             ).fetchone()
             if found is None:
                 table = self._create(vault, name, stream, kind, policy, columns, signed)
-                number = int(table.name[2:])
+                number = table.number
+                lookups = Lookups(connection, number, declared)
+                lookups.check(vault, name)
             else:
                 number, kept, opened, known_kind, known_stream, known_policy, known_signed = found
                 if known_signed != signed:
@@ -209,9 +217,16 @@ class Entries:
                 if known_policy != policy:
                     connection.execute("UPDATE _collection SET policy = ? WHERE id = ?", (policy, number))
                 held = [Column(*column) for column in json.loads(kept)]
-                table = self._widen(name, Table(number, held), columns)
-                self._reshape(table, held[:opened], columns, values)
-        collection = Collection(number, vault, name, stream, kind, policy, tuple(columns), table, values, signed)
+                lookups = Lookups(connection, number, declared)
+                lookups.check(vault, name)
+                arranged = arrange(name, held, columns, declared)
+                lookups.drop(held, columns)
+                table = self._arrange(number, arranged)
+                self._reshape(table, held[:opened], arranged.held[:opened], columns, values)
+            lookups.make(name, table)
+        collection = Collection(
+            number, vault, name, stream, kind, policy, tuple(columns), table, values, signed, declared
+        )
         self.opened[number] = collection
         return collection
 
@@ -243,39 +258,36 @@ class Entries:
             execute(statement)
         return table
 
-    def _widen(self, name: str, table: Table, given: Sequence[Column]) -> Table:
-        """The table, with columns appended that it does not have yet."""
-        known = [column[:2] for column in table.columns]
-        if any(column[:2] != held for column, held in zip(given, known, strict=False)):
-            raise ColumnsChangedError(
-                f"Collection {name} has the columns {_told(table.columns)} and was opened with {_told(given)}: columns "
-                "can only be appended; give the old ones their old names, types and order."
-            )
-        if len(given) <= table.width:
-            return table
-        for column in given[table.width :]:
-            for stored in table.stored:
-                self._database.connection.execute(
-                    f"ALTER TABLE {stored} ADD COLUMN {quoted(column.name)} {column.type}"
-                )
-        return Table(table.number, given)
+    def _arrange(self, number: int, arranged: Arranged) -> Table:
+        """The table, with its columns as they are to be."""
+        table, execute = Table(number, arranged.columns), self._database.connection.execute
+        for stored in table.stored:
+            for name, after in arranged.renamed:
+                execute(f"ALTER TABLE {stored} RENAME COLUMN {quoted(name)} TO {quoted(after)}")
+            for column in arranged.added:
+                execute(f"ALTER TABLE {stored} ADD COLUMN {quoted(column.name)} {column.type}")
+        return table
 
-    def _reshape(self, table: Table, before: Sequence[Column], columns: Sequence[Column], values: Values) -> None:
-        """Bring the rows from the columns of the app that was here last to those of this one."""
-        execute, names = self._database.connection.execute, [quoted(column.name) for column in table.columns]
-        changed = list(before) != list(columns)
+    def _reshape(
+        self, table: Table, before: Sequence[Column], names: Sequence[str], columns: Sequence[Column], values: Values
+    ) -> None:
+        """Bring the rows from the columns of the app that was here last, by their present names, to those of this
+        one."""
+        execute = self._database.connection.execute
+        forms = [column.form for column in before]
+        changed = forms != [column.form for column in columns]
         self._database.touches.touch(table.number)
         for statement in table.index():
             execute(statement)
         for stored in table.stored:
-            reshaping = Reshaping(self._database.connection, stored, names, values)
+            reshaping = Reshaping(self._database.connection, stored, [column.name for column in table.columns], values)
             if changed:
-                reshaping.bring([column.form for column in before], len(columns))
+                reshaping.bring(forms, names, len(columns))
             reshaping.look_again(len(columns))
-        if changed:
+        if changed or [column.name for column in before] != [column.name for column in columns]:
             execute(
                 "UPDATE _collection SET columns = ?, opened = ? WHERE id = ?",
-                (json.dumps([*columns, *table.columns[len(columns) :]]), len(columns), table.number),
+                (json.dumps(table.columns), len(columns), table.number),
             )
 
     def stored_table(self, number: int) -> Table:
@@ -476,7 +488,3 @@ def _alike(table: Table, term: int, records: Sequence[Incoming]) -> list[SqlValu
             return None
         bound += (key, rank, seq, *row)
     return bound
-
-
-def _told(columns: Sequence[Column]) -> str:
-    return ", ".join(f"{column.name} {column.type}" for column in columns) or "(none)"

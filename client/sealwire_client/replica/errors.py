@@ -43,7 +43,18 @@ class ReplicaClosedError(ReplicaError):
 
 
 class ColumnsChangedError(ReplicaError):
-    """A collection was opened with columns that are not its own, longer or shorter."""
+    """A collection was opened with a field that its number does not stand for: of another type, or of another name
+    without saying the number. Nothing was changed."""
+
+
+class NoSearchError(ReplicaError):
+    """A collection is searched, or was on this device, and the SQLite of this Python cannot do it."""
+
+    def __init__(self, collection: str) -> None:
+        super().__init__(
+            f"Collection {collection} has fields that are searched, and the SQLite of this Python was built without"
+            " FTS5, so it was not opened: use a Python whose SQLite has it, as those of python.org do."
+        )
 
 
 class NeedsNewerAppError(ReplicaError):

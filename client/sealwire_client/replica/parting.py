@@ -4,6 +4,7 @@ said."""
 from typing import Final, NamedTuple
 
 from sealwire_client.replica.database import Database
+from sealwire_client.replica.declared import drop_words
 from sealwire_client.replica.entries import Entries
 from sealwire_client.replica.errors import UnsentError
 from sealwire_client.replica.outbox import Outbox
@@ -65,6 +66,7 @@ class Parting:
             for number in numbers:
                 for stored in Table(number, ()).stored:
                     run(f"DROP TABLE IF EXISTS {stored}")
+                drop_words(connection, number)
                 self._sums.forget(number)
             of_it = "IN (SELECT id FROM _collection WHERE vault = ?)"
             for table, columns in self._tables():

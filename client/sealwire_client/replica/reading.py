@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from sealwire_client.replica.database import FILE_NAME, connect_reader
+from sealwire_client.replica.declared import words_of
 from sealwire_client.replica.entries import Collection
 from sealwire_client.replica.errors import (
     READ_ONLY,
@@ -18,10 +19,12 @@ from sealwire_client.replica.errors import (
     NeedsNewerAppError,
     QueryError,
     ReplicaClosedError,
+    ReplicaMisuse,
     VaultGoneError,
     code_of,
     explained,
 )
+from sealwire_client.replica.searching import expression, view
 from sealwire_client.replica.values import Kept, Live, Row, SqlValue
 
 PAGE_ENTRIES: Final = 1_000
@@ -71,12 +74,12 @@ class Reader:
     def show(self, collection: Collection) -> None:
         """Make a collection known under its plain name. Again, if columns were appended since."""
         columns = "".join(f', "{column.name}"' for column in collection.columns)
-        name = collection.name
+        name, table = collection.name, collection.table
         self.connection.executescript(
             "PRAGMA query_only = OFF;"
             f'DROP VIEW IF EXISTS temp."{name}";'
-            f'CREATE TEMP VIEW "{name}" AS SELECT key{columns} FROM main.{collection.table.name}'
-            f" WHERE _live = {Live.VALUE:d};"
+            f'CREATE TEMP VIEW "{name}" AS SELECT key{columns} FROM main.{table.name} WHERE _live = {Live.VALUE:d};'
+            f"{view(name, table) if collection.declared.searched else ''}"
             "PRAGMA query_only = ON"
         )
         self.shown.add(name)
@@ -158,6 +161,22 @@ class Reader:
             return f"{chosen} = ?", [key]
         upper, values = _below(prefix)
         return f"{chosen} >= ?{upper} ORDER BY key", [prefix, *values]
+
+    def search(self, collection: Collection, text: str, limit: int) -> list[tuple[str, Row]]:
+        """Keys and value columns of the entries in which all words of a text are found (see `expression`), the best
+        first, at most `limit`. Raises ReplicaMisuse for a collection that is not searched."""
+        if not collection.declared.searched:
+            raise ReplicaMisuse(
+                f"{collection.name} is not searched: put @searchable and the names of its text fields above its class"
+            )
+        words, table = words_of(collection.number), collection.table.name
+        columns = "".join(f', e."{column.name}"' for column in collection.columns)
+        found = self._run(
+            f"SELECT e.key{columns} FROM main.{words} AS w JOIN main.{table} AS e ON e.rowid = w.rowid"
+            f" WHERE w.{words} MATCH ? ORDER BY w.rank, e.key LIMIT ?",
+            (expression(text), limit),
+        )
+        return [(str(row[0]), row[1:]) for row in found]
 
     def count(self, collection: Collection) -> int:
         """How many entries a collection has, without those whose value needs a newer app."""

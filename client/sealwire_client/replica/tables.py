@@ -1,5 +1,6 @@
 """The tables of collections: their columns, and the statements by which entries come into them and change."""
 
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Final, NamedTuple
@@ -20,13 +21,33 @@ _SHARED: Final = 2
 _OWN: Final = 3
 """What `Table.enter_together` binds once, and of each row beside its columns."""
 
+_SHAPES: Final = {"list": "list", "set": "list", "map": "map", "nested": "nested", "untyped": "untyped"}
+
 
 class Column(NamedTuple):
-    """A value column: its name in an app's SQL, its SQLite type, and its form, which only the app's values read."""
+    """A value column: its name in an app's SQL, its SQLite type, and its form: JSON, of which the first is the field's
+    number and the second its kind; the rest only the app's values read. Empty: of old, or of values without fields."""
 
     name: str
     type: str
     form: str = ""
+    former: Sequence[str] = ()
+    """Other names that the field has had on this device."""
+
+    @property
+    def number(self) -> int | None:
+        """The number of its field; None if its form is empty."""
+        return int(json.loads(self.form)[0]) if self.form else None
+
+    @property
+    def shape(self) -> str:
+        """What its values are made of: "list", "map", "nested", "untyped", "" for a single value or one not known."""
+        if not self.form:
+            return ""
+        kind = json.loads(self.form)[1]
+        while kind[0] == "optional":
+            kind = kind[1]
+        return _SHAPES.get(kind[0], "")
 
 
 def quoted(name: str) -> str:
