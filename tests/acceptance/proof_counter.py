@@ -34,7 +34,6 @@ IN_STEP_S_MAX: Final = 60.0
 TROUBLE: Final = Plan(
     faults=("device", "device", "relay", "connections", "commits", "commits", "postgres"),
     every_s=1.5,
-    append_bytes_min=400,
     seed=3,
 )
 

@@ -39,9 +39,6 @@ CATCH_UP_S_MAX: Final = 120.0
 CUT_S_MAX: Final = 2.0
 """For a commit to be met: under load there is one every few milliseconds."""
 
-APPEND_BYTES_MIN: Final = 3_000
-"""What the relay sends to Postgres at once when it appends under load, and hardly ever else."""
-
 LOOK_S: Final = 0.05
 
 
@@ -127,7 +124,7 @@ class Faults:
                 if self.place.counted("unknown_outcomes") >= wanted:
                     return
                 arrives = self._chance.random() < 0.75
-                await self.place.back.cut_asking(APPEND_BYTES_MIN, arrives=arrives, limit_s=CUT_S_MAX)
+                await self.place.back.cut_asking(arrives=arrives, limit_s=CUT_S_MAX)
                 await trio.sleep(LOOK_S)
 
     # --- victims

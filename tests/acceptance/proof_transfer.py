@@ -35,7 +35,6 @@ LOOK_S: Final = 0.02
 TROUBLE: Final = Plan(
     faults=("connections", "connections", "commits", "commits", "device", "relay", "postgres"),
     every_s=1.5,  # some dozen transfers are made in it
-    append_bytes_min=500,
     seed=5,
 )
 

@@ -1,5 +1,6 @@
 """A way through which all connections to a server go, so that they can be led elsewhere, or cut at a bad moment."""
 
+import re
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -10,6 +11,9 @@ import trio
 CHUNK_BYTES_MAX: Final = 65_536
 """What is carried at once: a socket's usual buffer."""
 
+PREPARED: Final = rb"(__asyncpg_stmt_[0-9a-f]+__\0)"
+"""What asyncpg calls a statement, before its text; later it names it alone."""
+
 Address = tuple[str, int] | Path
 """A TCP port, or a unix socket."""
 
@@ -19,39 +23,42 @@ class _Crossing:
 
     def __init__(self) -> None:
         self.scope = trio.CancelScope()
-        self.asked_bytes = 0
-        """Sent to the server since it last answered."""
+        self.names: set[bytes] = set()
+        """What the statement is called on it, once it was prepared."""
+        self.asks = False
+        """True from a request to carry the statement out until the server answers."""
 
 
 class Passage:
     """Carries bytes between those who dial `address` and the servers that it leads to, in turn. `serve` first.
 
-    A request that has the text `spared` in it is no request to be cut at, if there is such a text.
+    `statement`: how the SQL begins that `cut_asking` waits for, where the server is a Postgres, asked by asyncpg.
     """
 
-    def __init__(self, listener: socket.socket, spared: bytes = b"") -> None:
-        self._listener, self._spared = listener, spared
+    def __init__(self, listener: socket.socket, statement: bytes = b"") -> None:
+        self._listener = listener
+        self._prepared = re.compile(PREPARED + re.escape(statement)) if statement else None
         self._targets: Sequence[Address] = ()
         self._turn = 0
         self._crossings: set[_Crossing] = set()
-        self._ambush: tuple[int, bool, trio.Event] | None = None
+        self._ambush: tuple[bool, trio.Event] | None = None
         self.carried_bytes = 0
         """Both ways, since it was made."""
 
     @classmethod
-    def tcp(cls, spared: bytes = b"") -> "Passage":
+    def tcp(cls, statement: bytes = b"") -> "Passage":
         """On any free port of loopback."""
         listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-        return cls(listener, spared)
+        return cls(listener, statement)
 
     @classmethod
-    def unix(cls, path: Path, spared: bytes = b"") -> "Passage":
+    def unix(cls, path: Path, statement: bytes = b"") -> "Passage":
         """On a unix socket that is made."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(str(path))
         path.chmod(0o666)
         listener.listen(128)
-        return cls(listener, spared)
+        return cls(listener, statement)
 
     @property
     def port(self) -> int:
@@ -74,13 +81,13 @@ class Passage:
             crossing.scope.cancel()
         return len(self._crossings)
 
-    async def cut_asking(self, bytes_min: int, *, arrives: bool, limit_s: float) -> bool:
-        """Wait until somebody has asked for something in so many bytes, and break that connection before the answer.
+    async def cut_asking(self, *, arrives: bool, limit_s: float) -> bool:
+        """Wait until somebody has asked to carry the statement out, and break that connection before the answer.
 
         `arrives`: the request still reaches the server; else its last part does not. False: nobody asked in time.
         """
         sprung = trio.Event()
-        self._ambush = bytes_min, arrives, sprung
+        self._ambush = arrives, sprung
         with trio.move_on_after(limit_s):
             await sprung.wait()
         self._ambush = None
@@ -116,11 +123,10 @@ class Passage:
 
     def _asks(self, crossing: _Crossing, server: trio.SocketStream) -> Callable[[bytes], Awaitable[None]]:
         async def ask(chunk: bytes) -> None:
-            if not self._spared or self._spared not in chunk:
-                crossing.asked_bytes += len(chunk)
+            self._note(crossing, chunk)
             # A full chunk is not the last one of a request.
-            if self._ambush is not None and len(chunk) < CHUNK_BYTES_MAX and crossing.asked_bytes >= self._ambush[0]:
-                (_, arrives, sprung), self._ambush = self._ambush, None
+            if self._ambush is not None and len(chunk) < CHUNK_BYTES_MAX and crossing.asks:
+                (arrives, sprung), self._ambush = self._ambush, None
                 if arrives:
                     await server.send_all(chunk)
                 sprung.set()
@@ -130,9 +136,18 @@ class Passage:
 
         return ask
 
+    def _note(self, crossing: _Crossing, chunk: bytes) -> None:
+        """Learn the statement's name where it is prepared, and notice where it is to be carried out."""
+        if self._prepared is None:
+            return
+        if prepared := self._prepared.findall(chunk):
+            crossing.names.update(prepared)
+        elif any(name in chunk for name in crossing.names):
+            crossing.asks = True
+
     def _answers(self, crossing: _Crossing, caller: trio.SocketStream) -> Callable[[bytes], Awaitable[None]]:
         async def answer(chunk: bytes) -> None:
-            crossing.asked_bytes = 0
+            crossing.asks = False
             await caller.send_all(chunk)
 
         return answer

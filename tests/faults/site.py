@@ -34,9 +34,8 @@ METRICS_S_MAX: Final = 60.0
 SWEEP_SECONDS: Final = "0.2"
 """How soon one relay finds what another has committed: devices of both write to the same entries."""
 
-TYPES_ASKED: Final = b"typeinfo_tree"
-"""In what asyncpg asks on each new connection of the types that a statement has: it is as long as a commit, and who
-looks for commits several times a second on connections that are cut would ask it more often than others commit."""
+APPEND: Final = "-- Append"
+"""How each statement begins that commits records."""
 
 COUNTED: Final = ("records", "commits", "pushes", "unknown_outcomes", "store_errors")
 """What is added up over all lives of a relay."""
@@ -125,7 +124,7 @@ class Site:
         self.postgres = postgres
         self.front = Passage.tcp()
         """Between devices and relays."""
-        self.back = Passage.unix(folder / ".s.PGSQL.5432", TYPES_ASKED)
+        self.back = Passage.unix(folder / ".s.PGSQL.5432", APPEND.encode())
         """Between relays and Postgres."""
         self.back.lead_to(postgres.folder / ".s.PGSQL.5432")
         dsn = f"postgresql://postgres@/postgres?host={folder}"
@@ -244,7 +243,8 @@ async def _kill_appender(connection: Any, limit_s: float) -> bool:
     while time.monotonic() < deadline:
         pid = await connection.fetchval(
             "SELECT pid FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid()"
-            " AND query LIKE '-- Append%' LIMIT 1"
+            " AND starts_with(query, $1) LIMIT 1",
+            APPEND,
         )
         if pid is not None:
             os.kill(pid, signal.SIGKILL)

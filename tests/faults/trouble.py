@@ -31,9 +31,6 @@ class Plan:
     every_s: float
     """Seconds between two faults, on average."""
 
-    append_bytes_min: int
-    """What a relay sends to Postgres at once when it appends, and hardly ever else."""
-
     seed: int
 
 
@@ -50,7 +47,7 @@ async def trouble(place: Site, devices: Sequence[DeviceProcess], plan: Plan, fau
                     place.front.cut()
                 case "commits":
                     arrives = chance.random() * 100 < ARRIVES_PERCENT
-                    await place.back.cut_asking(plan.append_bytes_min, arrives=arrives, limit_s=COMMIT_S_MAX)
+                    await place.back.cut_asking(arrives=arrives, limit_s=COMMIT_S_MAX)
                 case "device":
                     device = chance.choice(devices)
                     if not device.done():
