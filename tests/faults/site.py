@@ -247,7 +247,10 @@ async def _kill_appender(connection: Any, limit_s: float) -> bool:
             APPEND,
         )
         if pid is not None:
-            os.kill(pid, signal.SIGKILL)
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue  # its connection had been cut, and it has ended since it was found
             async with asyncio.timeout(READY_S_MAX):
                 await ended.wait()
             return True
