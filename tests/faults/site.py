@@ -249,10 +249,10 @@ async def _kill_appender(connection: Any, limit_s: float) -> bool:
         if pid is not None:
             try:
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue  # its connection had been cut, and it has ended since it was found
-            async with asyncio.timeout(READY_S_MAX):
-                await ended.wait()
+                async with asyncio.timeout(READY_S_MAX):
+                    await ended.wait()
+            except (ProcessLookupError, TimeoutError):
+                continue  # its connection had been cut, and it was about to end by itself
             return True
     return False
 
