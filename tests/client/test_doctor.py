@@ -39,9 +39,11 @@ from tests.support.virtual import virtual
 
 
 def sql(device: Device, statement: str, *values: object) -> None:
-    """Change a replica by hand."""
-    changed = device._writer._store.database.connection.execute(statement, values)  # type: ignore[attr-defined]
-    assert changed.rowcount > 0
+    """Change a replica by hand, which is told as any change is."""
+    replica = device._writer._store  # type: ignore[attr-defined]
+    assert replica.database.connection.execute(statement, values).rowcount > 0
+    for number in replica.entries.opened:
+        replica.database.touches.touch(number)
 
 
 async def looked(guest: Guest, *, repair: bool = False, seconds: float = 5.0) -> CollectionFindings:
