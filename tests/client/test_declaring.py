@@ -115,6 +115,23 @@ async def test_what_other_devices_write_is_found_here_under_the_names_of_here(op
 
 
 @virtual
+async def test_a_live_query_is_told_of_what_is_found(open_device: OpenDevice) -> None:
+    async with open_device("a") as device:
+        vault = (await founded(device)).vault
+        items = await vault.collection("items", Item, policy=latest())
+        others = await vault.collection("others", Item, policy=latest())
+        search = "SELECT key, rank < 0 FROM items_search WHERE items_search MATCH 'milk'"
+        async with vault.live(search) as live:
+            assert (await anext(live)).rows == ()
+            await others.put("x", Item("milk"))
+            await items.put("a", Item("milk"))
+            assert (await anext(live)).rows == (("a", 1),)
+            await items.put("a", Item("bread"))
+            assert (await anext(live)).rows == ()
+            assert live.runs == 3
+
+
+@virtual
 async def test_a_device_opens_what_it_held_under_other_names(open_device: OpenDevice) -> None:
     async with open_device("a") as device:
         vault = (await founded(device)).vault

@@ -56,7 +56,7 @@ class Census:
     def collections(self, vault: int) -> list[Collection]:
         """A vault's collections by name, also those that nobody has opened. Their values cannot be read."""
         found = self._database.connection.execute(
-            "SELECT id, vault, name, stream, kind, policy, columns, signed FROM _collection WHERE vault = ?"
+            "SELECT id, vault, name, stream, kind, policy, columns, opened, signed FROM _collection WHERE vault = ?"
             f" AND NOT {INTERNAL} ORDER BY name",
             (vault,),
         )
@@ -96,13 +96,14 @@ class Census:
 
 
 def undecoded(
-    number: int, vault: int, name: str, stream: bytes, kind: int, policy: str, columns: str, signed: int
+    number: int, vault: int, name: str, stream: bytes, kind: int, policy: str, columns: str, opened: int, signed: int
 ) -> Collection:
-    """A collection by its row of `_collection`, whose values cannot be read."""
+    """A collection by its row of `_collection`, whose values cannot be read; with the columns of the app that was here
+    last."""
     kept = tuple(Column(*column) for column in json.loads(columns))
     table, values = Table(number, kept), _NoValues()
     return Collection(
-        number, vault, name, StreamId(stream), StreamKind(kind), policy, kept, table, values, bool(signed)
+        number, vault, name, StreamId(stream), StreamKind(kind), policy, kept[:opened], table, values, bool(signed)
     )
 
 

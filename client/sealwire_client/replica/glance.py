@@ -47,7 +47,7 @@ class Glance:
     def collection(self, vault: bytes, name: str) -> Collection | None:
         """A collection to read with `reader`, or None if this device has none of that name."""
         found = self.reader.connection.execute(
-            "SELECT c.id, v.id, c.name, stream, kind, policy, columns, signed FROM _collection AS c"
+            "SELECT c.id, v.id, c.name, stream, kind, policy, columns, opened, signed FROM _collection AS c"
             " JOIN _vault AS v ON v.id = c.vault WHERE v.vault = ? AND c.name = ?",
             (vault, name),
         ).fetchone()

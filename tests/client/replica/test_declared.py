@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sealwire_client.conditions import matching
 from sealwire_client.declaring import indexed, searchable
 from sealwire_client.encoding import numbered, schema_of
 from sealwire_client.replica import NoSearchError, ReplicaMisuse, repair
@@ -75,6 +76,12 @@ def test_a_select_uses_the_declared_indexes(items: Opened) -> None:
     assert "USING INDEX _c1_by_1 " in plan(items, "SELECT title FROM cards WHERE shop = 'a'")
     assert "USING INDEX _c1_by_2_1 " in plan(items, "SELECT title FROM cards WHERE rank = 1 AND shop > 'a'")
     assert "USING INDEX _c1_by_2_1" in plan(items, "SELECT title FROM cards ORDER BY rank, shop")
+
+
+def test_conditions_use_them_as_well(items: Opened) -> None:
+    condition, _ = matching("cards", items.schema, {"shop": "a"}, "key", None)
+    sql = f"SELECT key FROM main.{items.cards.table.name} WHERE _live = 1 AND {condition}".replace("?", "'a'")
+    assert "USING INDEX _c1_by_1 " in plan(items, sql)
 
 
 def test_what_has_another_name_keeps_its_index_and_what_is_declared_no_more_loses_it(items: Opened) -> None:

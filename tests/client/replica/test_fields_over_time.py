@@ -100,6 +100,14 @@ def test_a_field_that_has_gone_is_kept_and_comes_back(tmp_path: Path) -> None:
         assert replica.get("new") == Task("sand", 0, "soon")
 
 
+def test_who_looks_from_outside_sees_the_fields_of_the_app_that_was_here_last(tmp_path: Path) -> None:
+    with opened(tmp_path, Task) as replica:
+        replica.open(Dropped)
+        (seen,) = replica.replica.census.collections(1)
+        assert [column.name for column in seen.columns] == ["title", "effort"]
+        assert seen.table.width == 3
+
+
 def test_a_number_that_had_another_type_is_refused_and_nothing_has_changed(tmp_path: Path) -> None:
     with opened(tmp_path, Task) as replica:
         replica.put("k", Task("paint", 3, "today"))
