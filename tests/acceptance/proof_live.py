@@ -1,22 +1,21 @@
 """Live queries: how soon a commit is told, and what they cost a write that concerns none of them.
 
-One device in a folder of its own, without a relay. Of 100,000 entries a query chooses 1,000 by a range of keys, and one
+Devices in folders of their own, without a relay. Of 100,000 entries a query chooses 1,000 by a range of keys, and one
 of them is changed again and again: told are the times from the commit, as the writer's thread knows it, until the
-difference is in the hand of who waits for it. Then entries of another collection are written, in turns with a hundred
-live queries open and with none: told is what a write takes of the processor, in all threads.
+difference is in the hand of who waits for it. Then two devices write in turns what concerns no query, while one of them
+has a hundred live queries open and the other none: told is what a write takes of the processor, in all threads.
 """
 
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
-import trio.testing
 
 from sealwire_client import Collection, Device, Vault, latest
 from sealwire_client.live import RUNS_APART_SECONDS
@@ -38,21 +37,20 @@ OPEN: Final = 100
 
 PREFIX: Final = "050/"
 
-WARMING: Final = 5
+ONE: Final = "SELECT * FROM items WHERE key = ?"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Entries in all, changes that are told, and how many turns of how many writes there are."""
+    """Entries in all, changes that are told, and how often each of two devices writes in each of two turns."""
 
     entries: int
     changes: int
-    turns: int
     writes: int
 
 
-LONG: Final = Plan(100_000, 300, 40, 50)
-SHORT_PLAN: Final = Plan(100_000, 20, 4, 10)
+LONG: Final = Plan(100_000, 300, 1_500)
+SHORT_PLAN: Final = Plan(100_000, 20, 50)
 
 
 @dataclass
@@ -63,17 +61,25 @@ class Item:
     count: int
 
 
+class Home(NamedTuple):
+    """A vault with a collection that queries are about, and another one."""
+
+    vault: Vault
+    items: Collection[Item]
+    others: Collection[Item]
+
+
 @asynccontextmanager
-async def filled(folder: Path, entries: int) -> AsyncIterator[tuple[Vault, Collection[Item], Collection[Item]]]:
-    """A vault with a collection of so many entries, and an empty one."""
+async def filled(folder: Path, entries: int) -> AsyncIterator[Home]:
+    """A device with so many items."""
     relay = MemoryRelay()
     relay.stop()
-    async with Device.open(folder / "device", relay=relay.origin, dialler=relay.dial) as device:
+    async with Device.open(folder, relay=relay.origin, dialler=relay.dial) as device:
         vault = await device.create_vault("live")
         items = await vault.collection("items", Item, policy=latest())
         others = await vault.collection("others", Item, policy=latest())
         await items.put_many((key_of(number), Item(f"item {number}", number)) for number in range(entries))
-        yield vault, items, others
+        yield Home(vault, items, others)
 
 
 def key_of(number: int) -> str:
@@ -81,8 +87,9 @@ def key_of(number: int) -> str:
     return f"{number // CHOSEN:03}/{number % CHOSEN:03}"
 
 
-async def told(vault: Vault, items: Collection[Item], changes: int) -> dict[str, object]:
+async def told(home: Home, changes: int) -> dict[str, object]:
     """Change entries of a live query's result: how soon it is told, and how often the query was run."""
+    items = home.items
     committed, in_hand, arrived = list[float](), list[float](), trio.Event()
     begun, rows = list[float](), 0
 
@@ -99,7 +106,7 @@ async def told(vault: Vault, items: Collection[Item], changes: int) -> dict[str,
     touches = await items._writer.run(lambda replica: replica.database.touches)
     touches.register(items.held.number, note)
     sql = "SELECT key, name, count FROM items WHERE key >= ? AND key < ? ORDER BY key"
-    async with vault.live(sql, [PREFIX, PREFIX.replace("/", "0")]) as live, open_nursery() as nursery:
+    async with home.vault.live(sql, [PREFIX, PREFIX.replace("/", "0")]) as live, open_nursery() as nursery:
         nursery.start_soon(read)
         await arrived.wait()
         in_hand.clear()
@@ -123,49 +130,43 @@ async def told(vault: Vault, items: Collection[Item], changes: int) -> dict[str,
     }
 
 
-async def beside(vault: Vault, others: Collection[Item], turns: int, writes: int) -> dict[str, object]:
-    """Write what concerns no live query, with and without a hundred of them."""
-    alone_us, among_us, extra, runs = list[float](), list[float](), list[float](), list[int]()
-    for turn in range(turns):
-        alone_us.append(await written(others, turn, writes))
+async def beside(homes: Sequence[Home], writes: int) -> dict[str, object]:
+    """Write in turns at two devices what concerns no live query: one has a hundred of them open, then the other one."""
+    alone_us, among_us, runs = list[float](), list[float](), list[int]()
+    for home, other in (homes, homes[::-1]):
         async with AsyncExitStack() as stack, open_nursery() as nursery:
-            lives = [
-                await stack.enter_async_context(vault.live("SELECT * FROM items WHERE key = ?", [key_of(number)]))
-                for number in range(OPEN)
-            ]
+            lives = [await stack.enter_async_context(home.vault.live(ONE, [key_of(n)])) for n in range(OPEN)]
             for live in lives:
                 await anext(live)
                 nursery.start_soon(anext, live)
-            await trio.testing.wait_all_tasks_blocked()
-            among_us.append(await written(others, turn, writes))
+            for number in range(writes):
+                among_us.append(await written(home.others, number))
+                alone_us.append(await written(other.others, number))
             runs += [live.runs for live in lives]
             nursery.cancel_scope.cancel()
-        extra.append(among_us[-1] / alone_us[-1] - 1)
+    alone, among = statistics.median(alone_us), statistics.median(among_us)
     return {
         "open": OPEN,
         "runs_beside_max": max(runs),
-        "write_cpu_us": round(statistics.median(alone_us), 1),
-        "write_cpu_us_among": round(statistics.median(among_us), 1),
-        "extra": round(statistics.median(extra), 4),
+        "write_cpu_us": round(alone, 1),
+        "write_cpu_us_among": round(among, 1),
+        "extra": round(among / alone - 1, 4),
     }
 
 
-async def written(others: Collection[Item], turn: int, writes: int) -> float:
-    """What a write takes of the processor, in microseconds: the median of so many, after some that are not counted."""
-    took = list[float]()
-    for number in range(WARMING):
-        await others.put(f"{number:04}", Item("first", turn))
-    for number in range(writes):
-        began = time.process_time()
-        await others.put(f"{number:04}", Item("other", turn))
-        took.append(1e6 * (time.process_time() - began))
-    return statistics.median(took)
+async def written(others: Collection[Item], number: int) -> float:
+    """What a write takes of the processor, in all threads, in microseconds."""
+    began = time.process_time()
+    await others.put(f"{number % CHOSEN:04}", Item("other", number))
+    return 1e6 * (time.process_time() - began)
 
 
 async def prove(folder: Path, plan: Plan) -> dict[str, object]:
     """Both figures."""
-    async with filled(folder, plan.entries) as (vault, items, others):
-        return await told(vault, items, plan.changes) | await beside(vault, others, plan.turns, plan.writes)
+    async with filled(folder / "many", plan.entries) as home:
+        figures = await told(home, plan.changes)
+    async with filled(folder / "one", OPEN) as one, filled(folder / "other", OPEN) as other:
+        return figures | await beside([one, other], plan.writes)
 
 
 def run(short: bool) -> dict[str, object]:
