@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from sealwire_client.differences import Deleted, Difference, Inserted, Moved, Updated
     from sealwire_client.encoding import EncodingError, numbered
     from sealwire_client.findings import Findings, Verdict
-    from sealwire_client.inviting import InviteRefusedError
+    from sealwire_client.forks import ForkedError
+    from sealwire_client.inviting import InviteExpiredError, InviteRefusedError, NewMember, PendingInvite
     from sealwire_client.keyring import KeyringError, VaultOverError
     from sealwire_client.link import RelayRefusedError
     from sealwire_client.live import Live
@@ -60,7 +61,9 @@ _ROOMS: Final = {
     "Disputed": "status",
     "EncodingError": "encoding",
     "Findings": "findings",
+    "ForkedError": "forks",
     "Inserted": "differences",
+    "InviteExpiredError": "inviting",
     "InviteRefusedError": "inviting",
     "KeyringError": "keyring",
     "Live": "live",
@@ -68,8 +71,10 @@ _ROOMS: Final = {
     "MoveError": "moving",
     "Moved": "differences",
     "NeedsNewerAppError": "replica.errors",
+    "NewMember": "inviting",
     "NoSearchError": "replica.errors",
     "OfflineError": "sending",
+    "PendingInvite": "inviting",
     "Place": "writes",
     "Policy": "policies",
     "QueryError": "replica.errors",
@@ -122,7 +127,9 @@ __all__ = [
     "Disputed",
     "EncodingError",
     "Findings",
+    "ForkedError",
     "Inserted",
+    "InviteExpiredError",
     "InviteRefusedError",
     "KeyringError",
     "Live",
@@ -130,8 +137,10 @@ __all__ = [
     "MoveError",
     "Moved",
     "NeedsNewerAppError",
+    "NewMember",
     "NoSearchError",
     "OfflineError",
+    "PendingInvite",
     "Place",
     "Policy",
     "QueryError",

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +32,7 @@ from sealwire_client.replica import (
     Change,
     HeldVault,
     NotAReplicaError,
+    Reader,
     Replica,
     ReplicaCorruptError,
     Runner,
@@ -59,6 +61,10 @@ OpenWriter = Callable[[Callable[[], Replica]], Awaitable[Runner[Replica]]]
 """Opens the replica in the thread that is to write it; raises what opening raises."""
 
 
+OpenReader = Callable[[Path], Reader]
+"""Opens the replica of a folder for reading, in the device's thread; whoever reads by it must be allowed to."""
+
+
 class NoRelayError(ValueError):
     """A vault needs to know its relay."""
 
@@ -74,12 +80,13 @@ class Device:
         writer: Runner[Replica],
         dialler: Dialler,
         nursery: trio.Nursery,
+        reader: OpenReader = Reader,
     ) -> None:
         self.folder = folder
         self.repaired: Salvaged | None = None
         """What became of the replica if it was found damaged when this device was opened; None: it was not."""
         self._relay, self._identities, self._writer = relay, identities, writer
-        self._nursery = nursery
+        self._nursery, self._open_reader = nursery, reader
         self._connections = Connections(relay, identities, dialler, nursery)
         self._syncs: dict[VaultId, VaultSync] = {}
         self._kept: dict[VaultId, Kept] = {}
@@ -99,11 +106,12 @@ class Device:
         repairs: bool = True,
         dialler: Dialler = dial,
         writer: OpenWriter = Writer.open,
+        reader: OpenReader = Reader,
     ) -> "AsyncIterator[Device]":
         """The device that lives in `folder` (made, with fresh keys, if there is none), online for the block's length.
 
         `relay` is where new vaults go; vaults that are here know theirs. Everything but the relay's work goes on
-        without it. `dialler` and `writer` are for tests (`sealwire_client.testing`).
+        without it. `dialler` and `writer` are for tests (`sealwire_client.testing`), `reader` is for hosts.
 
         A damaged replica is put aside and replaced by one that holds what only this device had, as far as it can be
         read (`repaired` tells); `repairs` False: ReplicaCorruptError is raised instead. That is raised in the block,
@@ -139,7 +147,7 @@ class Device:
         runner = await writer(opens)
         try:
             async with open_nursery() as nursery:
-                device = cls(path, relay, Identities(identities, renew), runner, dialler, nursery)
+                device = cls(path, relay, Identities(identities, renew), runner, dialler, nursery, reader)
                 device.repaired = salvaged[0] if salvaged else None
                 try:
                     await device._resume()
@@ -496,7 +504,9 @@ class Device:
 
         sync = VaultSync(held, membership, identity, self._writer, link, told, watched, renew, move, another_relay)
         sync.enrol(self._identities.present)
-        vault = Vault(held, sync, self._writer, self.folder, lambda discard: self._part_with(held.id, discard))
+        reader = self._open_reader(self.folder)
+        forget = partial(self._part_with, held.id)
+        vault = Vault(held, sync, self._writer, self.folder, forget, reader)
         self._vaults[held.id], self._syncs[held.id], self._kept[held.id] = vault, sync, Kept(vault, sync)
         self._kept[held.id].start(self._nursery)
         return vault

@@ -21,7 +21,7 @@ async def open_nursery() -> AsyncIterator[trio.Nursery]:
                 raise
     except BaseExceptionGroup as group:
         failures = [error for error in group.exceptions if not _is_cancelled(error)]
-        if len(failures) == 1 and own is not None and not _holds_cancelled(own):
+        if len(failures) == 1 and own is not None and not holds_cancelled(own):
             raise own from own.__cause__  # trio has taken it apart if it is a group
         if len(failures) == 1:
             raise failures[0] from failures[0].__cause__
@@ -36,9 +36,10 @@ def _is_cancelled(error: BaseException) -> bool:
     return isinstance(error, trio.Cancelled)
 
 
-def _holds_cancelled(error: BaseException) -> bool:
+def holds_cancelled(error: BaseException) -> bool:
+    """True if it is a cancellation, or a group in which one is."""
     if isinstance(error, BaseExceptionGroup):
-        return any(_holds_cancelled(inner) for inner in error.exceptions)
+        return any(holds_cancelled(inner) for inner in error.exceptions)
     return isinstance(error, trio.Cancelled)
 
 

@@ -90,11 +90,12 @@ class Vault:
         writer: Runner[Replica],
         folder: Path,
         forget: Callable[[bool], Awaitable[None]],
+        reader: Reader,
     ) -> None:
         self._forget = forget
         self._held, self._sync, self._writer = held, sync, writer
-        self._reader = Reader(folder)
-        self._live = LiveQueries(folder, writer, self._reader)
+        self._reader = reader
+        self._live = LiveQueries(folder, writer, reader)
         self._status = VaultStatus(sync, writer)
         self._collections: dict[str, Collection[Any]] = {}
         self._kinds: dict[str, tuple[type, Policy]] = {}
@@ -250,9 +251,17 @@ class Vault:
         Raises TransactionError (too large for one push, within another transaction, another vault's collection), and
         OfflineError, ConflictError or StrictError as a strict `put` does.
         """
-        transaction: Transaction[Collection[Any]] = Transaction(self._sync)
+        transaction = self.begun()
         with entered(transaction):
             yield transaction
+        await self.carry_out(transaction)
+
+    def begun(self) -> Transaction[Collection[Any]]:
+        """A transaction without edits. For `transaction`, wherever its block runs."""
+        return Transaction(self._sync)
+
+    async def carry_out(self, transaction: Transaction[Collection[Any]]) -> None:
+        """Make the edits of a transaction whose block has ended. For `transaction`, wherever its block ran."""
         parts = transaction.parts
         if transaction.strict:
             await self._sync.strict(transaction.strict_writes())

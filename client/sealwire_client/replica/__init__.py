@@ -60,6 +60,7 @@ from sealwire_client.replica.refills import GIVEN_BACK_LATE
 from sealwire_client.replica.runner import InlineWriter, Runner, Writer
 from sealwire_client.replica.salvage import Salvaged, holds_a_replica, repair
 from sealwire_client.replica.sent import SealedGroup, StoredBatch
+from sealwire_client.replica.sharing import SharedReader
 from sealwire_client.replica.sums import SumOf, Sums
 from sealwire_client.replica.tables import Column, Table
 from sealwire_client.replica.touches import Touches
@@ -301,6 +302,7 @@ __all__ = [
     "SealedGroup",
     "Seen",
     "Settled",
+    "SharedReader",
     "Sight",
     "SqlValue",
     "Standing",

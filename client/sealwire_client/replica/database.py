@@ -10,10 +10,12 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol, cast
 from urllib.parse import quote
 
+from sealwire_client.forks import Birthplace
 from sealwire_client.replica.errors import (
     OPENING,
     READING,
@@ -101,11 +103,15 @@ class FolderLock:
         os.ftruncate(self._fd, 0)
         with suppress(OSError):  # who it is helps others, and need not be known; the disk may be full
             os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
+        # A process that is forked from this one has the lock too, and would hold it longer than this one lives.
+        self._birthplace = Birthplace(partial(os.close, self._fd))
 
     def release(self) -> None:
         """Let others in. The file stays: to delete it would let two processes lock two files of one name."""
-        os.ftruncate(self._fd, 0)
-        os.close(self._fd)
+        if self._birthplace.is_here:
+            self._birthplace.end()
+            os.ftruncate(self._fd, 0)
+            os.close(self._fd)
 
 
 class Beside(Protocol):

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from sealwire_client.forks import Birthplace, ForkedError
 from sealwire_client.replica.database import FILE_NAME, connect_reader
 from sealwire_client.replica.declared import words_of
 from sealwire_client.replica.entries import Collection
@@ -62,6 +63,7 @@ class Reader:
         """Open while a Database has the folder open. `wanders`: it goes from thread to thread, used by one at a time.
 
         Raises ReplicaUnreadableError or ReplicaCorruptError."""
+        self._birthplace = Birthplace()
         self.path = folder / FILE_NAME
         self.connection = connect_reader(self.path, wanders=wanders)
         self.connection.execute("PRAGMA query_only = ON")
@@ -85,6 +87,8 @@ class Reader:
         self.shown.add(name)
 
     def _run(self, statement: str, values: Sequence[SqlValue] = ()) -> list[Row]:
+        if not self._birthplace.is_here:
+            raise ForkedError
         try:
             return self.connection.execute(statement, values).fetchall()
         except sqlite3.Error as error:
@@ -186,6 +190,7 @@ class Reader:
 
     def select(self, sql: str, values: Sequence[SqlValue] = ()) -> Rows:
         """Run an app's own SQL over the collections shown. Raises QueryError if it is wrong, or does more than read."""
+        self._birthplace.check()
         self.check_open()
         try:
             cursor = self.connection.execute(sql, values)
@@ -246,7 +251,8 @@ class Reader:
     def close(self, *, gone: bool = False) -> None:
         """Let go of the file. `gone`: because the vault is not on this device any more."""
         self._is_closed, self._is_gone = True, gone
-        self.connection.close()
+        if self._birthplace.is_here:
+            self.connection.close()
 
 
 def _below(prefix: str) -> tuple[str, list[SqlValue]]:

@@ -13,6 +13,7 @@ from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVa
 
 import trio
 
+from sealwire_client.forks import Birthplace
 from sealwire_client.replica.errors import ReplicaClosedError
 
 CALLS_WAITING_MAX: Final = 1_024
@@ -108,6 +109,7 @@ class Writer(Runner[S]):
         self._room = trio.Semaphore(CALLS_WAITING_MAX)
         self._token = trio.lowlevel.current_trio_token()
         self._closing = False
+        self._birthplace = Birthplace()
         self._ended = trio.Event()
         # A daemon: a program that ends without closing must not hang, and what was acknowledged is durable.
         self._thread = threading.Thread(target=self._work, args=(opens,), name="sealwire-writer", daemon=True)
@@ -151,6 +153,7 @@ class Writer(Runner[S]):
             raise
 
     async def _call(self, call: _Call) -> Any:
+        self._birthplace.check()
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
             self._room.acquire_nowait()
@@ -166,6 +169,8 @@ class Writer(Runner[S]):
         return call.result
 
     async def aclose(self) -> None:
+        if not self._birthplace.is_here:
+            return  # its thread is not here
         if not self._closing:
             self._closing = True
             self._queue.put(None)
