@@ -69,7 +69,7 @@ class Story:
         await self.laptop.do("init", "--relay", origin, "--vault", FAMILY, "--name", self.laptop.name, *WAIT)
         await self.laptop.do("init", "--relay", origin, "--vault", WORK, "--name", self.laptop.name, *WAIT)
         lines = "\n".join(f'{{"key": "entry {n}", "value": {{"n": {n}}}}}' for n in range(entries))
-        fill = ("put", NOTES, "--file", "-", "--vault", FAMILY, "--policy", "merge", *WAIT)
+        fill = ("import", NOTES, "-", "--vault", FAMILY, "--policy", "merge", *WAIT)
         await self.laptop.do(*fill, given=lines)
         await self.laptop.puts(NOTES, "contract", {"text": "signed"}, WORK)
         joined = await self.laptop.invites(self.phone, "--all-vaults")

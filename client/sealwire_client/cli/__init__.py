@@ -9,6 +9,7 @@ import click
 from sealwire_client.cli.doctor import doctor
 from sealwire_client.cli.entries import delete, get, ls, put
 from sealwire_client.cli.failures import ExitCode, Failure, OutputClosed, explained, leaves, sentence, usage
+from sealwire_client.cli.inout import export, import_
 from sealwire_client.cli.members import init, invite, join
 from sealwire_client.cli.output import Output, say, visible
 from sealwire_client.cli.recovery import recovery
@@ -89,5 +90,21 @@ def main() -> None:
     """
 
 
-for _command in (init, invite, join, put, delete, get, ls, watch, status, doctor, stuck, vault, recovery):
+for _command in (
+    init,
+    invite,
+    join,
+    put,
+    delete,
+    get,
+    ls,
+    export,
+    import_,
+    watch,
+    status,
+    doctor,
+    stuck,
+    vault,
+    recovery,
+):
     main.add_command(_command)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import aclosing
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -11,51 +9,31 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from sealwire_client.cli import options, values
-from sealwire_client.cli.failures import FORGET, Failure, relay_missing, usage
-from sealwire_client.cli.output import Bar, Output, compact, visible
+from sealwire_client.cli.failures import Failure
+from sealwire_client.cli.output import Output, compact, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from sealwire_client.cli.looking import Source
     from sealwire_client.cli.place import Place
-    from sealwire_client.cli.session import Entries
-    from sealwire_client.status import Status
-    from sealwire_client.vault import Vault
 
 PAGE_ENTRIES: Final = 1_000
 """Entries of one table on a terminal, and between two looks whether somebody pressed Ctrl-C."""
 
-fresh_option = click.option(
-    "--fresh", is_flag=True, help="Catch up with the relay first; fail if that does not succeed."
-)
 
-
-@click.command(short_help="Save a value at a key of a collection, or many.")
+@click.command(short_help="Save a value at a key of a collection.")
 @click.argument("collection")
-@click.argument("key", required=False)
-@click.argument("value", nargs=-1)
+@click.argument("key")
+@click.argument("value", nargs=-1, required=True)
 @click.option("--text", is_flag=True, help="VALUE is text, also if it looks like JSON.")
-@click.option(
-    "--file",
-    "source",
-    metavar="FILE",
-    help='Put many entries: each line of FILE (- for stdin) is {"key": …, "value": …}.',
-)
-@click.option(
-    "--policy",
-    type=click.Choice(["latest", "merge", "strict"]),
-    help="What becomes of two edits of one entry, for a collection that is new; else the one it has, else latest.",
-)
+@options.policy
 @options.vault
 @options.wait(5, "Longest wait for the relay's confirmation while nothing moves; 0: do not wait.")
 @options.folder_and_json
 def put(
     collection: str,
-    key: str | None,
+    key: str,
     value: tuple[str, ...],
     text: bool,
-    source: str | None,
     policy: str | None,
     vault: str | None,
     wait: float,
@@ -69,27 +47,9 @@ def put(
     from sealwire_client.cli import place, running
 
     output = Output(as_json)
-    if source is not None:
-        if key is not None or text:
-            raise usage("--file brings keys and values with it; leave out KEY, VALUE and --text")
-        fd = _open(source)
-        found = place.existing(folder)
-        running.run(lambda: _put_lines(found, vault, collection, policy, fd, wait, output))
-        return
-    if key is None or not value:
-        raise usage("A KEY and a VALUE are needed, or --file with many of them; nothing was saved")
     entry = values.checked(key, "KEY"), values.typed(value, text)
     found = place.existing(folder)
     running.run(lambda: _put(found, vault, collection, policy, entry, wait, output))
-
-
-def _open(source: str) -> int:
-    if source == "-":
-        return 0
-    try:
-        return os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise usage(f"{source} cannot be read ({error.strerror}); nothing was saved") from None
 
 
 async def _put(
@@ -101,97 +61,16 @@ async def _put(
     wait: float,
     output: Output,
 ) -> None:
-    from sealwire_client.cli import session
+    from sealwire_client.cli import saving, session
 
     async with session.opened(place) as device:
         vault = session.chosen(device, place, name)
         entries = await session.writable(device, vault, collection, policy, wait)
         stuck = (await vault.status()).stuck
         await entries.put(*entry)
-        status = await _sent(vault, wait, output)
+        status = await saving.until_sent(vault, wait, output)
         fields = {"collection": collection, "key": entry[0], "saved": True}
-        _tell_saved(fields, "saved", status, stuck, vault, wait, output)
-
-
-async def _put_lines(
-    place: Place, name: str | None, collection: str, policy: str | None, fd: int, wait: float, output: Output
-) -> None:
-    from sealwire_client.cli import session
-    from sealwire_client.cli.lines import batches
-
-    async with session.opened(place) as device:
-        vault = session.chosen(device, place, name)
-        entries = await session.writable(device, vault, collection, policy, wait)
-        stuck, count = (await vault.status()).stuck, 0
-        with Bar("Saving", output) as bar:
-            async with aclosing(batches(fd)) as read:
-                async for batch in read:
-                    count += await _put_batch(entries, batch)
-                    bar.update(count, None)
-        status = await _sent(vault, wait, output)
-        fields = {"collection": collection, "saved": count}
-        _tell_saved(
-            fields, f"{count:,} {'entry' if count == 1 else 'entries'} saved", status, stuck, vault, wait, output
-        )
-
-
-async def _put_batch(entries: Entries, batch: list[tuple[int, bytes]]) -> int:
-    """Put lines, in one transaction; of a batch with a wrong line those before it. Raises Failure, which names it."""
-    lines: list[values.Line] = []
-    wrong: Failure | None = None
-    for number, raw in batch:
-        try:
-            line = values.parsed(number, raw)
-        except Failure as failure:
-            wrong = failure
-            break
-        if line is not None:
-            lines.append(line)
-    at = 0
-
-    def pairs() -> Iterator[tuple[str, values.Value]]:
-        nonlocal at
-        for line in lines:
-            yield line.key, line.value
-            at += 1
-
-    try:
-        count = await entries.put_many(pairs())
-    except ValueError as error:  # a value that cannot be kept
-        await entries.put_many([(line.key, line.value) for line in lines[:at]])
-        raise values.wrong_line(lines[at].number, str(error)) from error
-    if wrong is not None:
-        raise wrong
-    return count
-
-
-async def _sent(vault: Vault, wait: float, output: Output) -> Status:
-    from sealwire_client.cli import session
-
-    with Bar("Sending", output) as bar:
-        return await session.until(vault, session.all_sent, wait, bar)
-
-
-def _tell_saved(
-    fields: dict[str, object], what: str, status: Status, stuck: int, vault: Vault, wait: float, output: Output
-) -> None:
-    """Say what became of an edit, plainly. Raises Failure if the relay refused something for good."""
-    from sealwire_client.cli import session
-
-    refused = status.stuck - stuck
-    sent = status.pending == 0 and refused <= 0
-    why = None if sent else session.why_not(status, vault.origin, wait).rstrip(".")
-    text = f"{what} on this device; {session.fate(status, refused)}"
-    output.answer({**fields, "sent": sent, "pending": status.pending, "why": why}, text)
-    if refused > 0:
-        writes = "1 write" if refused == 1 else f"{refused:,} writes"
-        raise relay_missing(
-            f"The relay refused {writes} for good, kept on this device: {why} (`sealwire stuck retry --all`)"
-        )
-    if vault.is_known is False or vault.over is not None:
-        output.say(f"Not sent: {why}; or {FORGET}")
-    elif not sent:
-        output.say(f"Not sent yet: {why}. The next put, delete, watch or status that reaches the relay sends it")
+        saving.tell(fields, "saved", status, stuck, vault, wait, output)
 
 
 @click.command(short_help="Delete an entry of a collection.")
@@ -213,7 +92,7 @@ def delete(collection: str, key: str, vault: str | None, wait: float, folder: Pa
 
 
 async def _delete(place: Place, name: str | None, collection: str, key: str, wait: float, output: Output) -> None:
-    from sealwire_client.cli import session
+    from sealwire_client.cli import saving, session
 
     async with session.opened(place) as device:
         vault = session.chosen(device, place, name)
@@ -231,15 +110,15 @@ async def _delete(place: Place, name: str | None, collection: str, key: str, wai
             )
         stuck = (await vault.status()).stuck
         await entries.delete(key)
-        status = await _sent(vault, wait, output)
+        status = await saving.until_sent(vault, wait, output)
         fields = {"collection": collection, "key": key, "deleted": True}
-        _tell_saved(fields, "deleted", status, stuck, vault, wait, output)
+        saving.tell(fields, "deleted", status, stuck, vault, wait, output)
 
 
 @click.command(short_help="Print the value at a key of a collection.")
 @click.argument("collection")
 @click.argument("key")
-@fresh_option
+@options.fresh
 @options.vault
 @options.wait(5, "Longest wait while nothing moves, where the relay is needed.")
 @options.folder_and_json
@@ -268,7 +147,7 @@ def get(
 @click.command(short_help="List the entries of a collection.")
 @click.argument("collection")
 @click.argument("prefix", default="")
-@fresh_option
+@options.fresh
 @options.vault
 @options.wait(5, "Longest wait while nothing moves, where the relay is needed.")
 @options.folder_and_json
@@ -324,4 +203,4 @@ async def _table(source: Source, prefix: str, output: Output) -> None:
         await trio.lowlevel.checkpoint()
         if len(page) < PAGE_ENTRIES:
             break
-    output.say(f"{count:,} {'entry' if count == 1 else 'entries'}")
+    output.say(values.counted(count))

@@ -1,4 +1,4 @@
-"""Reading a collection for `get` and `ls`: from the replica, also while another process has it open.
+"""Reading a collection for `get`, `ls` and `export`: from the replica, also while another process has it open.
 
 A collection that this device has never seen, as after `join`, is fetched first; one that it holds is shown as it is
 unless freshness is asked for.
@@ -26,6 +26,12 @@ class Source(Protocol):
 
     def items(self, prefix: str = "") -> Iterator[tuple[str, Value]]:
         """Keys and values in the order of the keys."""
+
+    def __len__(self) -> int:
+        """How many entries there are."""
+
+    def newer(self) -> list[str]:
+        """The keys of entries that only a newer app can read."""
 
 
 async def look(
@@ -89,6 +95,12 @@ class _Glanced:
     def items(self, prefix: str = "") -> Iterator[tuple[str, Value]]:
         for key, row in self._glance.reader.items(self._held, prefix):
             yield key, self._schema.from_row(row)
+
+    def __len__(self) -> int:
+        return self._glance.reader.count(self._held)
+
+    def newer(self) -> list[str]:
+        return self._glance.reader.newer(self._held)
 
 
 def _glimpsed(glance: Glance, place: Place, wanted: str | None, name: str, in_use: ReplicaInUseError) -> Collection:

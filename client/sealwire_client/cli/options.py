@@ -59,3 +59,19 @@ def passphrase(command: Command) -> Command:
         is_flag=True,
         help="Protect the new device's keys by a passphrase; asked twice, or taken from SEALWIRE_PASSPHRASE(_FILE).",
     )(command)
+
+
+def fresh(command: Command) -> Command:
+    """`--fresh`."""
+    return click.option("--fresh", is_flag=True, help="Catch up with the relay first; fail if that does not succeed.")(
+        command
+    )
+
+
+def policy(command: Command) -> Command:
+    """`--policy`, of a collection that is written to."""
+    return click.option(
+        "--policy",
+        type=click.Choice(["latest", "merge", "strict"]),
+        help="What becomes of two edits of one entry, for a collection that is new; else the one it has, else latest.",
+    )(command)

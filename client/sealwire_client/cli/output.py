@@ -65,6 +65,13 @@ class Output:
         except UnicodeEncodeError:
             self.write(line.encode("ascii", "backslashreplace").decode())
 
+    def data(self, raw: bytes) -> None:
+        """Bytes of a longer answer that another program is to read exactly."""
+        try:
+            sys.stdout.buffer.write(raw)
+        except OSError as error:
+            raise _unprintable(error) from error
+
     def flush(self) -> None:
         """Let go what was written."""
         try:

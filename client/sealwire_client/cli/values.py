@@ -9,11 +9,13 @@ from sealwire_client.cli.output import compact, visible
 FIELD: Final = "value"
 """The one field of a value that was given as something else than an object."""
 
+_SHAPE: Final = 'a line is {"key": …, "value": …}'
+
 Value = dict[str, Any]
 
 
 class Line(NamedTuple):
-    """An entry of a bulk load, and the number of its line."""
+    """An entry of an import, and the number of its line, or of the first one."""
 
     number: int
     key: str
@@ -55,17 +57,17 @@ def parsed(number: int, raw: bytes) -> Line | None:
             raise TypeError("the key is no text")
         key.encode()
     except KeyError as error:
-        raise wrong_line(number, f"it has no {error}") from None
+        raise wrong_line(number, f"{_SHAPE}, and it has no {error}") from None
     except (ValueError, TypeError, RecursionError) as error:
-        raise wrong_line(number, str(error)) from None
+        raise wrong_line(number, f"{_SHAPE}: {error}") from None
     return Line(number, key, value if isinstance(value, dict) else {FIELD: value})
 
 
 def wrong_line(number: int, why: str) -> Failure:
-    """A line of a bulk load that cannot be saved."""
+    """A line of an import that cannot be saved."""
     return Failure(
-        f'Line {number} is not {{"key": …, "value": …}} that can be kept ({why}): it and what follows were not saved,'
-        " all lines before it were; correct it and run the same again",
+        f"Line {number} cannot be kept ({why}): it and what follows were not saved, all lines before it were; correct"
+        " it and run the same again",
         "value",
     )
 
@@ -92,3 +94,8 @@ def in_full(value: Value, terminal: bool) -> str:
     if text is None:
         return visible(json.dumps(value, ensure_ascii=False, indent=2), lines=True)
     return visible(text, lines=True) if terminal else text
+
+
+def counted(entries: int) -> str:
+    """So many entries, for people."""
+    return f"{entries:,} {'entry' if entries == 1 else 'entries'}"

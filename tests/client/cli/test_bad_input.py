@@ -262,10 +262,10 @@ def test_values_that_cannot_be_kept_are_refused_and_the_others_stay(alone: Machi
     assert one.answer["error"]["kind"] == "too_large"
     lines = [{"key": "a", "value": 1}, {"key": "b", "value": {"t": "two"}}, {"key": "c", "value": large}]
     text = "\n".join(map(json.dumps, lines))
-    many = alone.run("put", "notes", "--file", "-", given=text.encode())
+    many = alone.run("import", "notes", "-", given=text.encode())
     assert many.code == 1
     assert many.error.startswith("Line 3 ")
-    broken = alone.run("put", "notes", "--file", "-", given=b'{"key": "d", "value": "x"}\n\n{"key": "e"}\n{"ke')
+    broken = alone.run("import", "notes", "-", given=b'{"key": "d", "value": "x"}\n\n{"key": "e"}\n{"ke')
     assert broken.error.startswith("Line 3 ")
     assert alone.succeed("ls", "notes").out == 'a\t{"value":1}\nb\t{"t":"two"}\nd\tx\n'
 
@@ -289,8 +289,10 @@ def test_unknown_names_are_told(a: Machine, machine: Callable[[str], Machine]) -
         ("put", "notes"),
         ("put", "notes", "k"),
         ("put", "notes", "k", "{'a': 1}"),
-        ("put", "notes", "k", "--file", "-"),
-        ("put", "notes", "--file", "/nowhere"),
+        ("import", "notes", "/nowhere"),
+        ("export", "notes", "/nowhere/notes.jsonl"),
+        ("export", "notes", "/dev/null", "--overwrite"),
+        ("export", "notes", "--overwrite"),
         ("get", "notes", "k", "--wait", "nan"),
         ("fly",),
         ("ls",),
@@ -310,7 +312,7 @@ def test_control_characters_of_others_are_shown_not_obeyed(alone: Machine) -> No
 
 def test_nobody_reading_the_output_is_no_failure(alone: Machine) -> None:
     lines = "\n".join(json.dumps({"key": f"k{n:05}", "value": "x" * 100}) for n in range(3_000))
-    alone.succeed("put", "notes", "--file", "-", given=lines.encode())
+    alone.succeed("import", "notes", "-", given=lines.encode())
     with alone.running("ls", "notes") as listing:
         listing.until("out", "k00000")
         assert listing.process.stdout is not None
@@ -338,7 +340,7 @@ def test_a_full_disk_saves_nothing_half(alone: Machine, tmp_path: Path) -> None:
         alone.succeed("init", "--relay", NOWHERE, "--wait", "0")
         alone.succeed("put", "notes", "first", "kept")
         lines = "\n".join(json.dumps({"key": f"k{n:05}", "value": "x" * 1_000}) for n in range(2_000))
-        done = alone.run("put", "notes", "--file", "-", "--json", given=lines.encode())
+        done = alone.run("import", "notes", "-", "--json", given=lines.encode())
         assert done.code == 1
         assert done.answer["error"]["kind"] == "disk_full"
         assert "make room" in done.error
@@ -362,13 +364,13 @@ def test_a_disk_without_a_byte_keeps_nobody_from_reading(alone: Machine, tmp_pat
         fill(disk)
         lines = "\n".join(json.dumps({"key": f"k{n:05}", "value": "x" * 1_000}) for n in range(300))
         given = lines.encode()
-        done = alone.run("put", "notes", "--file", "-", "--json", given=given)
+        done = alone.run("import", "notes", "-", "--json", given=given)
         assert (done.code, done.answer["error"]["kind"]) == (1, "disk_full")
         assert "what was to be written now was not saved" in done.error
         fill(disk)
         assert alone.succeed("get", "notes", "first").out == "kept\n"
         make_room(disk)
-        alone.succeed("put", "notes", "--file", "-", given=given)
+        alone.succeed("import", "notes", "-", given=given)
 
 
 def test_a_full_disk_while_sending_is_not_told_of_the_edit_that_was_saved(

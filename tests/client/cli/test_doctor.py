@@ -16,7 +16,7 @@ MANY = 3_000
 
 def put_many(device: Machine, count: int = MANY) -> None:
     lines = [json.dumps({"key": f"k{number:04}", "value": {"n": number, "text": "x" * 50}}) for number in range(count)]
-    assert device.succeed("put", "notes", "--file", "-", "--json", given="\n".join(lines).encode()).answer["sent"]
+    assert device.succeed("import", "notes", "-", "--json", given="\n".join(lines).encode()).answer["sent"]
 
 
 def remove(device: Machine, key: str) -> None:

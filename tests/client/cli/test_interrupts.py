@@ -37,7 +37,7 @@ def test_while_it_waits_for_the_relay(alone: Machine, number: signal.Signals) ->
 
 
 def test_while_it_reads_lines(alone: Machine) -> None:
-    with alone.running("put", "notes", "--file", "-", stdin=subprocess.PIPE) as putting:
+    with alone.running("import", "notes", "-", stdin=subprocess.PIPE) as putting:
         assert putting.process.stdin is not None
         putting.process.stdin.write(b'{"key": "k", "value": "v"}\n{"key": ')
         putting.process.stdin.flush()
@@ -53,7 +53,7 @@ def test_while_it_reads_lines(alone: Machine) -> None:
 
 def test_while_nobody_reads_what_it_prints(alone: Machine) -> None:
     lines = "\n".join(json.dumps({"key": f"k{n:05}", "value": "x" * 100}) for n in range(3_000))
-    alone.succeed("put", "notes", "--file", "-", given=lines.encode())
+    alone.succeed("import", "notes", "-", given=lines.encode())
     with alone.running("ls", "notes") as listing:
         listing.until("out", "k00000")
         listing.process.send_signal(signal.SIGINT)

@@ -74,7 +74,7 @@ def test_what_is_deleted_is_gone_on_the_other_device_too(a: Machine, machine: Ca
 
 def test_many_lines_are_put_read_back_and_put_again(a: Machine) -> None:
     lines = [json.dumps({"key": f"k{n:05}", "value": {"n": n}}) for n in range(20_000)]
-    put = a.succeed("put", "numbers", "--file", "-", "--wait", "0", "--json", given="\n".join(lines).encode())
+    put = a.succeed("import", "numbers", "-", "--wait", "0", "--json", given="\n".join(lines).encode())
     assert put.answer["saved"] == 20_000
     # What was cut off in the middle of sending is sent by the next command, all of it.
     assert a.succeed("status", "--json").answer["pending"] == 0
@@ -82,7 +82,7 @@ def test_many_lines_are_put_read_back_and_put_again(a: Machine) -> None:
     assert [json.loads(line) for line in listed.splitlines()] == [json.loads(line) for line in lines]
     path = a.folder / "copy.jsonl"
     path.write_text(listed[: listed.index("\n", 50_000)])
-    again = a.succeed("put", "copy", "--file", str(path), "--json").answer
+    again = a.succeed("import", "copy", str(path), "--json").answer
     assert (again["saved"] > 1_000, again["sent"]) == (True, True)
 
 

@@ -1,0 +1,126 @@
+"""`sealwire export` and `sealwire import`: what goes out comes in again, and no file is ever half there."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sealwire_client.cli import values
+from sealwire_client.cli.output import compact
+from tests.client.cli.commands import Machine
+from tests.support.small_disk import small_disk
+
+TEXTS = st.text(max_size=8)
+
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=6,
+)
+
+ENTRIES = st.dictionaries(TEXTS, st.dictionaries(TEXTS, PLAIN, max_size=4), max_size=5)
+
+AWKWARD: dict[str, dict[str, Any]] = {
+    "a key\twith\n\"all\", 'of' it\r\n": {"value": 'text\twith\nlines, "quotes" and \\'},
+    "": {"value": ""},
+    "none": {"empty": "", "none": None, "nested": {"list": [1, None, ["x"], {}], "ü": {"": "é\u2028\x00"}}},
+    "nothing": {},
+    "numbers": {"big": 2**63 - 1, "small": -(2**63), "real": 0.1, "text": "1", "true": "true", "yes": True},
+    "ключ 🔑": {"key": "a field of that name", "a,b": "=1+1", "\n": " spaces "},
+}
+
+
+def awkward(device: Machine) -> None:
+    """Put the awkward entries."""
+    lines = "\n".join(json.dumps({"key": key, "value": value}) for key, value in AWKWARD.items())
+    device.succeed("import", "notes", "-", "--wait", "0", given=lines.encode())
+
+
+def held(device: Machine, collection: str) -> dict[str, Any]:
+    """What a collection holds."""
+    lines = map(json.loads, device.succeed("ls", collection, "--json").out.split("\n")[:-1])
+    return {line["key"]: line["value"] for line in lines}
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(ENTRIES)
+def test_a_line_is_the_entry(entries: dict[str, Any]) -> None:
+    for number, (key, value) in enumerate(entries.items(), 1):
+        assert values.parsed(number, compact({"key": key, "value": value}).encode()) == (number, key, value)
+
+
+def test_what_is_exported_and_imported_again_is_equal(alone: Machine, tmp_path: Path) -> None:
+    awkward(alone)
+    file = tmp_path / "notes.jsonl"
+    done = alone.succeed("export", "notes", str(file), "--json")
+    assert done.answer == {"collection": "notes", "file": str(file), "exported": len(AWKWARD)}
+    assert file.stat().st_mode & 0o777 == 0o600
+    told = alone.succeed("import", "copy", str(file), "--wait", "0", "--json").answer
+    assert (told["collection"], told["saved"], told["sent"]) == ("copy", len(AWKWARD), False)
+    assert held(alone, "copy") == held(alone, "notes") == AWKWARD
+    assert alone.succeed("export", "copy").out.encode() == file.read_bytes()
+
+
+def test_the_output_of_a_listing_is_read_too(alone: Machine) -> None:
+    awkward(alone)
+    alone.succeed("import", "copy", "-", given=alone.succeed("ls", "notes", "--json").out.encode())
+    assert held(alone, "copy") == AWKWARD
+
+
+def test_an_encoding_that_lacks_characters_changes_nothing(alone: Machine) -> None:
+    alone.succeed("put", "notes", "ü", "é")
+    alone.environment["PYTHONIOENCODING"] = "ascii"
+    assert alone.succeed("export", "notes").out == '{"key":"ü","value":{"value":"é"}}\n'
+
+
+def test_a_file_that_is_there_is_left_alone_unless_it_may_be_replaced(alone: Machine, tmp_path: Path) -> None:
+    alone.succeed("put", "notes", "k", "v")
+    file = tmp_path / "notes.jsonl"
+    file.write_text("mine")
+    refused = alone.run("export", "notes", str(file), "--json")
+    assert (refused.code, refused.answer["error"]["kind"]) == (1, "exists")
+    assert file.read_text() == "mine"
+    link = tmp_path / "link"
+    link.symlink_to(file)
+    assert "1 entry" in alone.succeed("export", "notes", str(link), "--overwrite").out
+    assert link.is_symlink()
+    assert json.loads(file.read_text()) == {"key": "k", "value": {"value": "v"}}
+
+
+def test_an_export_that_fails_leaves_nothing_behind(alone: Machine, tmp_path: Path) -> None:
+    lines = "\n".join(json.dumps({"key": f"k{n:05}", "value": "x" * 1_000}) for n in range(2_000))
+    alone.succeed("import", "notes", "-", "--wait", "0", given=lines.encode())
+    with small_disk(tmp_path / "disk", 1) as disk:
+        done = alone.run("export", "notes", str(disk / "notes.jsonl"), "--json")
+        assert (done.code, done.answer["error"]["kind"]) == (1, "system")
+        assert "No space left" in done.error
+        assert os.listdir(disk) == []
+
+
+def test_an_export_works_while_a_watch_uses_the_folder(alone: Machine, tmp_path: Path) -> None:
+    alone.succeed("put", "notes", "k", "v")
+    with alone.running("watch", "notes") as watching:
+        watching.until("err", "No relay")
+        assert alone.succeed("export", "notes").out == '{"key":"k","value":{"value":"v"}}\n'
+        watching.interrupt()
+
+
+def test_a_wrong_line_is_named_and_after_it_is_mended_the_same_is_run_again(alone: Machine, tmp_path: Path) -> None:
+    file = tmp_path / "notes.jsonl"
+    good = [compact({"key": f"k{n:05}", "value": {"n": n}}) for n in range(12_000)]
+    file.write_text("\n".join([*good[:11_000], '{"key": "k", ', *good[11_000:]]))
+    done = alone.run("import", "notes", str(file), "--wait", "0")
+    assert done.code == 1
+    assert done.error.startswith("Line 11001 ")
+    assert "all lines before it were" in done.error
+    assert len(held(alone, "notes")) == 11_000
+    file.write_text("\n".join(good))
+    alone.succeed("import", "notes", str(file), "--wait", "0")
+    assert held(alone, "notes") == {f"k{n:05}": {"n": n} for n in range(12_000)}
