@@ -62,7 +62,10 @@ class Live(Generic[D]):
         self._queries, self.question, self._shape = queries, question, shape
         self._token = trio.lowlevel.current_trio_token()
         self._woken, self._ended = trio.Event(), trio.Event()
-        self._is_stale = True
+        self._touched = 0
+        """Commits that it was woken by: counted in the writer's thread alone, and compared with in the reader's."""
+        self._seen = -1
+        self._is_told = False
         self._not_before = -float("inf")
         self._present: Result | None = None
         self._told: Result | None = None
@@ -99,13 +102,11 @@ class Live(Generic[D]):
 
     async def _asked(self, ask: Callable[[Reader, bool], T]) -> T:
         """What `ask` says in a thread, which is told if it must run the query."""
-        stale, self._is_stale = self._is_stale, False
-        began = trio.current_time()
-        try:
-            found = await self._queries.read(lambda reader: ask(reader, stale))
-        except BaseException:
-            self._is_stale = stale or self._is_stale
-            raise
+        self._is_told = False  # before it is looked how many there were, as `wake` counts before it looks
+        touched, began = self._touched, trio.current_time()
+        stale = touched != self._seen
+        found = await self._queries.read(lambda reader: ask(reader, stale))
+        self._seen = touched
         if stale:
             self.runs += 1
             ended = trio.current_time()
@@ -124,8 +125,9 @@ class Live(Generic[D]):
 
     def wake(self) -> None:
         """What it reads has changed. In the writer's thread."""
-        if not self._is_stale:
-            self._is_stale = True
+        self._touched += 1
+        if not self._is_told:
+            self._is_told = True
             with suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(self._ready)
 

@@ -7,10 +7,10 @@ import pytest
 import trio
 import trio.testing
 
-from sealwire_client.differences import Deleted, Difference, Inserted, Moved, Updated
+from sealwire_client.differences import Deleted, Difference, Inserted, Moved, Result, Updated
 from sealwire_client.live import RUNS_APART_SECONDS, Live, is_ordered
 from sealwire_client.policies import latest
-from sealwire_client.replica import QueryError, ReplicaClosedError, VaultGoneError
+from sealwire_client.replica import QueryError, Reader, ReplicaClosedError, VaultGoneError
 from sealwire_client.testing import MemoryRelay
 from sealwire_client.testing.fixtures import OpenDevice
 from sealwire_client.vault import Vault
@@ -230,6 +230,27 @@ async def test_after_a_quiet_time_the_first_run_comes_at_once(open_device: OpenD
             at = trio.current_time()
             await told(live)
             assert trio.current_time() == at
+
+
+@virtual
+async def test_a_commit_while_it_runs_makes_another_run(
+    open_device: OpenDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with with_notes(open_device) as guest, guest.vault.live(ALL) as live:
+        await told(live)
+        run, late = live.question.run, [live.wake]
+
+        def overtaken(reader: Reader) -> Result:
+            found = run(reader)
+            while late:
+                late.pop()()
+            return found
+
+        monkeypatch.setattr(live.question, "run", overtaken)
+        await guest.notes.put("x", Note("x"))
+        await told(live)
+        assert await nothing_told(live)
+        assert live.runs == 3
 
 
 @virtual
