@@ -190,7 +190,6 @@ class Reader:
 
     def select(self, sql: str, values: Sequence[SqlValue] = ()) -> Rows:
         """Run an app's own SQL over the collections shown. Raises QueryError if it is wrong, or does more than read."""
-        self._birthplace.check()
         self.check_open()
         try:
             cursor = self.connection.execute(sql, values)
@@ -234,7 +233,8 @@ class Reader:
         return self._run(f"{chosen} WHERE _live = {Live.VALUE:d} AND {condition}", values)
 
     def check_open(self) -> None:
-        """Raises ReplicaClosedError or VaultGoneError after `close`."""
+        """Raises ReplicaClosedError or VaultGoneError after `close`, ForkedError in a process that was forked since."""
+        self._birthplace.check()
         if closed := self._closed():
             raise closed
 

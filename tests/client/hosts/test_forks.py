@@ -86,6 +86,7 @@ def test_a_device_on_trio_is_refused_in_a_child(tmp_path: Path) -> None:
 
             def child() -> None:
                 refused([lambda: notes.get("x"), lambda: home.select("SELECT * FROM todos")])
+                refused([home._reader.check_open])  # as live queries begin with it
                 with pytest.raises(ForkedError):
                     notes.put("x", Todo("lost")).send(None)
                 home._reader.close()
