@@ -5,11 +5,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sealwire_client.cli import values
+from sealwire_client.cli.failures import Failure
 from sealwire_client.cli.output import compact
+from sealwire_client.cli.rows import COLUMNS_MAX, Rows, Table
 from tests.client.cli.commands import Machine
 from tests.support.small_disk import small_disk
 
@@ -49,6 +52,22 @@ def held(device: Machine, collection: str) -> dict[str, Any]:
     return {line["key"]: line["value"] for line in lines}
 
 
+def table(entries: dict[str, Any]) -> bytes:
+    """Entries as CSV."""
+    made = Table()
+    for value in entries.values():
+        made.extend(value)
+    return made.head() + b"".join(made.row(key, value) for key, value in entries.items())
+
+
+def read(raw: bytes) -> dict[str, Any]:
+    """Entries out of CSV."""
+    rows = Rows()
+    lines = [rows.parsed(number, line) for number, line in enumerate(raw.split(b"\n"), 1)]
+    rows.end()
+    return {line.key: line.value for line in lines if line is not None}
+
+
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(ENTRIES)
 def test_a_line_is_the_entry(entries: dict[str, Any]) -> None:
@@ -56,16 +75,73 @@ def test_a_line_is_the_entry(entries: dict[str, Any]) -> None:
         assert values.parsed(number, compact({"key": key, "value": value}).encode()) == (number, key, value)
 
 
-def test_what_is_exported_and_imported_again_is_equal(alone: Machine, tmp_path: Path) -> None:
+@given(ENTRIES)
+def test_a_table_read_again_is_the_entries(entries: dict[str, Any]) -> None:
+    assert read(table(entries)) == entries
+
+
+@pytest.mark.parametrize(
+    "text", ["", "42", "-1.5", "null", '"', '""', " 1", "[1]", "{}", "{", "NaN", "1e999", "007", "\ufeff"]
+)
+def test_a_text_in_a_cell_stays_a_text(text: str) -> None:
+    assert read(table({text: {text: text}})) == {text: {text: text}}
+
+
+def test_a_table_is_what_people_expect() -> None:
+    entries = {"a": {"n": 1, "t": "milk"}, "b": {"n": None, "t": ""}, "c": {"more": [1, "x"], "t": "two\nlines"}}
+    assert table(entries).decode() == ('key,more,n,t\r\na,,1,milk\r\nb,,null,""""""\r\nc,"[1,""x""]",,"two\nlines"\r\n')
+
+
+def test_a_table_that_somebody_else_made_is_read() -> None:
+    text = '\ufeffname,key,phone,big,note\nAda,1,0049 30,99999999999999999999,1e999\n\n"Ben, jr",2\n'
+    assert read(text.encode()) == {
+        "1": {"name": "Ada", "phone": "0049 30", "big": "99999999999999999999", "note": "1e999"},
+        "2": {"name": "Ben, jr"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "why"),
+    [
+        ("name,value\nk,v\n", 1, "one of them key"),
+        ("key,a,a\nk,1,2\n", 1, "two columns"),
+        ('key,a\n"x\ny",1\nk,1,2\n', 4, "3 cells"),
+        ('key,a\nk,"1\n2\n', 2, "do not end"),
+        ("a,key\n1,k\n2\n", 3, "no key"),
+        ('key,a\nk,"1"2\n"', 2, "no row of CSV"),
+    ],
+)
+def test_a_wrong_row_is_named_by_its_first_line(text: str, line: int, why: str) -> None:
+    with pytest.raises(Failure, match=rf"Line {line} .*{why}"):
+        read(text.encode())
+
+
+def test_a_field_that_comes_while_a_table_is_written_is_not_lost() -> None:
+    table = Table()
+    table.extend({"a": 1})
+    table.head()
+    with pytest.raises(Failure, match="another field"):
+        table.row("k", {"a": 1, "b": 2})
+
+
+def test_a_table_has_no_more_columns_than_anybody_looks_at() -> None:
+    table = Table()
+    table.extend({str(n): n for n in range(COLUMNS_MAX)})
+    with pytest.raises(Failure, match="JSON lines"):
+        table.extend({"one": 1})
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_what_is_exported_and_imported_again_is_equal(alone: Machine, tmp_path: Path, form: str) -> None:
     awkward(alone)
-    file = tmp_path / "notes.jsonl"
+    file = tmp_path / f"notes.{form}"
     done = alone.succeed("export", "notes", str(file), "--json")
     assert done.answer == {"collection": "notes", "file": str(file), "exported": len(AWKWARD)}
     assert file.stat().st_mode & 0o777 == 0o600
     told = alone.succeed("import", "copy", str(file), "--wait", "0", "--json").answer
     assert (told["collection"], told["saved"], told["sent"]) == ("copy", len(AWKWARD), False)
     assert held(alone, "copy") == held(alone, "notes") == AWKWARD
-    assert alone.succeed("export", "copy").out.encode() == file.read_bytes()
+    assert alone.succeed("export", "copy", "--format", form).out.encode() == file.read_bytes()
 
 
 def test_the_output_of_a_listing_is_read_too(alone: Machine) -> None:
