@@ -1,5 +1,6 @@
 """Files that a command writes: there as a whole under their name, or not at all."""
 
+import errno
 import os
 import stat
 import tempfile
@@ -8,19 +9,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from sealwire_client.cli.failures import Failure, usage
+from sealwire_client.cli.failures import Failure
 
 
 def check(path: Path, overwrite: bool) -> None:
-    """Whether a file can be written there, asked before anything is done for it. Raises Failure."""
+    """Whether a file can be written there, asked before anything is done for it. Raises Failure and OSError."""
     if not path.parent.is_dir():
-        raise usage(f"There is no folder {path.parent} to write {path.name} into: nothing was done")
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
     if not path.exists():
         return
     if not overwrite:
         raise _there(path)
     if not stat.S_ISREG(path.stat().st_mode):
-        raise usage(f"{path} is no file that could be replaced: nothing was done; name another one")
+        raise Failure(f"{path} is no file that could be replaced: nothing was done; name another one", "exists")
 
 
 @contextmanager

@@ -290,8 +290,6 @@ def test_unknown_names_are_told(a: Machine, machine: Callable[[str], Machine]) -
         ("put", "notes", "k"),
         ("put", "notes", "k", "{'a': 1}"),
         ("import", "notes", "/nowhere"),
-        ("export", "notes", "/nowhere/notes.jsonl"),
-        ("export", "notes", "/dev/null", "--overwrite"),
         ("export", "notes", "--overwrite"),
         ("get", "notes", "k", "--wait", "nan"),
         ("fly",),

@@ -170,6 +170,12 @@ def test_a_file_that_is_there_is_left_alone_unless_it_may_be_replaced(alone: Mac
     assert json.loads(file.read_text()) == {"key": "k", "value": {"value": "v"}}
 
 
+@pytest.mark.parametrize(("file", "kind"), [("/nowhere/notes.jsonl", "system"), ("/dev/null", "exists")])
+def test_where_no_file_can_be_nothing_is_exported(alone: Machine, file: str, kind: str) -> None:
+    done = alone.run("export", "notes", file, "--overwrite", "--json")
+    assert (done.code, done.answer["error"]["kind"]) == (1, kind)
+
+
 def test_an_export_that_fails_leaves_nothing_behind(alone: Machine, tmp_path: Path) -> None:
     lines = "\n".join(json.dumps({"key": f"k{n:05}", "value": "x" * 1_000}) for n in range(2_000))
     alone.succeed("import", "notes", "-", "--wait", "0", given=lines.encode())
