@@ -2,6 +2,8 @@
 
 import json
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from sealwire_client.cli import values
 from sealwire_client.cli.failures import Failure
 from sealwire_client.cli.output import compact
 from sealwire_client.cli.rows import COLUMNS_MAX, Rows, Table
+from sealwire_client.replica.values import Live
 from tests.client.cli.commands import Machine
 from tests.support.small_disk import small_disk
 
@@ -184,6 +187,19 @@ def test_an_export_that_fails_leaves_nothing_behind(alone: Machine, tmp_path: Pa
         assert (done.code, done.answer["error"]["kind"]) == (1, "system")
         assert "No space left" in done.error
         assert os.listdir(disk) == []
+
+
+def test_what_only_a_newer_version_can_read_is_not_left_out_unsaid(alone: Machine, tmp_path: Path) -> None:
+    alone.succeed("put", "notes", "k", "v")
+    with alone.running("watch", "notes") as watching:
+        watching.until("err", "No relay")
+        with closing(sqlite3.connect(alone.folder / "replica.db")) as connection, connection:
+            assert connection.execute("UPDATE _c1 SET _live = ?", (Live.NEWER,)).rowcount == 1
+        done = alone.run("export", "notes", str(tmp_path / "notes.csv"), "--json")
+        watching.interrupt()
+    assert (done.code, done.answer["error"]["kind"]) == (1, "replica")
+    assert "1 entry can be read by a newer version only" in done.error
+    assert not (tmp_path / "notes.csv").exists()
 
 
 def test_an_export_works_while_a_watch_uses_the_folder(alone: Machine, tmp_path: Path) -> None:
