@@ -102,7 +102,8 @@ def inserted(disks: dict[Path, Disk]) -> Iterator[None]:
         if SCHEMA_VERSION not in _fresh:
             _fresh[SCHEMA_VERSION] = disks[self.path.parent].image()
 
-    def reader(path: Path) -> sqlite3.Connection:
+    def reader(path: Path, *, wanders: bool) -> sqlite3.Connection:
+        assert not wanders, "all that is simulated is in one thread"
         return disks[path.parent].connect()
 
     changes: list[tuple[Any, str, Any]] = [
